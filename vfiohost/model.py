@@ -1,0 +1,400 @@
+"""What a host is made of: frozen values, no I/O.
+
+``None`` in a field means "the kernel says there is none". What could not be read is an
+:class:`Unavailable`, which keeps the errno: only ENOENT may mean "absent".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vfiohost.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ADDRESS = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
+
+
+@attrs.frozen(order=True)
+class PciAddress:
+    """Where a PCI function sits: ``DDDD:BB:DD.F``.
+
+    The domain has 4 to 8 hexadecimal digits: Linux numbers the domains of VMD controllers from
+    0x10000 (``drivers/pci/controller/vmd.c``). Addresses sort by number, not by text.
+
+    Attributes:
+        domain: 0 to 0xffffffff.
+        bus: 0 to 255.
+        device: 0 to 31.
+        function: 0 to 7.
+    """
+
+    domain: int
+    bus: int
+    device: int
+    function: int
+
+    @classmethod
+    def parse(cls, text: str, *, where: str | None = None) -> PciAddress:
+        """Read an address, full (``0000:65:00.0``) or short (``65:00.0``, domain 0).
+
+        Raises:
+            ParseError: the text is no address.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise ParseError(
+                text,
+                "a PCI address such as 0000:65:00.0 or 65:00.0 "
+                "(domain of 4 to 8 hexadecimal digits, bus, device 00 to 1f, function 0 to 7)",
+                where=where,
+            )
+        domain, bus, device, function = match.groups()
+        return cls(int(domain or "0", 16), int(bus, 16), int(device, 16), int(function))
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
+
+    @property
+    def slot(self) -> tuple[int, int, int]:
+        """Domain, bus and device: what the functions of one card share."""
+        return (self.domain, self.bus, self.device)
+
+
+@attrs.frozen
+class Unavailable:
+    """Something that exists but could not be read.
+
+    Attributes:
+        errno: the kernel's errno, or 0 when it is not an errno that stood in the way.
+        why: a short phrase: the errno's text, ``device locked``, ``not a number``.
+    """
+
+    errno: int
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@attrs.frozen
+class Problem:
+    """Something on the host that is not as it should be; it hides nothing else.
+
+    Attributes:
+        subject: what it is about: an address, an mdev UUID, a path.
+        path: the file, relative to the root, or ``None``.
+        sentence: what is wrong, for people.
+    """
+
+    subject: str
+    path: str | None
+    sentence: str
+
+
+# Base classes and classes of the PCI Code and ID Assignment Specification.
+CLASS_DISPLAY = 0x03
+CLASS_BRIDGE = 0x06
+CLASS_VGA = 0x0300
+CLASS_3D = 0x0302
+
+
+@attrs.frozen
+class PciDevice:
+    """One PCI function, as a scan that takes no lock and wakes nothing sees it.
+
+    Attributes:
+        address: where it sits.
+        vendor_id, device_id: 16 bits each.
+        subsystem_vendor_id, subsystem_device_id: 16 bits each, 0 where the card gives none;
+            ``None`` where a recording has no ``modalias`` and no ``subsystem_*`` files.
+        class_code: 24 bits: base class, class, programming interface.
+        revision: 8 bits, or ``None`` where the kernel has no such file.
+        numa_node: the node, or ``None`` (the kernel's -1).
+        driver: name of the driver that is bound, or ``None``.
+        iommu_group: number of its IOMMU group, or ``None``.
+        physfn: the physical function that it is a virtual function of, or ``None``.
+        total_vfs: how many virtual functions it can have; ``None`` when it is no physical function.
+        path: its directory relative to the root (``sys/devices/pci0000:64/…/0000:65:00.0``).
+    """
+
+    address: PciAddress
+    vendor_id: int
+    device_id: int
+    subsystem_vendor_id: int | None
+    subsystem_device_id: int | None
+    class_code: int
+    revision: int | None | Unavailable
+    numa_node: int | None | Unavailable
+    driver: str | None | Unavailable
+    iommu_group: int | None | Unavailable
+    physfn: PciAddress | None | Unavailable
+    total_vfs: int | None | Unavailable
+    path: str
+
+    @property
+    def base_class(self) -> int:
+        """The upper 8 bits of the class code."""
+        return self.class_code >> 16
+
+    @property
+    def is_bridge(self) -> bool:
+        """A host bridge, PCI bridge or any other bridge (base class 06): never handed to a guest."""
+        return self.base_class == CLASS_BRIDGE
+
+    @property
+    def is_display(self) -> bool:
+        """A VGA, 3D or other display controller (base class 03)."""
+        return self.base_class == CLASS_DISPLAY
+
+    @property
+    def is_vf(self) -> bool:
+        """A virtual function."""
+        return isinstance(self.physfn, PciAddress)
+
+    @property
+    def has_driver(self) -> bool:
+        """A driver is bound to it."""
+        return isinstance(self.driver, str)
+
+    @property
+    def ids(self) -> str:
+        """``vendor:device`` in hexadecimal, for example ``10de:2236``."""
+        return f"{self.vendor_id:04x}:{self.device_id:04x}"
+
+
+@attrs.frozen
+class Details:
+    """Attributes of one function whose reading may block, or that only some questions need.
+
+    The kernel up to at least 6.1 takes the device lock to show ``uevent``, ``driver_override`` and
+    ``sriov_numvfs``; they are read in a helper process with a deadline.
+
+    Attributes:
+        driver_override: the name, or ``None`` when not set.
+        uevent_driver: ``DRIVER=`` of ``uevent``, or ``None``.
+        boot_vga: whether the firmware's console is on it; ``None`` when it is no VGA device.
+        modalias: the whole modalias text, or ``None``.
+    """
+
+    driver_override: str | None | Unavailable
+    uevent_driver: str | None | Unavailable
+    boot_vga: bool | None | Unavailable
+    modalias: str | None | Unavailable
+
+
+@attrs.frozen
+class Driver:
+    """A PCI driver that is registered now.
+
+    Attributes:
+        name: as in ``/sys/bus/pci/drivers`` (``vfio-pci``).
+        module: the module that brought it (``vfio_pci``), or ``None`` when it is built in.
+    """
+
+    name: str
+    module: str | None
+
+
+# Drivers with `.driver_managed_dma = true` (Linux 6.12): drivers/pci/pcie/portdrv.c,
+# drivers/pci/pci-stub.c and the vfio-pci family. They do not take the group away from a VFIO user.
+_DRIVER_MANAGED_DMA = frozenset({"pcieport", "pci-stub", "vfio-pci"})
+_VFIO_VARIANT = re.compile(r"[a-z0-9_-]+[_-]vfio[_-]pci")
+
+
+def is_vfio_driver(name: str) -> bool:
+    """Say whether a PCI driver hands devices to VFIO: ``vfio-pci`` or one of its variants.
+
+    Variant drivers are named after their module (KBUILD_MODNAME), which ends in ``vfio_pci``:
+    ``nvgrace_gpu_vfio_pci``, ``mlx5_vfio_pci`` (``drivers/vfio/pci/*/Makefile``).
+    """
+    return name == "vfio-pci" or _VFIO_VARIANT.fullmatch(name) is not None
+
+
+def is_dma_managed(driver: str) -> bool:
+    """Say whether a driver leaves the group's DMA to a VFIO user (``driver_managed_dma``)."""
+    return driver in _DRIVER_MANAGED_DMA or is_vfio_driver(driver)
+
+
+@attrs.frozen
+class IommuGroup:
+    """The functions that the IOMMU cannot tell apart: they go to one guest together.
+
+    Attributes:
+        number: as in ``/sys/kernel/iommu_groups``.
+        members: in order of address.
+    """
+
+    number: int
+    members: tuple[PciDevice, ...]
+
+    @property
+    def endpoints(self) -> tuple[PciDevice, ...]:
+        """The members that are no bridges."""
+        return tuple(m for m in self.members if not m.is_bridge)
+
+    @property
+    def blockers(self) -> tuple[PciDevice, ...]:
+        """The members whose driver keeps the group from a VFIO user.
+
+        A member blocks when a driver is bound that uses the DMA API for itself; no driver, a bridge
+        on pcieport, pci-stub and the VFIO drivers do not block (``iommu_device_use_default_domain``
+        in ``drivers/iommu/iommu.c``).
+        """
+        return tuple(
+            m for m in self.members if isinstance(m.driver, str) and not is_dma_managed(m.driver)
+        )
+
+    @property
+    def is_viable(self) -> bool:
+        """Whether a VFIO user could own the group now (``VFIO_GROUP_FLAGS_VIABLE``)."""
+        return not self.blockers
+
+
+@attrs.frozen
+class MdevType:
+    """A kind of mediated device that a parent offers.
+
+    Attributes:
+        type_id: the directory name (``nvidia-595``).
+        name: ``NVIDIA A10-8Q``, or ``None`` where the driver gives no name.
+        available_instances: how many more can be created now.
+        device_api: ``vfio-pci``, or what the driver says.
+        description: the driver's text, or ``None``.
+    """
+
+    type_id: str
+    name: str | None
+    available_instances: int | Unavailable
+    device_api: str | None | Unavailable
+    description: str | None | Unavailable
+
+
+@attrs.frozen
+class MdevParent:
+    """A device that can make mediated devices.
+
+    Attributes:
+        name: as in ``/sys/class/mdev_bus``: an address, or a name such as ``mtty``.
+        path: its directory relative to the root.
+        types: what it offers, in natural order of ``type_id``.
+        address: its address, or ``None`` when it is no PCI device.
+        physfn: the physical function behind it when it is a virtual function.
+    """
+
+    name: str
+    path: str
+    types: tuple[MdevType, ...]
+    address: PciAddress | None
+    physfn: PciAddress | None
+
+
+@attrs.frozen
+class MediatedDevice:
+    """A mediated device that exists.
+
+    Attributes:
+        uuid: in lower case.
+        parent: name of its parent, as in ``/sys/class/mdev_bus``.
+        type_id: ``nvidia-595``.
+        type_name: ``NVIDIA A10-8Q``, or ``None``.
+        driver: ``vfio_mdev``, ``nvidia-vgpu-vfio``, …, or ``None``.
+        iommu_group: number of its group, or ``None``.
+    """
+
+    uuid: str
+    parent: str
+    type_id: str | Unavailable
+    type_name: str | None | Unavailable
+    driver: str | None | Unavailable
+    iommu_group: int | None | Unavailable
+
+
+@attrs.frozen
+class MdevBus:
+    """All mediated devices and their parents.
+
+    Attributes:
+        parents: in order of address, then name.
+        devices: in order of parent, then UUID.
+    """
+
+    parents: tuple[MdevParent, ...]
+    devices: tuple[MediatedDevice, ...]
+
+
+# Not slotted: the derived views below are computed once, on first use.
+@attrs.frozen(slots=False)
+class Snapshot:
+    """A host as it was read at one moment.
+
+    Attributes:
+        kernel: the kernel release (``6.12.117-amd64``), or ``None`` where a recording has none.
+        devices: all PCI functions, in order of address.
+        drivers: the PCI drivers that are registered, by name.
+        problems: what could not be read or made no sense.
+        mdev: the mediated devices, or ``None`` when the scan did not look at them.
+        details: what was read on demand, by address; a planner names the devices that it needs.
+    """
+
+    kernel: str | None
+    devices: tuple[PciDevice, ...]
+    drivers: Mapping[str, Driver] = attrs.field(converter=lambda d: MappingProxyType(dict(d)))
+    problems: tuple[Problem, ...] = ()
+    mdev: MdevBus | None = None
+    details: Mapping[PciAddress, Details] = attrs.field(
+        factory=dict, converter=lambda d: MappingProxyType(dict(d))
+    )
+
+    @cached_property
+    def pci(self) -> Mapping[PciAddress, PciDevice]:
+        """The functions by address."""
+        return MappingProxyType({d.address: d for d in self.devices})
+
+    @cached_property
+    def groups(self) -> Mapping[int, IommuGroup]:
+        """The IOMMU groups that have PCI members, by number."""
+        members: dict[int, list[PciDevice]] = defaultdict(list)
+        for device in self.devices:
+            if isinstance(device.iommu_group, int):
+                members[device.iommu_group].append(device)
+        return MappingProxyType(
+            {n: IommuGroup(n, tuple(members[n])) for n in sorted(members)},
+        )
+
+    @cached_property
+    def virtual_functions(self) -> Mapping[PciAddress, tuple[PciDevice, ...]]:
+        """The virtual functions that exist, by physical function."""
+        found: dict[PciAddress, list[PciDevice]] = defaultdict(list)
+        for device in self.devices:
+            if isinstance(device.physfn, PciAddress):
+                found[device.physfn].append(device)
+        return MappingProxyType({pf: tuple(vfs) for pf, vfs in found.items()})
+
+    def group_of(self, device: PciDevice) -> IommuGroup | None:
+        """The IOMMU group of a device, or ``None`` when it has none."""
+        if isinstance(device.iommu_group, int):
+            return self.groups[device.iommu_group]
+        return None
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key in which ``nvidia-9`` comes before ``nvidia-10``."""
+    return tuple(
+        (1, int(part), "") if part.isdigit() else (0, 0, part)
+        for part in re.split(r"(\d+)", text)
+        if part
+    )
+
+
+def sorted_naturally(texts: Iterable[str]) -> list[str]:
+    """Sort texts so that numbers inside them count as numbers."""
+    return sorted(texts, key=natural_key)

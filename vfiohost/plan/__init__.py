@@ -1,0 +1,1 @@
+"""Pure planners: a snapshot and a request in, a plan or all refusals out."""

@@ -1,0 +1,312 @@
+"""Plans are data: what will be written, what must hold before, what must hold after.
+
+Every change in this domain is one store to one sysfs attribute, or the load of one module. Paths
+are relative to the root and never start with a slash.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, Literal
+
+import attrs
+
+from vfiohost.errors import ParseError, Refusal
+from vfiohost.model import PciAddress
+
+ExpectKind = Literal["link", "text", "exists"]
+
+
+@attrs.frozen
+class Expect:
+    """A fact about one file that apply checks before and after a step.
+
+    Attributes:
+        path: relative to the root.
+        kind: ``link``: the last component of the symbolic link's target; ``text``: the content
+            without its trailing newline; ``exists``: ``yes`` or ``no``.
+        value: what it must be. ``None`` means: no such link or file.
+    """
+
+    path: str
+    kind: ExpectKind
+    value: str | None
+
+    def __str__(self) -> str:
+        name = _short(self.path)
+        if self.kind == "exists":
+            return f"{name} {'exists' if self.value == 'yes' else 'does not exist'}"
+        if self.value is None:
+            return f"{name} is not there"
+        return f"{name} {'->' if self.kind == 'link' else '='} {self.value}"
+
+
+@attrs.frozen
+class Store:
+    """One write(2) of one value to one attribute.
+
+    Attributes:
+        path: the attribute, relative to the root.
+        value: what is written, as is: no newline is added.
+        after: what must hold afterwards, or ``None`` when nothing can be read back.
+    """
+
+    path: str
+    value: str
+    after: Expect | None
+
+    def __str__(self) -> str:
+        """The store as a shell line that a person can paste."""
+        text = self.value
+        if text.endswith("\n") and "\n" not in text[:-1]:
+            return f"echo {shlex.quote(text[:-1])} > /{self.path}".replace("echo '' ", "echo ")
+        return f"printf %s {shlex.quote(text)} > /{self.path}"
+
+
+@attrs.frozen
+class WriteAttr:
+    """A step that stores one value.
+
+    Attributes:
+        path, value: the store.
+        before: what must hold when the step begins; another value means the plan is stale.
+        after: what must hold when the store has succeeded.
+        undo: the store that takes the step back, or ``None`` when nothing has to be taken back.
+        why: the reason, as a phrase for people.
+    """
+
+    path: str
+    value: str
+    before: Expect | None
+    after: Expect | None
+    undo: Store | None
+    why: str
+
+    @property
+    def store(self) -> Store:
+        """The step's own store."""
+        return Store(self.path, self.value, self.after)
+
+
+@attrs.frozen
+class LoadModule:
+    """A step that loads a kernel module. It is never undone: removing modules unbinds devices.
+
+    Attributes:
+        name: the module (``vfio_pci``).
+        after: what must hold afterwards, for example that the driver's directory exists.
+        why: the reason, as a phrase for people.
+    """
+
+    name: str
+    after: Expect | None
+    why: str
+
+
+Step = WriteAttr | LoadModule
+
+
+@attrs.frozen
+class Origin:
+    """What a device had before a plan changed it: what ``restore`` brings back.
+
+    Attributes:
+        address: the device.
+        driver: the driver it had, or ``None``.
+        driver_override: the override it had, or ``None`` when not set.
+    """
+
+    address: PciAddress
+    driver: str | None
+    driver_override: str | None
+
+
+@attrs.frozen
+class Plan:
+    """What a request comes down to. An empty plan means: already so.
+
+    Attributes:
+        verb: the command that it carries out (``bind``, ``restore``, ``mdev create``).
+        subjects: the devices, parents or UUIDs that it is about, as text, in request order.
+        steps: in the order in which they are carried out.
+        origins: the state before, of each device whose driver or override the plan changes.
+        notes: things that the person should know but that stand in the way of nothing.
+    """
+
+    verb: str
+    subjects: tuple[str, ...]
+    steps: tuple[Step, ...]
+    origins: tuple[Origin, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing has to be done."""
+        return not self.steps
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values; :meth:`from_json` reads it back."""
+        return {
+            "verb": self.verb,
+            "subjects": list(self.subjects),
+            "steps": [_step_to_json(s) for s in self.steps],
+            "origins": [
+                {
+                    "address": str(o.address),
+                    "driver": o.driver,
+                    "driver_override": o.driver_override,
+                }
+                for o in self.origins
+            ],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Plan:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ParseError: the data is no plan; it names the part that is wrong.
+        """
+        fields = _object(data, "a plan")
+        return cls(
+            verb=_text(fields, "verb"),
+            subjects=tuple(_texts(fields, "subjects")),
+            steps=tuple(_step_from_json(s) for s in _list(fields, "steps")),
+            origins=tuple(
+                Origin(
+                    PciAddress.parse(_text(o, "address")),
+                    _optional(o, "driver"),
+                    _optional(o, "driver_override"),
+                )
+                for o in (_object(x, "an origin") for x in _list(fields, "origins"))
+            ),
+            notes=tuple(_texts(fields, "notes")),
+        )
+
+
+Outcome = Literal["done", "already", "failed", "undone", "undo-failed", "pending", "not-run"]
+
+
+@attrs.frozen
+class StepResult:
+    """What became of one step.
+
+    Attributes:
+        step: the step.
+        outcome: ``done``; ``already`` (held before, nothing written); ``failed``; ``undone``;
+            ``undo-failed``; ``pending`` (the kernel has not come back); ``not-run``.
+        error: the error's text, where there was one.
+    """
+
+    step: Step
+    outcome: Outcome
+    error: str | None = None
+
+
+@attrs.frozen
+class Report:
+    """What became of a plan.
+
+    Attributes:
+        plan: the plan.
+        results: one per step, in order.
+        journal_id: under which ``undo`` and ``recover`` know it, or ``None`` when nothing was
+            written.
+    """
+
+    plan: Plan
+    results: tuple[StepResult, ...]
+    journal_id: str | None = None
+
+    @property
+    def writes(self) -> int:
+        """How many steps changed something that was not undone."""
+        return sum(r.outcome == "done" for r in self.results)
+
+
+
+def _short(path: str) -> str:
+    """The last two components of a path, which is how people name an attribute."""
+    return "/".join(path.split("/")[-2:])
+
+
+def _step_to_json(step: Step) -> dict[str, Any]:
+    kind = "write" if isinstance(step, WriteAttr) else "load"
+    return {"kind": kind, **attrs.asdict(step)}
+
+
+def _step_from_json(data: Any) -> Step:
+    fields = _object(data, "a step")
+    kind = _text(fields, "kind")
+    if kind == "load":
+        return LoadModule(
+            _text(fields, "name"), _expect(fields.get("after")), _text(fields, "why")
+        )
+    if kind != "write":
+        raise ParseError(kind, "a kind of step ('write' or 'load')")
+    undo = fields.get("undo")
+    return WriteAttr(
+        path=_path(fields),
+        value=_text(fields, "value"),
+        before=_expect(fields.get("before")),
+        after=_expect(fields.get("after")),
+        undo=None if undo is None else _store(_object(undo, "an undo")),
+        why=_text(fields, "why"),
+    )
+
+
+def _store(fields: dict[str, Any]) -> Store:
+    return Store(_path(fields), _text(fields, "value"), _expect(fields.get("after")))
+
+
+def _expect(data: Any) -> Expect | None:
+    if data is None:
+        return None
+    fields = _object(data, "an expectation")
+    kind = _text(fields, "kind")
+    if kind not in ("link", "text", "exists"):
+        raise ParseError(kind, "a kind of expectation ('link', 'text' or 'exists')")
+    return Expect(_path(fields), kind, _optional(fields, "value"))
+
+
+def _path(fields: dict[str, Any]) -> str:
+    path = _text(fields, "path")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ParseError(path, "a path relative to the root, without '..'")
+    return path
+
+
+def _object(data: Any, what: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ParseError(repr(data), f"{what} (a JSON object)")
+    return data
+
+
+def _list(fields: dict[str, Any], key: str) -> list[Any]:
+    value = fields.get(key)
+    if not isinstance(value, list):
+        raise ParseError(repr(value), f"a list (the field {key!r})")
+    return value
+
+
+def _texts(fields: dict[str, Any], key: str) -> list[str]:
+    values = _list(fields, key)
+    for value in values:
+        if not isinstance(value, str):
+            raise ParseError(repr(value), f"a text (in the field {key!r})")
+    return values
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str):
+        raise ParseError(repr(value), f"a text (the field {key!r})")
+    return value
+
+
+def _optional(fields: dict[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ParseError(repr(value), f"a text or null (the field {key!r})")
+    return value
