@@ -331,6 +331,14 @@ class MdevBus:
     devices: tuple[MediatedDevice, ...]
 
 
+def _frozen_drivers(drivers: Mapping[str, Driver]) -> Mapping[str, Driver]:
+    return MappingProxyType(dict(drivers))
+
+
+def _frozen_details(details: Mapping[PciAddress, Details]) -> Mapping[PciAddress, Details]:
+    return MappingProxyType(dict(details))
+
+
 # Not slotted: the derived views below are computed once, on first use.
 @attrs.frozen(slots=False)
 class Snapshot:
@@ -347,12 +355,10 @@ class Snapshot:
 
     kernel: str | None
     devices: tuple[PciDevice, ...]
-    drivers: Mapping[str, Driver] = attrs.field(converter=lambda d: MappingProxyType(dict(d)))
+    drivers: Mapping[str, Driver] = attrs.field(converter=_frozen_drivers)
     problems: tuple[Problem, ...] = ()
     mdev: MdevBus | None = None
-    details: Mapping[PciAddress, Details] = attrs.field(
-        factory=dict, converter=lambda d: MappingProxyType(dict(d))
-    )
+    details: Mapping[PciAddress, Details] = attrs.field(factory=dict, converter=_frozen_details)
 
     @cached_property
     def pci(self) -> Mapping[PciAddress, PciDevice]:
@@ -378,6 +384,12 @@ class Snapshot:
             if isinstance(device.physfn, PciAddress):
                 found[device.physfn].append(device)
         return MappingProxyType({pf: tuple(vfs) for pf, vfs in found.items()})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The read-only views of the mappings cannot be pickled; the mappings can.
+        drivers, details = dict(self.drivers), dict(self.details)
+        fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details)
+        return (Snapshot, fields)
 
     def group_of(self, device: PciDevice) -> IommuGroup | None:
         """The IOMMU group of a device, or ``None`` when it has none."""

@@ -1,0 +1,168 @@
+"""Hand PCI devices and vGPUs of a Linux host to virtual machines, safely.
+
+The names below are the public interface. Each is imported on first use, so that ``import vfiohost``
+costs next to nothing::
+
+    from vfiohost import Host
+
+    with Host() as host:
+        devices = host.select(["class:gpu"])
+        plan = host.plan_bind(devices)          # decides, writes nothing
+        print(plan.to_json())
+        host.apply(plan)                        # lock, re-check, journal, write, read back
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vfiohost.apply import Recovery
+    from vfiohost.errors import (
+        AmbiguousError,
+        ApplyError,
+        KernelError,
+        LockBusyError,
+        NotFoundError,
+        ParseError,
+        PendingError,
+        PlanRefused,
+        Refusal,
+        RollbackError,
+        StalePlanError,
+        UnsupportedError,
+        VfioHostError,
+    )
+    from vfiohost.host import Host
+    from vfiohost.model import (
+        Details,
+        Driver,
+        IommuGroup,
+        MdevBus,
+        MdevParent,
+        MdevType,
+        MediatedDevice,
+        PciAddress,
+        PciDevice,
+        Problem,
+        Snapshot,
+        Unavailable,
+    )
+    from vfiohost.names import DeviceNames, PciNames
+    from vfiohost.plan.types import (
+        Expect,
+        LoadModule,
+        Origin,
+        Plan,
+        Report,
+        StepResult,
+        Store,
+        WriteAttr,
+    )
+    from vfiohost.sysfs import Kernel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AmbiguousError",
+    "ApplyError",
+    "Details",
+    "DeviceNames",
+    "Driver",
+    "Expect",
+    "Host",
+    "IommuGroup",
+    "Kernel",
+    "KernelError",
+    "LoadModule",
+    "LockBusyError",
+    "MdevBus",
+    "MdevParent",
+    "MdevType",
+    "MediatedDevice",
+    "NotFoundError",
+    "Origin",
+    "ParseError",
+    "PciAddress",
+    "PciDevice",
+    "PciNames",
+    "PendingError",
+    "Plan",
+    "PlanRefused",
+    "Problem",
+    "Recovery",
+    "Refusal",
+    "Report",
+    "RollbackError",
+    "Snapshot",
+    "StalePlanError",
+    "StepResult",
+    "Store",
+    "Unavailable",
+    "UnsupportedError",
+    "VfioHostError",
+    "WriteAttr",
+    "__version__",
+]
+
+_HOMES = {
+    "vfiohost.apply": ("Recovery",),
+    "vfiohost.errors": (
+        "AmbiguousError",
+        "ApplyError",
+        "KernelError",
+        "LockBusyError",
+        "NotFoundError",
+        "ParseError",
+        "PendingError",
+        "PlanRefused",
+        "Refusal",
+        "RollbackError",
+        "StalePlanError",
+        "UnsupportedError",
+        "VfioHostError",
+    ),
+    "vfiohost.host": ("Host",),
+    "vfiohost.model": (
+        "Details",
+        "Driver",
+        "IommuGroup",
+        "MdevBus",
+        "MdevParent",
+        "MdevType",
+        "MediatedDevice",
+        "PciAddress",
+        "PciDevice",
+        "Problem",
+        "Snapshot",
+        "Unavailable",
+    ),
+    "vfiohost.names": ("DeviceNames", "PciNames"),
+    "vfiohost.plan.types": (
+        "Expect",
+        "LoadModule",
+        "Origin",
+        "Plan",
+        "Report",
+        "StepResult",
+        "Store",
+        "WriteAttr",
+    ),
+    "vfiohost.sysfs": ("Kernel",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a public name when the name is first used (PEP 562)."""
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

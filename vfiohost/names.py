@@ -1,0 +1,187 @@
+"""Names of vendors, devices and classes from the text of ``pci.ids``. Pure: it is given the text.
+
+The file has some 40,000 lines; a command needs a few dozen names of it. So nothing is parsed ahead:
+a lookup cuts out the block of one vendor (or class) and searches only there. The words for what is
+not in the file are those of lspci (pciutils, ``lib/names.c``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vfiohost.model import PciDevice
+
+WELL_KNOWN_PATHS = (
+    "usr/share/misc/pci.ids",
+    "usr/share/hwdata/pci.ids",
+    "usr/share/pci.ids",
+    "var/lib/pciutils/pci.ids",
+)
+"""Where distributions keep the file, relative to the root, in the order in which they are tried."""
+
+
+@attrs.frozen
+class DeviceNames:
+    """The names of one PCI function.
+
+    Attributes:
+        class_name: ``VGA compatible controller``.
+        vendor: ``NVIDIA Corporation``.
+        device: ``GA102GL [A10]``.
+        subsystem: the card's own name, or ``None`` when the card gives no subsystem ids.
+    """
+
+    class_name: str
+    vendor: str
+    device: str
+    subsystem: str | None
+
+
+class PciNames:
+    """The names of ``pci.ids``, found as they are asked for.
+
+    It holds no file and no lock: share it between threads and pickle it as you like.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Keep the text; see :meth:`from_text`."""
+        self._text = "\n" + text.replace("\r\n", "\n")
+        self._blocks: dict[str, str] = {}
+        self._found: dict[tuple[str, ...], str | None] = {}
+
+    @classmethod
+    def from_text(cls, text: str) -> PciNames:
+        """Take the text of a ``pci.ids`` file; an empty one knows no names."""
+        return cls(text)
+
+    def vendor(self, vendor_id: int) -> str:
+        """The vendor's name (``NVIDIA Corporation``), or ``Vendor 10de``."""
+        return self._vendor(vendor_id) or f"Vendor {vendor_id:04x}"
+
+    def device(self, vendor_id: int, device_id: int) -> str:
+        """The device's name (``GA102GL [A10]``), or ``Device 2236``."""
+        return self._device(vendor_id, device_id) or f"Device {device_id:04x}"
+
+    def full(self, vendor_id: int, device_id: int) -> str:
+        """Vendor and device as lspci prints them (``NVIDIA Corporation GA102GL [A10]``)."""
+        vendor = self._vendor(vendor_id)
+        if vendor is None:
+            return f"Device {vendor_id:04x}:{device_id:04x}"
+        return f"{vendor} {self.device(vendor_id, device_id)}"
+
+    def subsystem(
+        self, vendor_id: int, device_id: int, subvendor_id: int, subdevice_id: int
+    ) -> str:
+        """The name of the card that carries the device, or ``NVIDIA Corporation Device 1482``.
+
+        Args:
+            vendor_id: the device's vendor.
+            device_id: the device.
+            subvendor_id: vendor of the card.
+            subdevice_id: the card, as its vendor numbers it.
+        """
+        known = self._subsystem(vendor_id, device_id, subvendor_id, subdevice_id)
+        vendor = self._vendor(subvendor_id)
+        if vendor is None:
+            return known or f"Device {subvendor_id:04x}:{subdevice_id:04x}"
+        return f"{vendor} {known or f'Device {subdevice_id:04x}'}"
+
+    def class_name(self, class_code: int) -> str:
+        """What a 24 bit class code means, without the programming interface.
+
+        A class whose base alone is known reads ``Display controller [0399]``, an unknown one
+        ``Class ff99``, as with lspci.
+        """
+        base, sub = class_code >> 16, class_code >> 8 & 0xFF
+        found = self._class(base, sub)
+        if found is not None:
+            return found
+        base_name = self._class_base(base)
+        number = f"{base:02x}{sub:02x}"
+        return f"{base_name} [{number}]" if base_name else f"Class {number}"
+
+    def of(self, device: PciDevice) -> DeviceNames:
+        """All names of one function."""
+        subvendor, subdevice = device.subsystem_vendor_id, device.subsystem_device_id
+        return DeviceNames(
+            class_name=self.class_name(device.class_code),
+            vendor=self.vendor(device.vendor_id),
+            device=self.device(device.vendor_id, device.device_id),
+            subsystem=self.subsystem(device.vendor_id, device.device_id, subvendor, subdevice)
+            if subvendor and subdevice is not None
+            else None,
+        )
+
+    # The lookups below give None for what the file does not have.
+
+    def _vendor(self, vendor_id: int) -> str | None:
+        return self._heading(f"{vendor_id:04x}")
+
+    def _device(self, vendor_id: int, device_id: int) -> str | None:
+        return self._line(f"{vendor_id:04x}", f"\t{device_id:04x}  ")
+
+    def _subsystem(
+        self, vendor_id: int, device_id: int, subvendor_id: int, subdevice_id: int
+    ) -> str | None:
+        def find() -> str | None:
+            block = self._block(f"{vendor_id:04x}")
+            inner = _cut(block, f"\n\t{device_id:04x}  ", _INNER_BLOCK_END)
+            return _after(inner, f"\n\t\t{subvendor_id:04x} {subdevice_id:04x}  ")
+
+        key = tuple(f"{i:04x}" for i in (vendor_id, device_id, subvendor_id, subdevice_id))
+        return self._once(key, find)
+
+    def _class_base(self, base: int) -> str | None:
+        return self._heading(f"C {base:02x}")
+
+    def _class(self, base: int, sub: int) -> str | None:
+        return self._line(f"C {base:02x}", f"\t{sub:02x}  ")
+
+    def _heading(self, head: str) -> str | None:
+        return self._once((head,), lambda: _after(self._block(head), f"\n{head}  "))
+
+    def _line(self, head: str, start: str) -> str | None:
+        return self._once((head, start), lambda: _after(self._block(head), f"\n{start}"))
+
+    def _block(self, head: str) -> str:
+        """The line of a vendor or class, and the indented lines below it."""
+        block = self._blocks.get(head)
+        if block is None:
+            block = self._blocks[head] = _cut(self._text, f"\n{head}  ", _BLOCK_END)
+        return block
+
+    def _once(self, key: tuple[str, ...], find: Callable[[], str | None]) -> str | None:
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+
+# Where a block ends: at the next line that is not indented so far. Comments and empty lines end
+# nothing in the file.
+_BLOCK_END = re.compile(r"\n(?![\t#\n]|\Z)")
+_INNER_BLOCK_END = re.compile(r"\n(?!\t\t|#|\n|\Z)")
+
+
+def _cut(text: str, start: str, end: re.Pattern[str]) -> str:
+    """The line that begins with ``start``, up to where ``end`` matches."""
+    begin = text.find(start)
+    if begin < 0:
+        return ""
+    match = end.search(text, begin + 1)
+    return text[begin : match.start()] if match else text[begin:]
+
+
+def _after(text: str, start: str) -> str | None:
+    """What stands after ``start`` on its line."""
+    begin = text.find(start)
+    if begin < 0:
+        return None
+    begin += len(start)
+    end = text.find("\n", begin)
+    return (text[begin:] if end < 0 else text[begin:end]).strip() or None
