@@ -105,6 +105,8 @@ CLASS_DISPLAY = 0x03
 CLASS_BRIDGE = 0x06
 CLASS_VGA = 0x0300
 CLASS_3D = 0x0302
+# Vendor and class code of NVIDIA's NVSwitch: "other bridge", yet an endpoint that guests are given.
+NVSWITCH = (0x10DE, 0x068000)
 
 
 @attrs.frozen
@@ -147,8 +149,11 @@ class PciDevice:
 
     @property
     def is_bridge(self) -> bool:
-        """A host bridge, PCI bridge or any other bridge (base class 06): never handed to a guest."""
-        return self.base_class == CLASS_BRIDGE
+        """A host bridge, PCI bridge or other bridge (base class 06): never handed to a guest.
+
+        An NVSwitch is none, although its class code says so.
+        """
+        return self.base_class == CLASS_BRIDGE and (self.vendor_id, self.class_code) != NVSWITCH
 
     @property
     def is_display(self) -> bool:
@@ -384,6 +389,19 @@ class Snapshot:
             if isinstance(device.physfn, PciAddress):
                 found[device.physfn].append(device)
         return MappingProxyType({pf: tuple(vfs) for pf, vfs in found.items()})
+
+    def is_releasing(self, device: PciDevice) -> bool:
+        """Whether a driver is on its way out: its link is gone, but the kernel is not done.
+
+        That is so while an unbind waits for a VFIO user: the ``driver`` link is already removed,
+        ``uevent`` still has ``DRIVER=`` or is locked (``__device_release_driver`` in
+        ``drivers/base/dd.c``). Only known where :attr:`details` has the device.
+        """
+        details = self.details.get(device.address)
+        if device.driver is not None or details is None:
+            return False
+        uevent = details.uevent_driver
+        return isinstance(uevent, str) or (isinstance(uevent, Unavailable) and not uevent.errno)
 
     def __reduce__(self) -> tuple[object, ...]:
         # The read-only views of the mappings cannot be pickled; the mappings can.

@@ -1,0 +1,219 @@
+"""Which kernel modules could drive a device, and which VFIO driver fits it best.
+
+``modules.alias`` (made by depmod) has lines ``alias PATTERN MODULE``. Two kinds of pattern matter
+here: ``pci:`` for the drivers that take a device by its ids, and ``vfio_pci:`` for the VFIO
+drivers, which take a device only when its ``driver_override`` names them
+(``scripts/mod/file2alias.c:do_pci_entry``, ``PCI_DRIVER_OVERRIDE_DEVICE_VFIO``). The names are
+those of *modules*; a driver may have another name.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vfiohost.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vfiohost.model import PciDevice
+
+_FIELDS = re.compile(
+    r"v([^a-z]+)d([^a-z]+)sv([^a-z]+)sd([^a-z]+)bc([^a-z]+)sc([^a-z]+)i([^a-z]+)"
+)
+_MODALIAS = re.compile(
+    r"pci:v([0-9A-F]{8})d([0-9A-F]{8})sv([0-9A-F]{8})sd([0-9A-F]{8})"
+    r"bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})"
+)
+# One pass in C over the whole text: most of the lines are about other buses.
+_PCI_LINES = re.compile(r"^alias pci:(\S+) (\S+)$", re.MULTILINE)
+_VFIO_LINES = re.compile(r"^alias vfio_pci:(\S+) (\S+)$", re.MULTILINE)
+_VENDOR = re.compile(r"v([0-9A-F]{8})d")
+
+
+@attrs.frozen
+class Modalias:
+    """A device's modalias, taken apart: upper-case hexadecimal texts, as the kernel writes them.
+
+    Attributes:
+        vendor, device, subvendor, subdevice: 8 digits each.
+        base_class, sub_class, interface: 2 digits each.
+    """
+
+    vendor: str
+    device: str
+    subvendor: str
+    subdevice: str
+    base_class: str
+    sub_class: str
+    interface: str
+
+    @classmethod
+    def parse(cls, text: str) -> Modalias:
+        """Read a PCI device's modalias (``drivers/pci/pci-sysfs.c:modalias_show``).
+
+        Args:
+            text: ``pci:v000010DEd00002236sv000010DEsd00001482bc03sc02i00``; a newline may follow.
+
+        Raises:
+            ParseError: the text is no modalias of a PCI device.
+        """
+        match = _MODALIAS.fullmatch(text.strip())
+        if match is None:
+            raise ParseError(
+                text,
+                "the modalias of a PCI device, such as "
+                "pci:v000010DEd00002236sv000010DEsd00001482bc03sc02i00",
+            )
+        return cls(*match.groups())
+
+    @classmethod
+    def of(cls, device: PciDevice) -> Modalias:
+        """The modalias that the kernel gives a device with these ids; unknown subsystem ids are 0."""
+        return cls(
+            f"{device.vendor_id:08X}",
+            f"{device.device_id:08X}",
+            f"{device.subsystem_vendor_id or 0:08X}",
+            f"{device.subsystem_device_id or 0:08X}",
+            f"{device.class_code >> 16:02X}",
+            f"{device.class_code >> 8 & 0xFF:02X}",
+            f"{device.class_code & 0xFF:02X}",
+        )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The seven fields, in the order of the text."""
+        return (
+            self.vendor,
+            self.device,
+            self.subvendor,
+            self.subdevice,
+            self.base_class,
+            self.sub_class,
+            self.interface,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"pci:v{self.vendor}d{self.device}sv{self.subvendor}sd{self.subdevice}"
+            f"bc{self.base_class}sc{self.sub_class}i{self.interface}"
+        )
+
+    def matches(self, pattern: str) -> bool:
+        """Say whether an alias pattern covers the device, as the kernel's tools mean it (glob).
+
+        Args:
+            pattern: with or without its ``pci:`` or ``vfio_pci:`` in front.
+        """
+        fields = pattern.rsplit(":", 1)[-1]
+        split = _FIELDS.fullmatch(fields)
+        if split is None:
+            return fnmatchcase(str(self).removeprefix("pci:"), fields)
+        return all(
+            want in ("*", have) or (_is_glob(want) and fnmatchcase(have, want))
+            for want, have in zip(split.groups(), self.fields, strict=True)
+        )
+
+
+# Not slotted: the tables are made from the text on first use, which most commands never need.
+@attrs.frozen(slots=False)
+class ModuleIndex:
+    """What one kernel's ``/lib/modules`` says: module aliases and the names of all modules.
+
+    Attributes:
+        aliases: the text of ``modules.alias``.
+        names: all modules, loadable and built in, with underscores.
+    """
+
+    aliases: str = attrs.field(repr=False)
+    names: frozenset[str] = attrs.field(repr=False)
+
+    @classmethod
+    def from_texts(cls, aliases: str, names: Iterable[str]) -> ModuleIndex:
+        """Make an index; nothing of the text is looked at yet.
+
+        Args:
+            aliases: the text of ``modules.alias``, ``""`` where there is none.
+            names: modules, as names (``vfio_pci``, ``vfio-pci``) or as the paths that
+                ``modules.dep`` and ``modules.builtin`` have (``kernel/…/vfio-pci.ko.xz``).
+        """
+        return cls(aliases, frozenset(module_name(n) for n in names))
+
+    def candidates(self, modalias: str | Modalias) -> tuple[str, ...]:
+        """The modules whose drivers take the device by its ids, in file order, each once.
+
+        Raises:
+            ParseError: ``modalias`` is not one of a PCI device.
+        """
+        wanted = _modalias(modalias)
+        lines = sorted(self._pci.get(wanted.vendor, []) + self._pci.get("*", []))
+        matching = (module for _, pattern, module in lines if wanted.matches(pattern))
+        return tuple(dict.fromkeys(matching))
+
+    def best_vfio_module(self, modalias: str | Modalias) -> str | None:
+        """The VFIO driver's module that fits the device most closely.
+
+        The rule is that of libvirt and of NVIDIA's go-nvlib: among the ``vfio_pci:`` patterns that
+        match, the one with the fewest ``*``, and the first in the file among equals.
+
+        Returns:
+            ``nvgrace_gpu_vfio_pci``, ``vfio_pci``, …, or ``None`` when no pattern matches.
+
+        Raises:
+            ParseError: ``modalias`` is not one of a PCI device.
+        """
+        wanted = _modalias(modalias)
+        best = min(
+            (
+                (stars, number, module)
+                for number, (stars, pattern, module) in enumerate(self._vfio)
+                if wanted.matches(pattern)
+            ),
+            default=None,
+        )
+        return best[2] if best else None
+
+    def knows(self, module: str) -> bool:
+        """Say whether a module of this name exists; ``-`` and ``_`` mean the same."""
+        return module_name(module) in self.names or module_name(module) in self._aliased
+
+    @cached_property
+    def _pci(self) -> Mapping[str, list[tuple[int, str, str]]]:
+        """Line number, pattern and module of the ``pci:`` aliases, by vendor field or ``*``."""
+        table: dict[str, list[tuple[int, str, str]]] = {}
+        for number, (pattern, module) in enumerate(_PCI_LINES.findall(self.aliases)):
+            vendor = _VENDOR.match(pattern)
+            table.setdefault(vendor[1] if vendor else "*", []).append((number, pattern, module))
+        return table
+
+    @cached_property
+    def _vfio(self) -> list[tuple[int, str, str]]:
+        """Number of ``*``, pattern and module of the ``vfio_pci:`` aliases that make sense."""
+        return [
+            (split.groups().count("*"), pattern, module)
+            for pattern, module in _VFIO_LINES.findall(self.aliases)
+            if (split := _FIELDS.fullmatch(pattern))
+        ]
+
+    @cached_property
+    def _aliased(self) -> frozenset[str]:
+        named = (*_PCI_LINES.findall(self.aliases), *_VFIO_LINES.findall(self.aliases))
+        return frozenset(module_name(module) for _, module in named)
+
+
+def module_name(text: str) -> str:
+    """The kernel's name of a module: no folder, no ``.ko``, underscores (``vfio_pci``)."""
+    return text.rsplit("/", 1)[-1].split(".ko", 1)[0].replace("-", "_")
+
+
+def _modalias(given: str | Modalias) -> Modalias:
+    return given if isinstance(given, Modalias) else Modalias.parse(given)
+
+
+def _is_glob(text: str) -> bool:
+    return any(c in text for c in "*?[")
