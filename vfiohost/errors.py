@@ -10,7 +10,7 @@ This module imports nothing of ours, so that every layer can raise these errors.
 from __future__ import annotations
 
 import errno as _errno
-import os
+from os import strerror
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -144,7 +144,7 @@ class KernelError(VfioHostError, OSError):
     """
 
     def __init__(self, op: KernelOp, errno: int, path: str, value: str | None = None) -> None:
-        super().__init__(errno, os.strerror(errno), path)
+        super().__init__(errno, strerror(errno), path)
         self.op: KernelOp = op
         self.path = path
         self.value = value
@@ -157,8 +157,8 @@ class KernelError(VfioHostError, OSError):
 
     @property
     def meaning(self) -> str | None:
-        """What this errno means for this attribute and operation, or ``None`` if nothing special."""
-        return kernel_meaning(os.path.basename(self.path), self.op, self.errno or 0)
+        """What this errno means for this attribute and operation, or ``None``."""
+        return kernel_meaning(self.path.rsplit("/", 1)[-1], self.op, self.errno or 0)
 
     def __str__(self) -> str:
         doing = {

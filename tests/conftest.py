@@ -1,0 +1,50 @@
+"""What all tests share: how skips are judged, and how Hypothesis runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+# No deadline: two cores are shared with whatever else the machine does, and a slow example is no
+# bug. Examples are derived from the test alone, so that a run can be repeated anywhere.
+settings.register_profile("vfiohost", deadline=None, derandomize=True)
+settings.load_profile("vfiohost")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--fail-on-skip``."""
+    parser.addoption(
+        "--fail-on-skip",
+        action="store_true",
+        help="count every skipped test as failed: for CI, where everything that tests need is there",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure under ``--fail-on-skip``."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.option.fail_on_skip:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, which --fail-on-skip forbids: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole module into a failure under ``--fail-on-skip``."""
+    report = yield
+    if report.skipped and collector.config.option.fail_on_skip:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped as a whole, which --fail-on-skip forbids"
+    return report
