@@ -1,0 +1,361 @@
+"""Text that names PCI devices, and which devices of a host it hits.
+
+=========================  ===============================================================
+``0000:65:00.0``           one device; the domain has 4 to 8 digits
+``65:00.0``                one device, in domain 0
+``0000:0a:*.*``            a glob (``*``, ``?``, ``[0-3]``) over addresses; the short form
+                           ``65:00.*`` looks in domain 0
+``class:gpu``              a class by name or by hexadecimal code (``class:0302``)
+``10de:2236``              vendor and device
+``group:8``                the endpoints of an IOMMU group; its bridges go to nobody
+=========================  ===============================================================
+
+All but the first two name a *set*. ``:N`` behind a set picks one of it: the N-th in the order of
+addresses, counted from 0 (``class:gpu:0``, ``10de:2236:1``, ``group:8:0``, ``65:00.*:1``).
+A set that hits nothing is an error, so that nothing happens to no device by accident.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NoReturn
+
+import attrs
+
+from vfiohost.errors import AmbiguousError, NotFoundError, ParseError
+from vfiohost.model import CLASS_3D, CLASS_VGA, PciAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vfiohost.model import PciDevice, Snapshot
+
+FORMS = (
+    "a PCI address (0000:65:00.0 or 65:00.0), a glob over addresses (65:00.*), "
+    "a class (class:gpu), vendor:device (10de:2236) or an IOMMU group (group:8)"
+)
+"""What a selector can be, for messages."""
+
+CLASSES = {
+    "3d": ("0302",),
+    "accelerator": ("12",),
+    "audio": ("0401", "0403"),
+    "bridge": ("06",),
+    "display": ("03",),
+    "gpu": ("0300", "0302", "0380"),
+    "net": ("02",),
+    "nvme": ("0108",),
+    "sata": ("0106",),
+    "storage": ("01",),
+    "usb": ("0c03",),
+    "vga": ("0300",),
+}
+"""The names of ``class:NAME`` and the leading digits of the class codes that they stand for."""
+
+# How many near misses, and how many members of a set, a message names.
+_NEAR = 3
+_LISTED = 8
+_IDS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})")
+_CODE = re.compile(r"(?:0x)?((?:[0-9a-f]{2}){1,3})")
+_GLOB = re.compile(r"(?:[0-9a-f:.*?]|\[!?[0-9a-f-]+\])+")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_NTH = re.compile(r"(.+):([0-9]{1,9})")
+# Texts that are no selectors, and what was meant. A full address in other clothes comes first: a
+# path in sysfs, libvirt's pci_0000_65_00_0, lspci's neighbours with other dots and fewer zeros.
+_LOOSE = re.compile(
+    r"(?:.*/|pci[:_])?\s*(?:([0-9a-f]{1,8})[:._])?([0-9a-f]{1,2})[:._]([01]?[0-9a-f])[:._]([0-7])"
+    r"[/\s]*"
+)
+_GUESSES = (
+    (
+        re.compile(r"((?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f])\.?"),
+        "An address ends in a function: did you mean {0}.0, or {0}.* for the whole card?",
+    ),
+    (
+        re.compile(r"([0-9a-f:*?]*[*?][0-9a-f:*?]*:[0-9a-f*?]+)"),
+        "An address ends in a function: did you mean {0}.*?",
+    ),
+    (
+        re.compile(r"(?:[0-9a-f]{1,8}:)?[0-9a-f]{1,4}:[0-9a-f]{1,4}\.[0-9a-f]+"),
+        "A bus is 00 to ff, a device 00 to 1f, a function 0 to 7.",
+    ),
+    (
+        re.compile(r"\s*(?:0x)?([0-9a-f]{4})\s*:\s*(?:0x)?([0-9a-f]{4})\s*"),
+        "Did you mean {0}:{1}?",
+    ),
+    (
+        re.compile(r"[0-9a-f]{4}:"),
+        "All devices of a vendor cannot be selected: name the device as well.",
+    ),
+    (
+        re.compile(r"\s*(?:(?:iommu[ _]?)?groups?[ :=/]?)?([0-9]{1,9})\s*"),
+        "Did you mean group:{0}?",
+    ),
+    (re.compile(r"group:.*"), "An IOMMU group is a number, as `vfiohost groups` shows it."),
+    (re.compile(r".+[,;\s].+"), "Name several devices as several words."),
+)
+
+
+@attrs.frozen
+class ByAddress:
+    """One device by its address. ``is_short``: the domain was not given."""
+
+    address: PciAddress
+    is_short: bool = False
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        return device.address == self.address
+
+
+@attrs.frozen
+class ByGlob:
+    """The devices whose address, full or short, matches a pattern in lower case."""
+
+    pattern: str
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        full = str(device.address)
+        if fnmatchcase(full, self.pattern):
+            return True
+        return device.address.domain == 0 and fnmatchcase(full[5:], self.pattern)
+
+
+@attrs.frozen
+class ByClass:
+    """The devices whose class code begins with one of the ``codes`` (2, 4 or 6 digits)."""
+
+    codes: tuple[str, ...]
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        return f"{device.class_code:06x}".startswith(self.codes)
+
+
+@attrs.frozen
+class ByIds:
+    """The devices of one vendor and device id."""
+
+    vendor_id: int
+    device_id: int
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        return (device.vendor_id, device.device_id) == (self.vendor_id, self.device_id)
+
+
+@attrs.frozen
+class ByGroup:
+    """The endpoints of an IOMMU group."""
+
+    number: int
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        return device.iommu_group == self.number and not device.is_bridge
+
+
+Criterion = ByAddress | ByGlob | ByClass | ByIds | ByGroup
+
+
+@attrs.frozen
+class Selector:
+    """A text that names devices, understood.
+
+    Attributes:
+        text: as it was given.
+        criterion: what a device must be.
+        nth: which one of the set is meant, counted from 0; ``None``: all of it.
+    """
+
+    text: str
+    criterion: Criterion
+    nth: int | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """It may hit several devices."""
+        return self.nth is None and not isinstance(self.criterion, ByAddress)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse(text: str, *, where: str | None = None) -> Selector:
+    """Understand a selector; hexadecimal digits may be in upper case.
+
+    Args:
+        text: see the table above.
+        where: where the text stood, for the message.
+
+    Raises:
+        ParseError: the text is no selector; it says what was probably meant.
+    """
+    lowered = text.lower()
+    criterion = _criterion(lowered)
+    if criterion is not None:
+        return Selector(text, criterion)
+    counted = _NTH.fullmatch(lowered)
+    if counted:
+        criterion = _criterion(counted[1])
+        if isinstance(criterion, ByAddress):
+            raise ParseError(text, "a selector", where=where, hint=_is_one(criterion.address))
+        # `0000:*:00` lacks a function; it does not pick one of all devices.
+        lacks_function = isinstance(criterion, ByGlob) and "." not in criterion.pattern
+        if criterion is not None and not lacks_function:
+            return Selector(text, criterion, int(counted[2]))
+    raise ParseError(text, FORMS, where=where, hint=_meant(lowered))
+
+
+def select(selector: Selector, snapshot: Snapshot) -> tuple[PciDevice, ...]:
+    """The devices that a selector hits, in order of address; at least one.
+
+    Raises:
+        NotFoundError: it hits nothing; names what is close.
+    """
+    criterion = selector.criterion
+    if isinstance(criterion, ByAddress):
+        device = snapshot.pci.get(criterion.address)
+        if device is None:
+            _no_such_address(selector.text, criterion, snapshot)
+        return (device,)
+    found = tuple(device for device in snapshot.devices if criterion.hits(device))
+    if not found:
+        _no_such_set(selector.text, criterion, snapshot)
+    if selector.nth is None:
+        return found
+    if selector.nth >= len(found):
+        members = ", ".join(f"{n} is {d.address}" for n, d in enumerate(found[:_LISTED]))
+        more = ", …" if len(found) > _LISTED else ""
+        raise NotFoundError(
+            "PCI device", selector.text, detail=f"The set has {len(found)}: {members}{more}."
+        )
+    return (found[selector.nth],)
+
+
+def select_all(texts: Iterable[str], snapshot: Snapshot) -> tuple[PciDevice, ...]:
+    """The devices that several selectors hit, each once, in the order of the request.
+
+    Raises:
+        ParseError: a text is no selector.
+        NotFoundError: a text hits nothing.
+    """
+    selectors = [parse(text) for text in texts]
+    hits = (device for s in selectors for device in select(s, snapshot))
+    return tuple({device.address: device for device in hits}.values())
+
+
+def select_one(text: str, snapshot: Snapshot) -> PciDevice:
+    """The one device that a selector hits.
+
+    Raises:
+        ParseError: the text is no selector.
+        NotFoundError: it hits nothing.
+        AmbiguousError: it hits several.
+    """
+    found = select(parse(text), snapshot)
+    if len(found) > 1:
+        raise AmbiguousError(text, [str(device.address) for device in found])
+    return found[0]
+
+
+def near_addresses(address: PciAddress, known: Iterable[PciAddress]) -> tuple[str, ...]:
+    """The addresses that are closest to one that does not exist: what was probably meant.
+
+    The same place in another domain first, then the other functions of the card, then whatever
+    looks alike.
+    """
+    known = tuple(known)
+    elsewhere = [a for a in known if attrs.evolve(a, domain=address.domain) == address]
+    card = [a for a in known if a.slot == address.slot]
+    alike = get_close_matches(str(address), [str(a) for a in known], n=_NEAR, cutoff=0.75)
+    texts = dict.fromkeys([*map(str, elsewhere), *map(str, card), *alike])
+    return tuple(texts)[:_NEAR]
+
+
+def _criterion(text: str) -> Criterion | None:
+    """What a text in lower case means, or ``None`` when it is nothing that we know."""
+    kind, colon, key = text.partition(":")
+    if kind == "class" and colon:
+        code = _CODE.fullmatch(key)
+        codes = CLASSES.get(key) or ((code[1],) if code else None)
+        return ByClass(codes) if codes else None
+    if kind == "group" and colon:
+        return ByGroup(int(key)) if _NUMBER.fullmatch(key) else None
+    if any(c in text for c in "*?["):
+        # A glob that ends in a number behind a colon hits no address: the number is a `:N`.
+        whole = _GLOB.fullmatch(text) and not _NTH.fullmatch(text)
+        return ByGlob(text) if whole else None
+    if ids := _IDS.fullmatch(text):
+        return ByIds(int(ids[1], 16), int(ids[2], 16))
+    try:
+        return ByAddress(PciAddress.parse(text), is_short=text.count(":") == 1)
+    except ParseError:
+        return None
+
+
+def _is_one(address: PciAddress) -> str:
+    return f"{address} is one device already, and a number behind it picks one of a set."
+
+
+def _meant(text: str) -> str | None:
+    """Guess what a text in lower case, which is no selector, was meant to be."""
+    if loose := _LOOSE.fullmatch(text):
+        domain, bus, device, function = (int(part or "0", 16) for part in loose.groups())
+        return f"Did you mean {PciAddress(domain, bus, device, function)}?"
+    for pattern, hint in _GUESSES:
+        if match := pattern.fullmatch(text):
+            return hint.format(*match.groups())
+    kind, key = re.fullmatch(r"\s*(?:(\w*)[:=/ ])?\s*(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    if key in CLASSES:
+        return f"Did you mean class:{key}?"
+    if kind == "class":
+        close = get_close_matches(key, CLASSES, n=1)
+        meant = f"Did you mean class:{close[0]}? " if close else ""
+        return f"{meant}The names of classes are {', '.join(CLASSES)}."
+    return None
+
+
+def _no_such_address(text: str, criterion: ByAddress, snapshot: Snapshot) -> NoReturn:
+    near = near_addresses(criterion.address, snapshot.pci)
+    detail = None
+    if criterion.is_short:
+        same = [a for a in snapshot.pci if attrs.evolve(a, domain=0) == criterion.address]
+        detail = "Without a domain, 0000 is meant."
+        near = (str(same[0]),) if len(same) == 1 else near
+    raise NotFoundError("PCI device", text, near=near, detail=detail)
+
+
+def _no_such_set(text: str, criterion: Criterion, snapshot: Snapshot) -> NoReturn:
+    """Say what there is instead of the set that hits nothing."""
+    near: tuple[str, ...] = ()
+    detail: str | None = None
+    match criterion:
+        case ByIds():
+            ids = {d.ids: None for d in snapshot.devices}
+            own = [i for i in ids if int(i[:4], 16) == criterion.vendor_id]
+            near = tuple(own or get_close_matches(text.lower(), ids, n=_NEAR))[:_NEAR]
+        case ByGroup():
+            near, detail = _other_groups(criterion.number, snapshot)
+        case ByClass():
+            gpus = ByClass((f"{CLASS_VGA:04x}", f"{CLASS_3D:04x}", "12"))
+            like = criterion.codes == CLASSES["gpu"] and any(map(gpus.hits, snapshot.devices))
+            near = ("class:accelerator",) if like else ()
+        case ByGlob():
+            if _IDS.fullmatch(criterion.pattern.replace("*", "0000")):
+                detail = "A glob is about addresses; vendor and device are named in full."
+        case ByAddress():
+            pass
+    raise NotFoundError("PCI device", text, near=near, detail=detail)
+
+
+def _other_groups(number: int, snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
+    if not snapshot.groups:
+        return (), "No device has an IOMMU group: the IOMMU is off, or there is none."
+    if number in snapshot.groups:
+        return (), f"IOMMU group {number} has only bridges."
+    close = sorted(snapshot.groups, key=lambda n: abs(n - number))[:_NEAR]
+    return tuple(f"group:{n}" for n in sorted(close)), None
