@@ -140,7 +140,7 @@ class KernelError(VfioHostError, OSError):
         op: what was asked of the kernel.
         errno: its answer, a positive errno.
         path: the file, as the user would type it.
-        value: what was to be written, for ``op="write"``.
+        value: what was to be written, for ``op="write"``; what modprobe said, for ``op="load"``.
     """
 
     def __init__(self, op: KernelOp, errno: int, path: str, value: str | None = None) -> None:
@@ -167,6 +167,8 @@ class KernelError(VfioHostError, OSError):
             "list": f"list {self.path}",
         }.get(self.op, f"{self.op} {self.path}")
         said = f"Cannot {doing}: {self.strerror} ({self.code})."
+        if self.op == "load" and self.value:
+            said = f"{said} {self.value}"
         return f"{said} {self.meaning}" if self.meaning else said
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,0 +1,138 @@
+/* Reads of one attribute or link, and reads in a helper process. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vfiohost.cdef.h"
+#include "helper.h"
+
+static int read_all(int fd, char *buffer, size_t size)
+{
+	size_t got = 0;
+	char more;
+
+	while (got < size) {
+		ssize_t n = read(fd, buffer + got, size - got);
+
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return (int)got;
+		got += (size_t)n;
+	}
+	return read(fd, &more, 1) > 0 ? -EFBIG : (int)got;
+}
+
+/**
+ * vh_read() - Read a whole regular file.
+ * @root: The root directory.
+ * @path: The file, resolved inside the root.
+ * @buffer: Where the content goes; no NUL is added.
+ * @size: Room in it, at most INT_MAX.
+ * @options: VH_FALLBACK, or 0.
+ * @phase: Set to VH_PHASE_OPEN or VH_PHASE_TRANSFER: where an error came from.
+ *
+ * Never blocks on a FIFO or a device: what is no regular file is not read (-EISDIR, -EINVAL).
+ *
+ * Return: The number of bytes; -EFBIG when the file has more than @size; or another -errno.
+ */
+int vh_read(int root, const char *path, void *buffer, size_t size, int options, int *phase)
+{
+	struct stat st;
+	int fd, rc;
+
+	*phase = VH_PHASE_OPEN;
+	fd = vh_open_in(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, options);
+	if (fd < 0)
+		return fd;
+	*phase = VH_PHASE_TRANSFER;
+	if (fstat(fd, &st) < 0)
+		rc = -errno;
+	else if (S_ISDIR(st.st_mode))
+		rc = -EISDIR;
+	else if (!S_ISREG(st.st_mode))
+		rc = -EINVAL;
+	else
+		rc = read_all(fd, buffer, size);
+	close(fd);
+	return rc;
+}
+
+/**
+ * vh_readlink() - Read a symbolic link's text.
+ * @root: The root directory.
+ * @path: The link; the directories before it are resolved inside the root.
+ * @buffer: Where the text goes; no NUL is added.
+ * @size: Room in it.
+ * @options: VH_FALLBACK, or 0.
+ *
+ * Return: The number of bytes; -EINVAL when it is no link; -ENAMETOOLONG when the text fills the
+ * buffer; or another -errno.
+ */
+int vh_readlink(int root, const char *path, char *buffer, size_t size, int options)
+{
+	struct stat st;
+	ssize_t n = -1;
+	int fd, rc;
+
+	fd = vh_open_in(root, path, O_PATH | O_NOFOLLOW, 0, options);
+	if (fd < 0)
+		return fd;
+	/* For what is no link, readlinkat(fd, "") says ENOENT and not EINVAL (fs/stat.c). */
+	if (fstat(fd, &st) < 0)
+		rc = -errno;
+	else if (!S_ISLNK(st.st_mode))
+		rc = -EINVAL;
+	else if ((n = readlinkat(fd, "", buffer, size)) < 0)
+		rc = -errno;
+	else
+		rc = (size_t)n < size ? (int)n : -ENAMETOOLONG;
+	close(fd);
+	return rc;
+}
+
+/* The helper's part of vh_read_start(). */
+static void answer_all(int root, const char *paths, int count, int options, int fd)
+{
+	char content[VH_ANSWER_MAX];
+	struct vh_answer answer;
+	int phase;
+
+	for (int i = 0; i < count; i++) {
+		answer.index = i;
+		answer.result = vh_read(root, paths, content, sizeof(content), options, &phase);
+		if (vh_send(fd, &answer, sizeof(answer)) < 0)
+			return;
+		if (answer.result > 0 && vh_send(fd, content, (size_t)answer.result) < 0)
+			return;
+		paths += strlen(paths) + 1;
+	}
+}
+
+/**
+ * vh_read_start() - Read files in a helper process, since any of them may block for ever.
+ * @root: The root directory.
+ * @paths: The files, one after the other, each ended by a NUL.
+ * @count: How many.
+ * @options: VH_FALLBACK, or 0.
+ * @answers: Set to a pipe's read end, which the caller closes. In order of @paths, a
+ *	struct vh_answer comes out of it for each, followed by the content; then it ends.
+ *
+ * Return: The helper's pid, or -errno.
+ */
+int vh_read_start(int root, const char *paths, int count, int options, int *answers)
+{
+	int pid = vh_fork(answers, &root, 1, options);
+
+	if (pid == 0) {
+		answer_all(root, paths, count, options, *answers);
+		_exit(0);
+	}
+	return pid;
+}

@@ -1,0 +1,324 @@
+"""The C core, seen from Python: the only importer of the compiled module.
+
+Here, and nowhere else, a negative int becomes an exception. Paths are relative to the directory
+that ``rootfd`` is open on and cannot lead out of it; ``shown`` is how an error names the file.
+
+Each function that opens takes ``fallback=True`` to behave as on a kernel without ``openat2(2)``
+and ``close_range(2)``; on such a kernel it does so by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import select
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from vfiohost._native import ffi, lib
+from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vfiohost.errors import KernelOp
+
+_ANSWER: Final = struct.Struct("ii")  # struct vh_answer, struct vh_outcome
+_LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cut
+_PATIENCE: Final = 1 / 8  # of the timeout: after so long without an answer a read counts as stuck
+
+# Filled by C before it is read, so that zeroing it would be lost time.
+_buffer = ffi.new_allocator(should_clear_after_alloc=False)
+
+# Helpers that were still in the kernel when their caller stopped waiting.
+_left: set[int] = set()
+
+
+def open_root(path: str) -> int:
+    """Open the directory that everything else is relative to.
+
+    Returns:
+        A file descriptor (``O_PATH``), which the caller closes.
+
+    Raises:
+        KernelError: there is no such directory, or it cannot be reached.
+    """
+    return _checked(lib.vh_open_root(_encoded(path, "open", path)), "open", path)
+
+
+def open_in(
+    rootfd: int, path: str, flags: int, *, shown: str, mode: int = 0, fallback: bool = False
+) -> int:
+    """Open a path that cannot lead out of the root.
+
+    Symbolic links are followed inside the root, magic links of procfs are not.
+
+    Args:
+        rootfd: the root.
+        path: relative to the root.
+        flags: flags of ``open(2)``; ``O_CLOEXEC`` is added.
+        shown: how errors name the file.
+        mode: permission bits for ``O_CREAT``.
+        fallback: do without ``openat2(2)``.
+
+    Returns:
+        A file descriptor, which the caller closes.
+
+    Raises:
+        KernelError: the kernel's answer.
+    """
+    name = _encoded(path, "open", shown)
+    return _checked(lib.vh_open_in(rootfd, name, flags, mode, _options(fallback)), "open", shown)
+
+
+def is_sysfs(fd: int) -> bool:
+    """Say whether an open file is on a mounted sysfs (``statfs.f_type``).
+
+    Raises:
+        KernelError: the kernel's answer.
+    """
+    return _checked(lib.vh_is_sysfs(fd), "open", f"file descriptor {fd}") == 1
+
+
+def read(rootfd: int, path: str, limit: int, *, shown: str, fallback: bool = False) -> bytes:
+    """Read a whole regular file of at most ``limit`` bytes; never blocks on a FIFO.
+
+    Raises:
+        KernelError: the kernel's answer; EFBIG (larger than ``limit``), EISDIR, EINVAL (neither a
+            file nor a directory).
+    """
+    buffer = _buffer("char[]", limit)
+    phase = ffi.new("int *")
+    name = _encoded(path, "open", shown)
+    size = lib.vh_read(rootfd, name, buffer, limit, _options(fallback), phase)
+    op: KernelOp = "open" if phase[0] == lib.VH_PHASE_OPEN else "read"
+    return bytes(ffi.buffer(buffer, _checked(size, op, shown)))
+
+
+def readlink(rootfd: int, path: str, *, shown: str, fallback: bool = False) -> bytes:
+    """Read a symbolic link's text.
+
+    Raises:
+        KernelError: the kernel's answer; EINVAL when it is no link.
+    """
+    buffer = _buffer("char[]", _LINK_MAX)
+    name = _encoded(path, "readlink", shown)
+    size = lib.vh_readlink(rootfd, name, buffer, _LINK_MAX, _options(fallback))
+    return bytes(ffi.buffer(buffer, _checked(size, "readlink", shown)))
+
+
+def store(rootfd: int, path: str, data: bytes, *, shown: str, fallback: bool = False) -> None:
+    """Store a value: one open, exactly one ``write(2)``. May block for as long as the kernel does.
+
+    Raises:
+        KernelError: the kernel's answer, with ``op`` ``open`` or ``write``; EIO when it took only
+            a part of the value.
+    """
+    phase = ffi.new("int *")
+    name = _encoded(path, "open", shown, data)
+    result = lib.vh_store(rootfd, name, data, len(data), _options(fallback), phase)
+    _check_store(result, phase[0], shown, data)
+
+
+def store_bounded(
+    rootfd: int,
+    path: str,
+    data: bytes,
+    *,
+    timeout: float,
+    keep_fd: int | None = None,
+    only_sysfs: bool,
+    shown: str,
+    fallback: bool = False,
+) -> None:
+    """Store a value in a helper process and wait for it no longer than ``timeout``.
+
+    The helper has a session of its own, no signal but SIGKILL reaches it, and it keeps no file
+    descriptor of the caller but the root and ``keep_fd``. Signal handlers of the caller run while
+    it waits; one that raises ends the wait, not the store.
+
+    Args:
+        rootfd, path, data: the root, the attribute, the value.
+        timeout: seconds.
+        keep_fd: stays open in the helper until the store has ended, so that a ``flock`` on it
+            outlives the caller.
+        only_sysfs: refuse a file that is not on a mounted sysfs.
+        shown: how errors name the file.
+        fallback: do without ``openat2(2)`` and ``close_range(2)``.
+
+    Raises:
+        KernelError: the kernel's answer, with ``op`` ``open`` or ``write``; EINTR when the helper
+            was killed before it could tell one.
+        StoreTimeoutError: no answer in time; the helper ``pid`` goes on waiting in the kernel.
+        UnsupportedError: ``only_sysfs`` and the file is not on a sysfs.
+    """
+    deadline = time.monotonic() + timeout
+    name = _encoded(path, "open", shown, data)
+    options = _options(fallback) | (lib.VH_ONLY_SYSFS if only_sysfs else 0)
+    keep = -1 if keep_fd is None else keep_fd
+    pipe = ffi.new("int *")
+    pid = lib.vh_store_start(rootfd, name, data, len(data), keep, options, pipe)
+    if pid < 0:
+        raise KernelError("open", -pid, shown, _text(data))
+    outcome: bytes | None = None
+    try:
+        outcome = _receive(pipe[0], _ANSWER.size, deadline)
+    finally:
+        os.close(pipe[0])
+        _reap(pid, wait=outcome is not None)
+    if outcome is None:
+        raise StoreTimeoutError(shown, _text(data), pid, timeout)
+    if len(outcome) < _ANSWER.size:
+        raise KernelError("write", errno.EINTR, shown, _text(data))
+    _check_store(*_ANSWER.unpack(outcome), shown, data)
+
+
+def read_bounded(
+    rootfd: int, paths: Sequence[str], *, timeout: float, fallback: bool = False
+) -> list[bytes | int | None]:
+    """Read files whose reading may block for ever, and wait no longer than ``timeout``.
+
+    A helper process reads them one after the other. When it is stuck on one of them, another
+    helper goes on with the next; what comes late still counts until the time is over.
+
+    Returns:
+        For each path its content (at most ``VH_ANSWER_MAX`` bytes), or a negative errno, or
+        ``None``: no answer in time.
+    """
+    answers: list[bytes | int | None] = [None] * len(paths)
+    deadline = time.monotonic() + timeout
+    patience = timeout * _PATIENCE
+    poll = select.poll()
+    helpers: dict[int, _Reader] = {}
+    newest: _Reader | None = None
+    stuck = False
+    try:
+        while None in answers and (left := deadline - time.monotonic()) > 0:
+            if newest is None or stuck:
+                first = 0 if newest is None else newest.next + 1
+                newest = _Reader.start(rootfd, paths, first, fallback=fallback)
+                helpers[newest.fd] = newest
+                poll.register(newest.fd, select.POLLIN)
+            ready = poll.poll(_milliseconds(min(left, patience)))
+            for fd, _ in ready:
+                if not helpers[fd].feed(answers):
+                    poll.unregister(fd)
+                    helpers.pop(fd).close(ended=True)
+            if not helpers:
+                break
+            stuck = not ready and newest.fd in helpers and newest.next + 1 < len(paths)
+    finally:
+        for helper in helpers.values():
+            helper.close(ended=False)
+    return answers
+
+
+@attrs.define
+class _Reader:
+    """A helper that reads ``paths[first:]``, seen from the end of its pipe.
+
+    ``next`` is the path whose answer is awaited.
+    """
+
+    pid: int
+    fd: int
+    first: int
+    next: int
+    _data: bytearray = attrs.field(factory=bytearray)
+
+    @classmethod
+    def start(
+        cls, rootfd: int, paths: Sequence[str], first: int, *, fallback: bool
+    ) -> _Reader:
+        names = b"".join(_encoded(path, "open", path) + b"\0" for path in paths[first:])
+        pipe = ffi.new("int *")
+        pid = lib.vh_read_start(rootfd, names, len(paths) - first, _options(fallback), pipe)
+        return cls(_checked(pid, "read", paths[first]), pipe[0], first, first)
+
+    def feed(self, answers: list[bytes | int | None]) -> bool:
+        """Take in what has come; ``False`` when no more will come."""
+        data = self._data
+        chunk = os.read(self.fd, lib.VH_ANSWER_MAX)
+        data += chunk
+        while len(data) >= _ANSWER.size:
+            index, result = _ANSWER.unpack_from(data)
+            end = _ANSWER.size + max(result, 0)
+            if len(data) < end:
+                break
+            self.next = self.first + index
+            if answers[self.next] is None:
+                answers[self.next] = result if result < 0 else bytes(data[_ANSWER.size : end])
+            self.next += 1
+            del data[:end]
+        return bool(chunk)
+
+    def close(self, *, ended: bool) -> None:
+        os.close(self.fd)
+        _reap(self.pid, wait=ended)
+
+
+def _receive(fd: int, size: int, deadline: float) -> bytes | None:
+    """Read up to ``size`` bytes from a helper's pipe: fewer at its end, ``None`` when time is up."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    data = b""
+    while len(data) < size:
+        # poll() runs signal handlers and goes on waiting; one that raises ends the wait (PEP 475).
+        if not poll.poll(_milliseconds(deadline - time.monotonic())):
+            return None
+        chunk = os.read(fd, size - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _reap(pid: int, *, wait: bool) -> None:
+    """Collect a helper that has ended, and those that were left behind and have ended since."""
+    _left.add(pid)
+    for child in tuple(_left):
+        # The caller's own handling of SIGCHLD may have been faster.
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(child, 0 if wait and child == pid else os.WNOHANG) == (0, 0):
+                continue
+        _left.discard(child)
+
+
+def _check_store(result: int, phase: int, shown: str, data: bytes) -> None:
+    if result == -errno.EOPNOTSUPP and phase == lib.VH_PHASE_CHECK:
+        raise UnsupportedError(
+            f"{shown} is not on a mounted sysfs: nobody would act on what is written to it, "
+            "so nothing was written."
+        )
+    op: KernelOp = "write" if phase == lib.VH_PHASE_TRANSFER else "open"
+    _checked(result, op, shown, data)
+
+
+def _checked(result: int, op: KernelOp, shown: str, data: bytes | None = None) -> int:
+    if result < 0:
+        raise KernelError(op, -result, shown, None if data is None else _text(data))
+    return result
+
+
+def _encoded(path: str, op: KernelOp, shown: str, data: bytes | None = None) -> bytes:
+    name = os.fsencode(path)
+    if b"\0" in name:
+        _checked(-errno.EINVAL, op, shown, data)
+    return name
+
+
+def _options(fallback: bool) -> int:  # noqa: FBT001
+    return lib.VH_FALLBACK if fallback else 0
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, math.ceil(seconds * 1000))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")

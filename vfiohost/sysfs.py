@@ -1,0 +1,320 @@
+"""A host's files below one root: reads, links, listings, and the one way to store.
+
+All paths are relative to the root, without a leading slash (``sys/bus/pci/devices``), and cannot
+lead out of it. Nothing here knows what is where; :mod:`vfiohost.scan` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Protocol, Self
+
+from vfiohost import native
+from vfiohost.errors import (
+    KernelError,
+    NotFoundError,
+    StoreTimeoutError,
+    UnsupportedError,
+)
+from vfiohost.model import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+
+class Sysfs:
+    """A root directory: ``/`` of this machine, a container's view of it, or a recorded host.
+
+    Args:
+        root: the directory that holds ``sys``, ``proc``, ``dev`` and so on.
+
+    Attributes:
+        root: the directory as it was given, without a trailing slash.
+        fd: a file descriptor on it (``O_PATH``).
+
+    Raises:
+        NotFoundError: there is no such directory.
+        KernelError: it cannot be reached.
+    """
+
+    root: str
+    fd: int
+
+    def __init__(self, root: str | os.PathLike[str] = "/") -> None:
+        self.fd = -1
+        self.root = os.fspath(root).rstrip("/") or "/"
+        try:
+            self.fd = native.open_root(self.root)
+        except KernelError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise NotFoundError("root directory", self.root) from error
+            raise
+
+    def close(self) -> None:
+        """Close the root. The object is of no use afterwards."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Sysfs({self.root!r})"
+
+    def shown(self, path: str) -> str:
+        """A path as a person would type it: ``/sys/...`` or ``DIR/sys/...``."""
+        return os.path.join(self.root, path)  # noqa: PTH118 - a text, no file
+
+    def read(self, path: str, *, limit: int = 65536) -> str:
+        """Read an attribute as text, without its one trailing newline.
+
+        Bytes that are no UTF-8 come out as ``\\xNN``.
+
+        Raises:
+            KernelError: as for :meth:`read_bytes`.
+        """
+        return _text(self.read_bytes(path, limit=limit))
+
+    def read_bytes(self, path: str, *, limit: int = 65536) -> bytes:
+        """Read a regular file of at most ``limit`` bytes. A FIFO never makes it wait.
+
+        Raises:
+            KernelError: the kernel's answer; EFBIG, EISDIR, or EINVAL (neither file nor directory).
+        """
+        return native.read(self.fd, path, limit, shown=self.shown(path))
+
+    def readlink(self, path: str) -> str:
+        """Read a symbolic link's text.
+
+        Raises:
+            KernelError: the kernel's answer; EINVAL when it is no link.
+        """
+        return native.readlink(self.fd, path, shown=self.shown(path)).decode(
+            "utf-8", "backslashreplace"
+        )
+
+    def link_name(self, path: str) -> str | None:
+        """The last component of a link's target, or ``None`` when there is no such link.
+
+        Raises:
+            KernelError: the kernel's answer, other than ENOENT.
+        """
+        try:
+            return self.readlink(path).rstrip("/").rpartition("/")[2]
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted.
+
+        Raises:
+            KernelError: the kernel's answer, with ``op`` ``list``.
+        """
+        shown = self.shown(path)
+        try:
+            fd = native.open_in(self.fd, path, os.O_RDONLY | os.O_DIRECTORY, shown=shown)
+        except KernelError as error:
+            raise KernelError("list", error.errno or 0, shown) from error
+        try:
+            return sorted(os.listdir(fd))
+        except OSError as error:
+            raise KernelError("list", error.errno or 0, shown) from error
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Whether something has this name; a link counts, wherever it points.
+
+        Raises:
+            KernelError: the kernel's answer, other than ENOENT and ENOTDIR.
+        """
+        flags = os.O_PATH | os.O_NOFOLLOW
+        try:
+            os.close(native.open_in(self.fd, path, flags, shown=self.shown(path)))
+        except KernelError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return False
+            raise
+        return True
+
+    def read_bounded(
+        self, paths: Iterable[str], *, timeout: float
+    ) -> dict[str, str | Unavailable]:
+        """Read attributes whose reading may block behind the device lock.
+
+        Linux up to at least 6.1 takes that lock to show ``uevent`` and ``driver_override``; behind
+        a stuck unbind the reader cannot even be killed. Helper processes read, this one waits.
+
+        Args:
+            paths: the attributes.
+            timeout: seconds to wait for all of them.
+
+        Returns:
+            For each path its text as of :meth:`read`, or an :class:`Unavailable`: the kernel's
+            errno (ENOENT too), or 0 for "device locked": no answer in time.
+        """
+        wanted = tuple(dict.fromkeys(paths))
+        answers = native.read_bounded(self.fd, wanted, timeout=timeout)
+        return {path: _answer(answer) for path, answer in zip(wanted, answers, strict=True)}
+
+    def is_live(self) -> bool:
+        """Whether ``sys`` below the root is a mounted sysfs, and no recording of one.
+
+        Raises:
+            KernelError: the kernel's answer, other than ENOENT and ENOTDIR.
+        """
+        try:
+            fd = native.open_in(self.fd, "sys", os.O_PATH, shown=self.shown("sys"))
+        except KernelError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return False
+            raise
+        try:
+            return native.is_sysfs(fd)
+        finally:
+            os.close(fd)
+
+
+class Kernel(Protocol):
+    """Who answers stores: the running kernel, or a simulated one."""
+
+    def check_writable(self) -> None:
+        """Make sure that a store would reach somebody.
+
+        Raises:
+            UnsupportedError: the root is a plain recording.
+        """
+
+    def store(
+        self, path: str, value: str, *, timeout: float, keep_fd: int | None = None
+    ) -> None:
+        """Store a value in an attribute: exactly one ``write(2)``, of the text as it is.
+
+        Args:
+            path: the attribute, relative to the root.
+            value: the text; no newline is added.
+            timeout: seconds to wait for the kernel.
+            keep_fd: a file descriptor that stays open until the store has ended: that of a lock,
+                which so outlives a caller that is killed.
+
+        Raises:
+            KernelError: the kernel's answer.
+            StoreTimeoutError: no answer in time; the store goes on.
+            UnsupportedError: the file is not on a sysfs.
+        """
+
+    def load_module(self, name: str, *, timeout: float) -> None:
+        """Load a kernel module and those that it needs. One that is loaded already is no error.
+
+        Raises:
+            KernelError: it could not be loaded (``op`` is ``load``).
+            StoreTimeoutError: not loaded in time; loading goes on.
+            UnsupportedError: there is no ``modprobe``.
+        """
+
+
+class LiveKernel:
+    """The running kernel: stores go to its sysfs, modules are loaded by ``modprobe``."""
+
+    def __init__(self, sysfs: Sysfs) -> None:
+        self._sysfs = sysfs
+
+    def check_writable(self) -> None:
+        """See :meth:`Kernel.check_writable`."""
+        if not self._sysfs.is_live():
+            raise UnsupportedError(
+                f"{self._sysfs.root} is a recording: no kernel would act on what is written there. "
+                "Make a simulation of it with `vfiohost sim`."
+            )
+
+    def store(
+        self, path: str, value: str, *, timeout: float, keep_fd: int | None = None
+    ) -> None:
+        """See :meth:`Kernel.store`."""
+        native.store_bounded(
+            self._sysfs.fd,
+            path,
+            value.encode("utf-8", "surrogateescape"),
+            timeout=timeout,
+            keep_fd=keep_fd,
+            only_sysfs=True,
+            shown=self._sysfs.shown(path),
+        )
+
+    def load_module(self, name: str, *, timeout: float) -> None:
+        """See :meth:`Kernel.load_module`. Below a root other than ``/``, ``modprobe -d ROOT``."""
+        self.check_writable()
+        where = [] if self._sysfs.root == "/" else ["-d", self._sysfs.root]
+        process = subprocess.Popen(  # noqa: S603 - no shell, and "--" ends the options
+            [_modprobe(), *where, "--", name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,
+        )
+        _loading.append(process)
+        try:
+            _, said = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise StoreTimeoutError("modprobe", name, process.pid, timeout) from None
+        finally:
+            _loading[:] = [p for p in _loading if p.poll() is None]
+        if process.returncode != 0:
+            raise _load_error(name, said.decode("utf-8", "backslashreplace"))
+
+
+# modprobes that were still at work when their caller stopped waiting, so that they get collected.
+_loading: list[subprocess.Popen[bytes]] = []
+
+
+def _modprobe() -> str:
+    # An ordinary user's PATH often lacks the sbin directories.
+    found = shutil.which("modprobe", path=f"/sbin:/usr/sbin:{os.environ.get('PATH', '')}")
+    if found is None:
+        raise UnsupportedError(
+            "There is no modprobe on this machine (Debian's package is called kmod), so no kernel "
+            "module can be loaded. Load it by other means, then try again."
+        )
+    return found
+
+
+def _load_error(name: str, said: str) -> KernelError:
+    """Make an error of modprobe's words; it ends them with the text of the kernel's errno."""
+    words = said.strip()
+    if "not found in directory" in words:
+        number = errno.ENOENT
+    else:
+        codes = (n for n in errno.errorcode if words.endswith(os.strerror(n)))
+        number = next(codes, errno.EIO)
+    return KernelError("load", number, name, words or None)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace").removesuffix("\n")
+
+
+def _answer(answer: bytes | int | None) -> str | Unavailable:
+    if answer is None:
+        return Unavailable(0, "device locked")
+    if isinstance(answer, int):
+        return Unavailable(-answer, os.strerror(-answer))
+    return _text(answer)
