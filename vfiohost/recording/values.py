@@ -1,17 +1,17 @@
-"""A recorded host as one reviewable text file: the values, the parser and the formatter.
-
-Pure: text in, values out, and back without loss. ``vfiohost.record`` makes a recording of a host,
-``vfiohost.testing`` expands one into a directory and answers stores on it.
-"""
+"""A recorded host as values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from vfiohost.model import PciAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @attrs.frozen
@@ -57,6 +57,71 @@ class Function:
     def address(self) -> PciAddress:
         """Its address: the last component of the path."""
         return PciAddress.parse(self.path.rsplit("/", 1)[-1])
+
+
+def modalias_text(attributes: Mapping[str, Attribute]) -> bytes | None:
+    """The ``modalias`` that Linux gives a function with these ids and this class.
+
+    Args:
+        attributes: those of the function; ``vendor``, ``device``, ``subsystem_vendor``,
+            ``subsystem_device`` and ``class`` are looked at.
+
+    Returns:
+        The text with its newline, or ``None`` when one of the five is missing or no number.
+        Form: ``modalias_show`` in ``drivers/pci/pci-sysfs.c``.
+    """
+    ids = _ids(attributes)
+    return None if ids is None else f"{_modalias(*ids)}\n".encode()
+
+
+def uevent_text(
+    address: str, driver: str | None, attributes: Mapping[str, Attribute]
+) -> bytes | None:
+    """The ``uevent`` that Linux gives a function (``pci_uevent`` in ``drivers/pci/pci-driver.c``).
+
+    Args:
+        address: the function's address as it stands in its path.
+        driver: the driver that is bound, or ``None``.
+        attributes: as for :func:`modalias_text`.
+
+    Returns:
+        The lines, or ``None`` where :func:`modalias_text` gives ``None``.
+    """
+    ids = _ids(attributes)
+    if ids is None:
+        return None
+    vendor, device, subvendor, subdevice, class_code = ids
+    bound = f"DRIVER={driver}\n" if driver is not None else ""
+    return (
+        f"{bound}PCI_CLASS={class_code:04X}\nPCI_ID={vendor:04X}:{device:04X}\n"
+        f"PCI_SUBSYS_ID={subvendor:04X}:{subdevice:04X}\nPCI_SLOT_NAME={address}\n"
+        f"MODALIAS={_modalias(*ids)}\n"
+    ).encode("utf-8", "surrogateescape")
+
+
+def _modalias(vendor: int, device: int, subvendor: int, subdevice: int, class_code: int) -> str:
+    base, sub, interface = class_code.to_bytes(3)
+    return (
+        f"pci:v{vendor:08X}d{device:08X}sv{subvendor:08X}sd{subdevice:08X}"
+        f"bc{base:02X}sc{sub:02X}i{interface:02X}"
+    )
+
+
+def _ids(attributes: Mapping[str, Attribute]) -> tuple[int, int, int, int, int] | None:
+    names = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class")
+    contents = [attributes[name].content for name in names if name in attributes]
+    found = [
+        int(content, 16)
+        for content in contents
+        if isinstance(content, bytes) and _ID.fullmatch(content)
+    ]
+    if len(found) != len(names):
+        return None
+    vendor, device, subvendor, subdevice, class_code = found
+    return (vendor, device, subvendor, subdevice, class_code)
+
+
+_ID = re.compile(rb"0x[0-9a-f]{1,6}\n")
 
 
 ModuleState = Literal["loaded", "loadable", "builtin"]
@@ -152,6 +217,28 @@ class MdevTable:
     per_parent: int | None = None
     exhausted: Literal["EUSERS", "ENOSPC"] = "EUSERS"
 
+    def available(self, type_id: str, in_scope: Mapping[str, int], on_parent: int) -> int:
+        """Say how many more devices of a type a parent can make: ``available_instances``.
+
+        Args:
+            type_id: one of the table's types.
+            in_scope: how many devices of each type exist in the scope (see ``scope``).
+            on_parent: how many devices the parent itself has.
+
+        Raises:
+            KeyError: the table has no such type.
+        """
+        sizes = {each.type_id: each.max_instances for each in self.types}
+        size = sizes[type_id]
+        in_use = {used: count for used, count in in_scope.items() if count}
+        if self.homogeneous and in_use.keys() - {type_id}:
+            return 0
+        share_left = 1 - sum(Fraction(count, sizes[used]) for used, count in in_use.items())
+        left = max(0, int(share_left * size))
+        if self.per_parent is not None:
+            left = min(left, max(0, self.per_parent - on_parent))
+        return left
+
 
 @attrs.frozen
 class VirtualParent:
@@ -202,6 +289,17 @@ class File:
     mode: int | None = None
 
 
+Part = Literal["controls", "driver-links", "drivers", "groups", "subsystem"]
+"""A part of a tree that follows from the rest, and that a partial recording may lack as a whole:
+
+- ``controls``: the files to write to (``bus/pci/drivers_probe``, ``bus/pci/drivers/D/bind`` …);
+- ``driver-links``: the links in ``bus/pci/drivers/D`` to the functions and the module;
+- ``drivers``: the directory ``bus/pci/drivers``;
+- ``groups``: the directory ``kernel/iommu_groups``;
+- ``subsystem``: the ``subsystem`` link of every function.
+"""
+
+
 @attrs.frozen
 class Recording:
     """A recorded host.
@@ -209,9 +307,11 @@ class Recording:
     Attributes:
         title: one line that says what is special.
         source: ``recorded from …`` or ``composed from documented facts: …``.
+        notes: further remarks for the reader.
         kernel: the kernel release, or ``None`` when unknown.
+        lacks: what a complete host has and this recording's tree does not have.
         functions: in order of address.
-        modules: by name.
+        modules: in the order of ``modules.alias``: it decides which module comes first.
         groups: by number.
         mdev_tables, virtual_parents, mdevs: the mediated device world.
         files: everything else, by path.
@@ -219,7 +319,9 @@ class Recording:
 
     title: str
     source: str
+    notes: tuple[str, ...] = ()
     kernel: str | None = None
+    lacks: frozenset[Part] = frozenset()
     functions: tuple[Function, ...] = ()
     modules: tuple[Module, ...] = ()
     groups: tuple[Group, ...] = ()
