@@ -1,0 +1,131 @@
+"""Every check of the project, by name: ``nox -l`` lists them, ``nox -s lint`` runs one.
+
+CI (``.ci/run``) runs these sessions and nothing else besides the blocks of README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "types", "contracts", "tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on an editable install; further arguments go to pytest."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the rules and the format with ruff."""
+    install_group(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types with mypy."""
+    test = PYPROJECT["project"]["optional-dependencies"]["test"]
+    session.install(*PYPROJECT["project"]["dependencies"], *test)
+    install_group(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """Check the direction of the layers, and that the pure core does no I/O."""
+    install_group(session, "contracts")
+    session.run("lint-imports", "--no-cache", "--no-logo")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the sdist and a wheel from it, and test that wheel on every CPython there is."""
+    install_group(session, "build")
+    tmp = Path(session.create_tmp()).resolve()
+    dist, tree, venv = tmp / "dist", tmp / "tree", tmp / "venv"
+    for old in (dist, tree):
+        shutil.rmtree(old, ignore_errors=True)
+    tree.mkdir()
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    (sdist,), (built,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    # The tests come out of the sdist too; without the package beside them they can only find the
+    # one that is installed.
+    session.run("tar", "-xzf", sdist, "-C", tree, "--strip-components=1", external=True)
+    shutil.rmtree(tree / "vfiohost")
+    pythons = find_pythons()
+    if not pythons:
+        session.error("this machine has no CPython >= 3.11 to test the wheel on")
+    for name, python in pythons.items():
+        session.log(f"testing {built.name} on {name}: {python}")
+        session.run("virtualenv", "-q", "--clear", "-p", python, str(venv))
+        inside = str(venv / "bin" / "python")
+        session.run(inside, "-m", "pip", "install", "-q", f"{built}[test]", external=True)
+        with session.chdir(tree):
+            session.run(
+                *(inside, "-P", "-m", "pytest", *session.posargs),
+                env={"VFIOHOST_DIST": str(dist)},
+                external=True,
+            )
+    session.log(f"{built.name} passed on {', '.join(pythons)}")
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    """Install a dependency group of pyproject.toml."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, group))
+
+
+def find_pythons() -> dict[str, str]:
+    """Find every CPython >= 3.11 with a GIL: on PATH, and among those that pyenv installed.
+
+    Returns:
+        The executables by a name that tells them apart, such as "3.11.2 in /usr".
+    """
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    folders += sorted(pyenv.glob("versions/*/bin"))
+    found: dict[str, str] = {}
+    for folder in folders:
+        for python in sorted(folder.glob("python3*")):
+            is_python = re.fullmatch(r"python3(\.\d+)?", python.name)
+            name = describe_python(python) if is_python else None
+            if name is not None:
+                found.setdefault(name, str(python))
+    return found
+
+
+def describe_python(python: Path) -> str | None:
+    """Name an interpreter that the abi3 wheel is for; ``None`` when it is none.
+
+    A virtual environment counts as the interpreter that it was made from, and the limited API does
+    not reach free-threaded builds.
+    """
+    question = (
+        "import json, sys, sysconfig; print(json.dumps([sys.implementation.name,"
+        "sys.version_info[:3], sys.base_prefix, bool(sysconfig.get_config_var('Py_GIL_DISABLED'))"
+        "]))"
+    )
+    try:
+        answer = subprocess.run(
+            [python, "-c", question], capture_output=True, check=True, timeout=60
+        )
+        implementation, version, prefix, free_threaded = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None  # a broken link, or a shim of a version that is not there
+    if implementation != "cpython" or version < [3, 11] or free_threaded:
+        return None
+    return f"{'.'.join(map(str, version))} in {prefix}"
