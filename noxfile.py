@@ -56,7 +56,7 @@ def contracts(session: nox.Session) -> None:
 def wheel(session: nox.Session) -> None:
     """Build the sdist and a wheel from it, and test that wheel on every CPython there is."""
     install_group(session, "build")
-    tmp = Path(session.create_tmp()).resolve()
+    source, tmp = Path.cwd(), Path(session.create_tmp()).resolve()
     dist, tree, venv = tmp / "dist", tmp / "tree", tmp / "venv"
     for old in (dist, tree):
         shutil.rmtree(old, ignore_errors=True)
@@ -78,7 +78,7 @@ def wheel(session: nox.Session) -> None:
         with session.chdir(tree):
             session.run(
                 *(inside, "-P", "-m", "pytest", *session.posargs),
-                env={"VFIOHOST_DIST": str(dist)},
+                env={"VFIOHOST_DIST": str(dist), "VFIOHOST_SOURCE": str(source)},
                 external=True,
             )
     session.log(f"{built.name} passed on {', '.join(pythons)}")

@@ -1,0 +1,86 @@
+"""The sdist and the wheel: complete, and nothing in them that does not belong there.
+
+``nox -s wheel`` builds both and names their folder in ``VFIOHOST_DIST``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import tarfile
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import vfiohost
+from vfiohost import _native
+
+DIST = os.environ.get("VFIOHOST_DIST")
+SOURCE = os.environ.get("VFIOHOST_SOURCE")
+
+needs_dist = pytest.mark.skipif(
+    DIST is None, reason="VFIOHOST_DIST names no folder with an sdist and a wheel (nox -s wheel)"
+)
+needs_source = pytest.mark.skipif(
+    SOURCE is None, reason="VFIOHOST_SOURCE names no git checkout (nox -s wheel)"
+)
+
+
+def one_file(pattern: str) -> Path:
+    assert DIST is not None
+    (path,) = Path(DIST).glob(pattern)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdist() -> set[str]:
+    """The files of the sdist, relative to the top folder."""
+    with tarfile.open(one_file("*.tar.gz")) as archive:
+        return {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+
+
+@pytest.fixture(scope="module")
+def wheel() -> set[str]:
+    """The files of the wheel."""
+    with zipfile.ZipFile(one_file("*.whl")) as archive:
+        return set(archive.namelist())
+
+
+@needs_dist
+@needs_source
+def test_the_sdist_is_the_whole_source_tree(sdist: set[str]) -> None:
+    listed = subprocess.run(
+        ["git", "-C", str(SOURCE), "ls-files"], capture_output=True, check=True, text=True
+    )
+    assert set(listed.stdout.splitlines()) - sdist == {".gitignore"}
+
+
+@needs_dist
+def test_the_wheel_is_the_package_the_core_and_the_recordings(
+    sdist: set[str], wheel: set[str]
+) -> None:
+    expected = {name for name in sdist if name.startswith("vfiohost/")}
+    recordings = {name for name in sdist if PurePosixPath(name).match("fixtures/sysfs/*.host")}
+    assert recordings
+    expected |= {name.replace("fixtures/sysfs", "vfiohost/_fixtures") for name in recordings}
+    expected |= {"vfiohost/_native.abi3.so"}
+    assert {"vfiohost/py.typed", "vfiohost/schema.json"} <= expected
+    assert {name for name in wheel if ".dist-info/" not in name} == expected
+
+
+@needs_dist
+def test_one_wheel_is_for_every_cpython_from_3_11_on() -> None:
+    path = one_file("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/WHEEL"))
+        headers = HeaderParser().parsestr(archive.read(name).decode())
+    assert headers["Tag"] == f"cp311-abi3-linux_{platform.machine()}"
+
+
+@needs_dist
+def test_it_is_the_installed_wheel_that_is_tested() -> None:
+    assert Path(vfiohost.__file__).parent.parent.name == "site-packages"
+    assert Path(_native.__file__).name == "_native.abi3.so"
