@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from vfiohost.model import PciDevice
 
-_FIELDS = re.compile(
-    r"v([^a-z]+)d([^a-z]+)sv([^a-z]+)sd([^a-z]+)bc([^a-z]+)sc([^a-z]+)i([^a-z]+)"
-)
+_FIELDS = re.compile(r"v([^a-z]+)d([^a-z]+)sv([^a-z]+)sd([^a-z]+)bc([^a-z]+)sc([^a-z]+)i([^a-z]+)")
 _MODALIAS = re.compile(
     r"pci:v([0-9A-F]{8})d([0-9A-F]{8})sv([0-9A-F]{8})sd([0-9A-F]{8})"
     r"bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})"
@@ -74,7 +72,7 @@ class Modalias:
 
     @classmethod
     def of(cls, device: PciDevice) -> Modalias:
-        """The modalias that the kernel gives a device with these ids; unknown subsystem ids are 0."""
+        """The modalias that the kernel gives a device of these ids; unknown subsystem ids are 0."""
         return cls(
             f"{device.vendor_id:08X}",
             f"{device.device_id:08X}",

@@ -27,7 +27,7 @@ DEVICES = "sys/bus/pci/devices"
 PROBE = "sys/bus/pci/drivers_probe"
 
 NO_DRIVER = "none"
-"""As an override: a name that no driver has, so that nothing takes the device (driverctl's word)."""
+"""As an override: the name of no driver, so that nothing takes the device (driverctl's word)."""
 
 UNSET = "(null)"
 """What the kernel shows of an override that is not set."""
@@ -215,9 +215,7 @@ def _probe_step(address: PciAddress) -> WriteAttr:
     )
 
 
-def _override_step(
-    address: PciAddress, old: str | None, new: str | None, why: str
-) -> WriteAttr:
+def _override_step(address: PciAddress, old: str | None, new: str | None, why: str) -> WriteAttr:
     path = f"{DEVICES}/{address}/driver_override"
     before = Expect(path, "text", old or UNSET)
     return WriteAttr(

@@ -42,7 +42,7 @@ _MODULE_OF_DRIVER = {driver: module for module, driver in _DRIVER_OF_MODULE.item
 
 
 def is_host_driver(name: str) -> bool:
-    """Say whether a driver uses devices for the host itself, rather than to hold them for others."""
+    """Say whether a driver uses devices for the host, rather than to hold them for others."""
     return not is_vfio_driver(name) and name not in _HOLDERS
 
 
@@ -82,16 +82,7 @@ class Drivers:
 
     def candidate_modules(self, device: PciDevice) -> tuple[str, ...]:
         """The modules that ``modules.alias`` names for a device, in file order."""
-        if self.modules is None:
-            return ()
-        details = self.snapshot.details.get(device.address)
-        text = details.modalias if details else None
-        if isinstance(text, str):
-            try:
-                return self.modules.candidates(text)
-            except ParseError:
-                pass  # The ids say the same.
-        return self.modules.candidates(Modalias.of(device))
+        return self.modules.candidates(self._modalias(device)) if self.modules else ()
 
     def native(self, device: PciDevice) -> tuple[str, ...]:
         """The registered drivers that ``modules.alias`` names for a device."""
@@ -118,7 +109,7 @@ class Drivers:
 
     def best_vfio(self, device: PciDevice) -> str:
         """The VFIO driver for a device: its variant driver, else ``vfio-pci``."""
-        module = self.modules.best_vfio_module(Modalias.of(device)) if self.modules else None
+        module = self.modules.best_vfio_module(self._modalias(device)) if self.modules else None
         if module is None:
             return VFIO_PCI
         brought = (n for n, d in self.snapshot.drivers.items() if d.module == module)
@@ -139,12 +130,14 @@ class Drivers:
             return None
         meant = self._meant(driver)
         if meant is not None:
-            module = module_name(driver)
-            what = f"that is the module of the driver {meant}" if module == driver else "no such name"
+            is_module = self.modules is not None and self.modules.knows(driver)
+            what = (
+                f"{driver} is a module, and its driver is called" if is_module else "it is called"
+            )
             return Refusal(
                 "missing-driver",
                 driver,
-                f"There is no PCI driver {driver!r}: {what}.",
+                f"There is no PCI driver {driver!r}: {what} {meant}.",
                 f"Did you mean --driver {meant}?",
             )
         module = _MODULE_OF_DRIVER.get(driver, module_name(driver))
@@ -161,11 +154,20 @@ class Drivers:
             module, Expect(f"{DRIVERS}/{driver}", "exists", "yes"), f"it brings the driver {driver}"
         )
 
+    def _modalias(self, device: PciDevice) -> Modalias:
+        details = self.snapshot.details.get(device.address)
+        if details and isinstance(details.modalias, str):
+            try:
+                return Modalias.parse(details.modalias)
+            except ParseError:
+                pass  # The ids say the same.
+        return Modalias.of(device)
+
     def _meant(self, name: str) -> str | None:
         """The driver that is surely meant by a name which is a module's, or has other dashes."""
         module = module_name(name)
         for driver in self.snapshot.drivers.values():
-            if module in (driver.module, module_name(driver.name)):
+            if module in (module_name(driver.module or ""), module_name(driver.name)):
                 return driver.name
         if module == "vfio_pci":
             return VFIO_PCI if name != VFIO_PCI else None

@@ -7,11 +7,11 @@ are relative to the root and never start with a slash.
 from __future__ import annotations
 
 import shlex
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 
-from vfiohost.errors import ParseError, Refusal
+from vfiohost.errors import ParseError
 from vfiohost.model import PciAddress
 
 ExpectKind = Literal["link", "text", "exists"]
@@ -225,7 +225,6 @@ class Report:
         return sum(r.outcome == "done" for r in self.results)
 
 
-
 def _short(path: str) -> str:
     """The last two components of a path, which is how people name an attribute."""
     return "/".join(path.split("/")[-2:])
@@ -240,9 +239,7 @@ def _step_from_json(data: Any) -> Step:
     fields = _object(data, "a step")
     kind = _text(fields, "kind")
     if kind == "load":
-        return LoadModule(
-            _text(fields, "name"), _expect(fields.get("after")), _text(fields, "why")
-        )
+        return LoadModule(_text(fields, "name"), _expect(fields.get("after")), _text(fields, "why"))
     if kind != "write":
         raise ParseError(kind, "a kind of step ('write' or 'load')")
     undo = fields.get("undo")
@@ -265,9 +262,10 @@ def _expect(data: Any) -> Expect | None:
         return None
     fields = _object(data, "an expectation")
     kind = _text(fields, "kind")
-    if kind not in ("link", "text", "exists"):
+    known = next((k for k in get_args(ExpectKind) if k == kind), None)
+    if known is None:
         raise ParseError(kind, "a kind of expectation ('link', 'text' or 'exists')")
-    return Expect(_path(fields), kind, _optional(fields, "value"))
+    return Expect(_path(fields), known, _optional(fields, "value"))
 
 
 def _path(fields: dict[str, Any]) -> str:
