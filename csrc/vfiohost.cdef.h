@@ -43,3 +43,46 @@ struct vh_outcome {
 int vh_store(int root, const char *path, const void *data, size_t size, int options, int *phase);
 int vh_store_start(int root, const char *path, const void *data, size_t size, int keep_fd,
 		   int options, int *outcome);
+
+/* scan.c */
+#define VH_SCAN_ENTRIES 4096	/* room for one getdents64(2), in units of 8 bytes */
+#define VH_SCAN_FUNCTIONS 1366	/* the most entries that fit there, 24 bytes at least each */
+#define VH_SCAN_PATH 512	/* the longest path of a function, with its NUL */
+#define VH_SCAN_NAME 256	/* the longest name of a driver or an entry, with its NUL */
+#define VH_SCAN_TEXT 1049088	/* VH_SCAN_FUNCTIONS * (VH_SCAN_PATH + VH_SCAN_NAME) */
+
+/* Indices of vh_function.errors. */
+#define VH_FIELD_NAME 0		/* the entry's name is no address: nothing else was read */
+#define VH_FIELD_PATH 1		/* its link or directory: nothing else was read */
+#define VH_FIELD_MODALIAS 2
+#define VH_FIELD_IDS 3		/* vendor, device and class, where modalias gave none */
+#define VH_FIELD_REVISION 4
+#define VH_FIELD_NUMA_NODE 5
+#define VH_FIELD_TOTAL_VFS 6
+#define VH_FIELD_DRIVER 7
+#define VH_FIELD_IOMMU_GROUP 8
+#define VH_FIELD_PHYSFN 9
+#define VH_FIELDS 10
+
+#define VH_MALFORMED -1 	/* in vh_function.errors: it was read, but makes no sense */
+
+struct vh_function {
+	int64_t key;		/* its address, packed so that it sorts; -1 when it has none */
+	int64_t physfn;		/* the address of its physical function, packed, or -1 */
+	uint32_t domain;
+	uint8_t bus, device, function;
+	uint8_t odd;		/* something in errors is more than the absence of a file */
+	int32_t vendor_id, device_id, class_code;
+	int32_t subsystem_vendor_id, subsystem_device_id;
+	int32_t revision, numa_node, total_vfs, iommu_group;	/* -1: none, or see errors */
+	int16_t errors[VH_FIELDS];	/* 0, an errno or VH_MALFORMED, by VH_FIELD_... */
+};
+
+struct vh_scan {
+	uint64_t entries[VH_SCAN_ENTRIES];
+	struct vh_function functions[VH_SCAN_FUNCTIONS];
+	int32_t text_size;
+	char text[VH_SCAN_TEXT];	/* per function: path (or entry's name), driver; NUL after each */
+};
+
+int vh_scan(int root, int devices, struct vh_scan *scan, int options);

@@ -11,6 +11,8 @@ class _Lib:
     VH_PHASE_CHECK: Final[int]
     VH_PHASE_TRANSFER: Final[int]
     VH_ANSWER_MAX: Final[int]
+    VH_FIELDS: Final[int]
+    VH_MALFORMED: Final[int]
 
     def vh_open_root(self, path: bytes, /) -> int: ...
     def vh_open_in(self, root: int, path: bytes, flags: int, mode: int, options: int, /) -> int: ...
@@ -38,5 +40,6 @@ class _Lib:
         outcome: Any,
         /,
     ) -> int: ...
+    def vh_scan(self, root: int, devices: int, scan: Any, options: int, /) -> int: ...
 
 lib: _Lib

@@ -16,7 +16,7 @@ import os
 import select
 import struct
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
@@ -24,7 +24,7 @@ from vfiohost._native import ffi, lib
 from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vfiohost.errors import KernelOp
 
@@ -112,6 +112,77 @@ def readlink(rootfd: int, path: str, *, shown: str, fallback: bool = False) -> b
     return bytes(ffi.buffer(buffer, _checked(size, "readlink", shown)))
 
 
+# struct vh_function: key, physfn; domain, bus, device, function, odd; vendor, device, class;
+# subsystem vendor and device; revision, numa_node, total_vfs, iommu_group; errors.
+_FUNCTION: Final = struct.Struct("2q I4B 9i 20s")
+_ERRORS: Final = struct.Struct(f"{lib.VH_FIELDS}h")
+
+MALFORMED: Final = lib.VH_MALFORMED
+"""One of the :class:`FieldErrors`: the file was read, but what it says makes no sense."""
+
+
+class FieldErrors(NamedTuple):
+    """Why fields of a function have no value: 0, a positive errno or :data:`MALFORMED`.
+
+    In the order of ``VH_FIELD_...`` in ``vfiohost.cdef.h``, which says what each is about.
+    """
+
+    name: int
+    path: int
+    modalias: int
+    ids: int
+    revision: int
+    numa_node: int
+    total_vfs: int
+    driver: int
+    iommu_group: int
+    physfn: int
+
+
+FunctionRow = tuple[
+    int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, bytes
+]
+"""A function as the C core found it: ``struct vh_function`` of ``vfiohost.cdef.h``."""
+
+
+def scan(
+    rootfd: int, devicesfd: int, *, shown: str, fallback: bool = False
+) -> Iterator[tuple[FunctionRow, str, str]]:
+    """Read all PCI functions, a batch per call into C, which lets other threads run.
+
+    Args:
+        rootfd: the root.
+        devicesfd: ``sys/bus/pci/devices``, open for reading and at its start.
+        shown: how errors name that directory.
+        fallback: do without ``openat2(2)``.
+
+    Yields:
+        The row of a function, the path of its directory and its driver's name; the path is the
+        entry's name where the row says that the directory could not be found.
+
+    Raises:
+        KernelError: the directory cannot be listed (``op`` is ``list``).
+    """
+    area = _buffer("struct vh_scan *")
+    rows = ffi.buffer(area.functions)
+    text = ffi.buffer(area.text)
+    while count := _checked(
+        lib.vh_scan(rootfd, devicesfd, area, _options(fallback)), "list", shown
+    ):
+        texts = _text(text[: area.text_size]).split("\0")
+        yield from zip(
+            _FUNCTION.iter_unpack(rows[: count * _FUNCTION.size]),
+            texts[::2],
+            texts[1::2],
+            strict=False,
+        )
+
+
+def field_errors(packed: bytes) -> FieldErrors:
+    """Unpack the last field of a row."""
+    return FieldErrors(*_ERRORS.unpack(packed))
+
+
 def store(rootfd: int, path: str, data: bytes, *, shown: str, fallback: bool = False) -> None:
     """Store a value: one open, exactly one ``write(2)``. May block for as long as the kernel does.
 
@@ -143,7 +214,9 @@ def store_bounded(
     it waits; one that raises ends the wait, not the store.
 
     Args:
-        rootfd, path, data: the root, the attribute, the value.
+        rootfd: the root.
+        path: the attribute.
+        data: the value.
         timeout: seconds.
         keep_fd: stays open in the helper until the store has ended, so that a ``flock`` on it
             outlives the caller.
@@ -175,7 +248,8 @@ def store_bounded(
         raise StoreTimeoutError(shown, _text(data), pid, timeout)
     if len(outcome) < _ANSWER.size:
         raise KernelError("write", errno.EINTR, shown, _text(data))
-    _check_store(*_ANSWER.unpack(outcome), shown, data)
+    result, phase = _ANSWER.unpack(outcome)
+    _check_store(result, phase, shown, data)
 
 
 def read_bounded(
@@ -232,9 +306,7 @@ class _Reader:
     _data: bytearray = attrs.field(factory=bytearray)
 
     @classmethod
-    def start(
-        cls, rootfd: int, paths: Sequence[str], first: int, *, fallback: bool
-    ) -> _Reader:
+    def start(cls, rootfd: int, paths: Sequence[str], first: int, *, fallback: bool) -> _Reader:
         names = b"".join(_encoded(path, "open", path) + b"\0" for path in paths[first:])
         pipe = ffi.new("int *")
         pid = lib.vh_read_start(rootfd, names, len(paths) - first, _options(fallback), pipe)
@@ -263,7 +335,7 @@ class _Reader:
 
 
 def _receive(fd: int, size: int, deadline: float) -> bytes | None:
-    """Read up to ``size`` bytes from a helper's pipe: fewer at its end, ``None`` when time is up."""
+    """Read ``size`` bytes from a helper's pipe: fewer at its end, ``None`` when time is up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     data = b""

@@ -79,12 +79,12 @@ class Sysfs:
 
     def shown(self, path: str) -> str:
         """A path as a person would type it: ``/sys/...`` or ``DIR/sys/...``."""
-        return os.path.join(self.root, path)  # noqa: PTH118 - a text, no file
+        return os.path.join(self.root, path)
 
     def read(self, path: str, *, limit: int = 65536) -> str:
         """Read an attribute as text, without its one trailing newline.
 
-        Bytes that are no UTF-8 come out as ``\\xNN``.
+        Bytes that are no UTF-8 come out as hexadecimal escapes.
 
         Raises:
             KernelError: as for :meth:`read_bytes`.
@@ -155,9 +155,7 @@ class Sysfs:
             raise
         return True
 
-    def read_bounded(
-        self, paths: Iterable[str], *, timeout: float
-    ) -> dict[str, str | Unavailable]:
+    def read_bounded(self, paths: Iterable[str], *, timeout: float) -> dict[str, str | Unavailable]:
         """Read attributes whose reading may block behind the device lock.
 
         Linux up to at least 6.1 takes that lock to show ``uevent`` and ``driver_override``; behind
@@ -203,9 +201,7 @@ class Kernel(Protocol):
             UnsupportedError: the root is a plain recording.
         """
 
-    def store(
-        self, path: str, value: str, *, timeout: float, keep_fd: int | None = None
-    ) -> None:
+    def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
         """Store a value in an attribute: exactly one ``write(2)``, of the text as it is.
 
         Args:
@@ -245,9 +241,7 @@ class LiveKernel:
                 "Make a simulation of it with `vfiohost sim`."
             )
 
-    def store(
-        self, path: str, value: str, *, timeout: float, keep_fd: int | None = None
-    ) -> None:
+    def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
         """See :meth:`Kernel.store`."""
         native.store_bounded(
             self._sysfs.fd,
