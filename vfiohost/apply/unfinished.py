@@ -1,0 +1,94 @@
+"""What an earlier run left unfinished, and which plans it stands in the way of."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vfiohost.errors import ApplyError, PendingError, StalePlanError
+from vfiohost.journal import DamagedJournal
+from vfiohost.plan.types import Report, StepResult, WriteAttr
+
+if TYPE_CHECKING:
+    from vfiohost.journal import Journal, JournalEntry, Process
+    from vfiohost.plan.types import Plan
+    from vfiohost.sysfs import Sysfs
+
+# What stores name: PCI addresses and the UUIDs of mediated devices.
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MDEV_PARENT = re.compile(r"\bmdev_bus/([^/]+)")
+
+
+def check_journals(plan: Plan, undoes: str | None, sysfs: Sysfs, journal: Journal) -> None:
+    """Refuse to start on top of what an earlier run left unfinished.
+
+    Raises:
+        PendingError: a helper still waits in the kernel for a store on one of the devices.
+        ApplyError: a run was cut off in this boot, or a journal is damaged.
+        StalePlanError: what the plan takes back has been taken back.
+    """
+    boot_id = journal.boot_id
+    for entry in journal.open_entries():
+        if entry.boot_id not in (boot_id, None):
+            continue  # a reboot took its changes away
+        if isinstance(entry, DamagedJournal):
+            raise ApplyError(
+                f"A journal is damaged: {entry.reason} It may tell of a plan that was cut off: see "
+                f"whether the devices are as they should be, then move {entry.path} away."
+            )
+        helper = entry.waiting()
+        if helper is None:
+            raise ApplyError(
+                f"An earlier run was cut off: {entry}. Run `vfiohost recover` first, which brings "
+                "back what that run had changed."
+            )
+        shared = _shared(plan, entry.plan, sysfs)
+        if shared:
+            raise _pending_before(plan, entry, helper, shared)
+    if undoes is not None and undoes not in {e.id for e in journal.undoable()}:
+        raise StalePlanError(f"The plan of journal {undoes} has been undone, or cannot be undone.")
+
+
+def _pending_before(
+    plan: Plan, entry: JournalEntry, helper: Process, shared: set[str]
+) -> PendingError:
+    error = PendingError(
+        f"An earlier run still waits for the kernel (helper process {helper.pid}), and this plan "
+        f"is about {', '.join(sorted(shared))}, too: {entry}. Find out who uses the device; when "
+        "the kernel has come back, run `vfiohost recover`, then try again. Nothing was changed.",
+        report=Report(plan, tuple(StepResult(step, "not-run") for step in plan.steps)),
+    )
+    error.pid = helper.pid
+    return error
+
+
+def _shared(plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:
+    """What two plans have in common: devices, mdevs, parents, modules.
+
+    A virtual function and its physical function count as one: the kernel holds locks of the one
+    while it works on the other. Two virtual functions of one card are two.
+    """
+    mine, theirs = _things(plan), _things(other)
+    my_cards, their_cards = _cards(mine, sysfs), _cards(theirs, sysfs)
+    return (mine & theirs) | (mine & their_cards) | (my_cards & theirs)
+
+
+def _things(plan: Plan) -> set[str]:
+    things = {*plan.subjects, *(str(origin.address) for origin in plan.origins)}
+    for step in plan.steps:
+        if isinstance(step, WriteAttr):
+            for pattern in (_ADDRESS, _UUID, _MDEV_PARENT):
+                things.update(pattern.findall(f"{step.path} {step.value}"))
+        else:
+            things.add(f"module {step.name}")
+    return things
+
+
+def _cards(things: set[str], sysfs: Sysfs) -> set[str]:
+    links = (
+        sysfs.link_name(f"sys/bus/pci/devices/{thing}/physfn")
+        for thing in things
+        if _ADDRESS.fullmatch(thing)
+    )
+    return {link for link in links if link is not None}

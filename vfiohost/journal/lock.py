@@ -1,0 +1,160 @@
+"""The one lock under which a host is changed, and the processes that wait for the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vfiohost.errors import LockBusyError
+from vfiohost.journal.files import as_kernel_error, open_directory, open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfiohost.sysfs import Sysfs
+
+LOCK_PATH = "run/vfiohost/lock"
+"""The lock, relative to the root. Its content names the holder; only the flock counts."""
+
+_HOLDER_LIMIT = 4096
+_POLL_SECONDS = 0.05
+
+
+@attrs.frozen
+class Process:
+    """A process that can still be told from a later one with the same number.
+
+    Attributes:
+        pid: its number.
+        start: when it started, in clock ticks after boot (field 22 of ``/proc/PID/stat``), or
+            ``None`` if it had ended when it was looked at.
+    """
+
+    pid: int
+    start: int | None
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The process that has this number now."""
+        return cls(pid, _start_of(pid))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs or waits; a zombie has ended."""
+        return self.start is not None and _start_of(self.pid) == self.start
+
+
+def _start_of(pid: int) -> int | None:
+    """When a living process started. Reads the real ``/proc``: processes are never below a root."""
+    try:
+        # The name, in parentheses, may hold anything: count from the last parenthesis.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, start = fields[0], fields[19]
+    return None if state in (b"Z", b"X", b"x") else int(start)
+
+
+@contextlib.contextmanager
+def lock(sysfs: Sysfs, *, purpose: str, wait: float = 0.0) -> Iterator[int]:
+    """Hold the one lock under which a host is changed: ``ROOT/run/vfiohost/lock``.
+
+    Args:
+        sysfs: the host.
+        purpose: what the lock is held for; others who want it are told.
+        wait: seconds to wait for it, 0 for not at all.
+
+    Yields:
+        The lock's file descriptor. A helper process that inherits it keeps the lock alive when its
+        caller is killed; when the block ends in order the lock is released for the helper, too.
+
+    Raises:
+        LockBusyError: somebody else holds it.
+        KernelError: the file could not be made or opened.
+        UnsupportedError: the file or its directory is not private to us.
+    """
+    fd = _acquire(sysfs, purpose, wait)
+    try:
+        yield fd
+    finally:
+        # Unlock explicitly: a helper that still waits in the kernel shares this open file, and
+        # closing our descriptor alone would leave everybody locked out until it comes back.
+        try:
+            os.ftruncate(fd, 0)
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+
+def _acquire(sysfs: Sysfs, purpose: str, wait: float) -> int:
+    shown = sysfs.shown(LOCK_PATH)
+    parent, _, name = LOCK_PATH.rpartition("/")
+    deadline = time.monotonic() + wait
+    directory = open_directory(sysfs, parent, create=True)
+    try:
+        while True:
+            fd = open_file(directory, name, os.O_RDWR | os.O_CREAT, shown=shown)
+            try:
+                if _take(fd, directory, name, shown):
+                    _write_holder(fd, purpose, shown)
+                    return fd
+                holder = _read_holder(fd, shown)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+            if time.monotonic() >= deadline:
+                raise LockBusyError(shown, holder)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        os.close(directory)
+
+
+def _take(fd: int, directory: int, name: str, shown: str) -> bool:
+    """Try to lock the file; ``False`` when it is held, or has lost its name to another file."""
+    with as_kernel_error("open", shown):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        try:
+            current = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(current, os.fstat(fd))
+
+
+def _write_holder(fd: int, purpose: str, shown: str) -> None:
+    me = Process.of(os.getpid())
+    holder = {
+        "pid": me.pid,
+        "start": me.start,
+        "purpose": purpose,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with as_kernel_error("write", shown):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(holder).encode() + b"\n", 0)
+
+
+def _read_holder(fd: int, shown: str) -> str | None:
+    """Say who holds the lock; ``None`` when the file does not say, which harms nobody."""
+    with as_kernel_error("read", shown):
+        raw = os.pread(fd, _HOLDER_LIMIT, 0)
+    try:
+        holder = json.loads(raw)
+        process = Process(int(holder["pid"]), int(holder["start"]))
+        text = f"pid {process.pid}, vfiohost {holder['purpose']}, since {holder['since']}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if process.is_alive:
+        return text
+    return f"{text}; it has ended, but a helper process of it still waits in the kernel"
