@@ -1,0 +1,315 @@
+"""Create and remove mediated devices."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, PlanRefused, Refusal
+from vfiohost.model import PciAddress, Unavailable
+from vfiohost.nvidia import VGPU_PARAMS, short_name
+from vfiohost.plan.capacity import Room
+from vfiohost.plan.types import Expect, Plan, Store, WriteAttr
+from vfiohost.plan.words import listed
+from vfiohost.selectors import near_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vfiohost.model import MdevBus, MdevParent, MdevType, MediatedDevice
+
+DEVICES = "sys/bus/mdev/devices"
+PARENTS = "sys/class/mdev_bus"
+
+_NIL = "00000000-0000-0000-0000-000000000000"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_ATTRIBUTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+# Files of every device that are no attributes of the mediated device.
+_NOT_ATTRIBUTES = frozenset({"remove", "uevent", "driver", "iommu_group", "mdev_type", "subsystem"})
+
+
+@attrs.frozen
+class CreateRequest:
+    """Which mediated devices shall be created.
+
+    Attributes:
+        parent: a parent's name as in ``/sys/class/mdev_bus``, or its address, full or short. A
+            physical function stands for the parents among its virtual functions.
+        type: a type's id (``nvidia-595``) or name (``NVIDIA A10-8Q``, ``NVIDIA_A10-8Q``,
+            ``A10-8Q``).
+        uuids: one for each device.
+        attributes: names and values that are written to each device after its creation, in order.
+        count: how many were asked for, to check the number of ``uuids``, or ``None``.
+    """
+
+    parent: str
+    type: str
+    uuids: tuple[str, ...]
+    attributes: tuple[tuple[str, str], ...] = ()
+    count: int | None = None
+
+
+def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
+    """Plan to create mediated devices.
+
+    The checks come in mdevctl's order: the parent, the type, the instances that are left, the
+    UUIDs. The attributes are ``create`` of the type below the parent and then, for each device,
+    its own (``drivers/vfio/mdev/mdev_sysfs.c:create_store``).
+
+    Args:
+        bus: the parents and devices that exist.
+        request: what shall be.
+
+    Returns:
+        A plan whose subjects are the UUIDs, in lower case.
+
+    Raises:
+        ParseError: a UUID or attribute can be none, or their number does not fit.
+        NotFoundError: there is no such parent, or it does not offer the type.
+        AmbiguousError: several of its types have the name.
+        PlanRefused: too few instances are left, or a UUID is in use; all reasons at once.
+    """
+    uuids = _uuids(request.uuids, request.count)
+    for name, value in request.attributes:
+        _check_attribute(name, value)
+    parents = _find_parents(bus, request.parent)
+    mdev_type = _find_type(bus, parents, request)
+    room = Room(bus, request.parent, parents, mdev_type)
+    too_few = room.refusal(len(uuids))
+    refusals = [*([too_few] if too_few else []), *_in_use(bus, uuids)]
+    steps: list[WriteAttr] = []
+    for uuid, parent in zip(uuids, room.places, strict=False):
+        steps.append(_create_step(uuid, parent.name, mdev_type))
+        steps.extend(_attribute_step(uuid, *attribute) for attribute in request.attributes)
+    notes = ["Others can see the devices before their attributes are set."]
+    plan = Plan(
+        "mdev create", uuids, tuple(steps), notes=tuple(notes if request.attributes else ())
+    )
+    if refusals:
+        raise PlanRefused(refusals, plan)
+    return plan
+
+
+def plan_remove(bus: MdevBus, uuids: Iterable[str]) -> Plan:
+    """Plan to remove mediated devices, by ``remove`` of each.
+
+    Undone, a device of the same UUID, parent and type is there again, but with none of its
+    attributes and nothing of what a guest had in it.
+
+    Args:
+        bus: the parents and devices that exist.
+        uuids: which.
+
+    Raises:
+        ParseError: a text is no UUID.
+        NotFoundError: there is no such device.
+    """
+    devices = {device.uuid: device for device in bus.devices}
+    wanted = tuple(dict.fromkeys(parse_uuid(uuid) for uuid in uuids))
+    for uuid in wanted:
+        if uuid not in devices:
+            near = get_close_matches(uuid, devices, n=3, cutoff=0.75)
+            detail = None if devices else "There is none at all."
+            raise NotFoundError("mediated device", uuid, near=near, detail=detail)
+    found = [devices[uuid] for uuid in wanted]
+    notes = ["Undo creates the devices again, without their attributes."] if found else []
+    lost = [d.uuid for d in found if not isinstance(d.type_id, str)]
+    if lost:
+        notes.append(f"The type of {listed(lost)} could not be read: its removal has no undo.")
+    return Plan("mdev remove", wanted, tuple(_remove_step(d) for d in found), notes=tuple(notes))
+
+
+def parse_uuid(text: str) -> str:
+    """Return a UUID in lower case.
+
+    The kernel takes only the form with four dashes (``lib/uuid.c:guid_parse``). It takes the nil
+    UUID too, which names nothing and is refused here.
+
+    Raises:
+        ParseError: the text is no UUID; it says which one was probably meant.
+    """
+    uuid = text.lower()
+    if _UUID.fullmatch(uuid) and uuid != _NIL:
+        return uuid
+    digits = re.sub(r"^urn:uuid:|[{}\s-]", "", uuid)
+    hint = None
+    if uuid == _NIL:
+        hint = "The nil UUID names no device."
+    elif re.fullmatch(r"[0-9a-f]{32}", digits):
+        parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+        hint = f"Did you mean {'-'.join(parts)}?"
+    raise ParseError(
+        text, "a UUID such as b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10", where="UUID", hint=hint
+    )
+
+
+def _uuids(texts: Sequence[str], count: int | None) -> tuple[str, ...]:
+    uuids = tuple(parse_uuid(text) for text in texts)
+    if count is not None and count != len(uuids):
+        raise ParseError(str(count), f"the number of UUIDs that were given ({len(uuids)})")
+    if not uuids:
+        raise ParseError("0", "a number of devices, at least 1", where="count")
+    for uuid in uuids:
+        if uuids.count(uuid) > 1:
+            raise ParseError(uuid, "a UUID that is given once", where="UUID")
+    return uuids
+
+
+def _check_attribute(name: str, value: str) -> None:
+    if name != VGPU_PARAMS and (not _ATTRIBUTE.fullmatch(name) or name in _NOT_ATTRIBUTES):
+        raise ParseError(
+            name,
+            "the name of an attribute of a mediated device: a file, no path",
+            where="attribute",
+        )
+    if not value or "\0" in value:
+        raise ParseError(
+            f"{name}={value}",
+            "an attribute with a value (an empty write does not reach the kernel)",
+            where="attribute",
+        )
+
+
+def _find_parents(bus: MdevBus, text: str) -> tuple[MdevParent, ...]:
+    """The parents that a text stands for: one, or those among a PF's virtual functions.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    for parent in bus.parents:
+        if parent.name == text:
+            return (parent,)
+    try:
+        address = PciAddress.parse(text)
+    except ParseError:
+        address = None
+    if address is not None:
+        own = tuple(p for p in bus.parents if p.address == address)
+        found = own or tuple(p for p in bus.parents if p.physfn == address)
+        if found:
+            return found
+    raise NotFoundError(
+        "parent of mediated devices",
+        text,
+        near=_near_parents(bus, text, address),
+        detail=None if bus.parents else "No device of this host can make mediated devices.",
+    )
+
+
+def _near_parents(bus: MdevBus, text: str, address: PciAddress | None) -> tuple[str, ...]:
+    names = [p.name for p in bus.parents]
+    same = [name for name in names if name.lower() == text.lower()]
+    if same:
+        return tuple(same)
+    if address is not None:
+        functions = {a for p in bus.parents for a in (p.physfn, p.address) if a is not None}
+        return near_addresses(address, sorted(functions))
+    return tuple(get_close_matches(text, names, n=3))
+
+
+def _find_type(bus: MdevBus, parents: Sequence[MdevParent], request: CreateRequest) -> MdevType:
+    """The type that a text stands for, on any of the parents.
+
+    Raises:
+        NotFoundError: none of them offers it.
+        AmbiguousError: several types have this name.
+    """
+    offered = {t.type_id: t for parent in parents for t in parent.types}
+    if request.type in offered:
+        return offered[request.type]
+    wanted = _plain(request.type)
+    named = [t for t in offered.values() if t.name is not None and _plain(t.name) == wanted]
+    if len(named) > 1:
+        raise AmbiguousError(request.type, [t.type_id for t in named])
+    if named:
+        return named[0]
+    texts = {t.type_id.lower(): t.type_id for t in offered.values()}
+    texts |= {_plain(t.name).lower(): short_name(t.name) for t in offered.values() if t.name}
+    near = get_close_matches(wanted.lower(), texts, n=3)
+    raise NotFoundError(
+        "mdev type",
+        request.type,
+        near=tuple(texts[text] for text in near),
+        detail=_what_there_is(bus, request, list(offered.values())),
+    )
+
+
+def _plain(name: str) -> str:
+    """A type's name without brand and without the difference of spaces and underscores."""
+    return short_name(name)
+
+
+def _what_there_is(bus: MdevBus, request: CreateRequest, offered: Sequence[MdevType]) -> str:
+    """What the parent offers instead of a type, and who offers the type."""
+    texts = [f"{t.type_id} ({t.name})" if t.name else t.type_id for t in offered]
+    wanted = _plain(request.type)
+    others = [
+        p.name
+        for p in bus.parents
+        if any(request.type == t.type_id or _plain(t.name or "") == wanted for t in p.types)
+    ]
+    elsewhere = f" {listed(others)} would." if others else ""
+    return f"{request.parent} offers {listed(texts) or 'no types'}.{elsewhere}"
+
+
+def _in_use(bus: MdevBus, uuids: Sequence[str]) -> Iterable[Refusal]:
+    active = {device.uuid: device for device in bus.devices}
+    for uuid in uuids:
+        if uuid in active:
+            yield Refusal(
+                "uuid-exists",
+                uuid,
+                f"A mediated device {uuid} exists already, on {active[uuid].parent}.",
+                f"Choose another UUID, or remove it first: vfiohost mdev remove {uuid}.",
+            )
+
+
+def _is_there(uuid: str, type_id: str | Unavailable) -> Expect:
+    if isinstance(type_id, Unavailable):
+        return Expect(f"{DEVICES}/{uuid}", "exists", "yes")
+    return Expect(f"{DEVICES}/{uuid}/mdev_type", "link", type_id)
+
+
+def _is_gone(uuid: str) -> Expect:
+    return Expect(f"{DEVICES}/{uuid}", "exists", "no")
+
+
+def _create_path(parent: str, type_id: str) -> str:
+    return f"{PARENTS}/{parent}/mdev_supported_types/{type_id}/create"
+
+
+def _create_step(uuid: str, parent: str, mdev_type: MdevType) -> WriteAttr:
+    name = f" ({mdev_type.name})" if mdev_type.name else ""
+    return WriteAttr(
+        path=_create_path(parent, mdev_type.type_id),
+        value=uuid,
+        before=_is_gone(uuid),
+        after=_is_there(uuid, mdev_type.type_id),
+        undo=Store(f"{DEVICES}/{uuid}/remove", "1", _is_gone(uuid)),
+        why=f"create a {mdev_type.type_id}{name} on {parent}",
+    )
+
+
+def _attribute_step(uuid: str, name: str, value: str) -> WriteAttr:
+    # Nothing is read back, since many of these attributes answer with other words than they take;
+    # undone by the removal of the device.
+    path = f"{DEVICES}/{uuid}/{name}"
+    return WriteAttr(path, value, None, None, None, f"set {name} of the new device")
+
+
+def _remove_step(device: MediatedDevice) -> WriteAttr:
+    there = _is_there(device.uuid, device.type_id)
+    undo = None
+    if isinstance(device.type_id, str):
+        undo = Store(_create_path(device.parent, device.type_id), device.uuid, there)
+    return WriteAttr(
+        path=f"{DEVICES}/{device.uuid}/remove",
+        value="1",
+        before=there,
+        after=_is_gone(device.uuid),
+        undo=undo,
+        why=f"remove the device from {device.parent}",
+    )
