@@ -344,11 +344,15 @@ class Transaction:
         # First what the step makes: what must hold before it may be a condition that still holds.
         if step.after is not None and self._holds(step.after):
             return "after"
-        if step.before is not None:
-            return "before" if self._holds(step.before) else "unknown"
-        if step.after is None:
-            return "after" if known else "unknown"
-        return "unknown" if known else "before"
+        if step.before is None:
+            if step.after is None:
+                return "after" if known else "unknown"
+            return "unknown" if known else "before"
+        seen = self._see(step.before)
+        if seen == step.before.value:
+            return "before"
+        # A step that says nothing of what it makes shows by what is no longer as it was.
+        return "after" if step.after is None and not isinstance(seen, Unavailable) else "unknown"
 
     def _check_undo(self, step: WriteAttr, undo: Store) -> None:
         wanted = undo.after or step.before
@@ -371,7 +375,7 @@ class Transaction:
         """
         first: dict[str, Expect] = {}
         for _, step, _ in reversed(self._undos()):
-            if step.before is None or step.after is None or step.before.path != step.after.path:
+            if step.before is None or (step.after or step.before).path != step.before.path:
                 return False
             first.setdefault(step.before.path, step.before)
         return all(self._holds(expect) for expect in first.values())

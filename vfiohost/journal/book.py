@@ -215,7 +215,8 @@ class Journal:
     def _prune(self, directory: int) -> None:
         """Remove what has ended or is of another boot, but for the newest and the needed ones."""
         entries = self.entries()
-        needed = self._needed(_of_boot(entries, self.boot_id))
+        first, restores = _first_origins(_of_boot(entries, self.boot_id))
+        needed = {*restores.values(), *(entry_id for entry_id, _ in first.values())}
         for entry in entries[:-_KEEP]:
             if isinstance(entry, DamagedJournal) or entry.id in needed:
                 continue
@@ -228,22 +229,6 @@ class Journal:
             if name.endswith(_UNFINISHED):
                 with as_kernel_error("write", self._shown(name)):
                     os.unlink(name, dir_fd=directory)
-
-    def _needed(self, entries: list[JournalEntry]) -> set[str]:
-        """The journals that :meth:`origins` needs, so that it says the same without the others."""
-        needed: set[str] = set()
-        restored: dict[PciAddress, str] = {}
-        sources: dict[PciAddress, str] = {}
-        for entry in _effective(entries):
-            if entry.plan.verb == "restore":
-                for address in _addresses(entry.plan):
-                    restored[address] = entry.id
-                    sources.pop(address, None)
-            else:
-                for origin in entry.plan.origins:
-                    sources.setdefault(origin.address, entry.id)
-        needed.update(restored.values(), sources.values())
-        return needed
 
     # -- reading: without the lock ---------------------------------------------------------------
 
@@ -295,38 +280,33 @@ class Journal:
         Raises:
             KernelError, UnsupportedError: as :meth:`entries`.
         """
-        origins: dict[PciAddress, Origin] = {}
-        for entry in _effective(_of_boot(self.entries(), self.boot_id)):
-            if entry.plan.verb == "restore":
-                for address in _addresses(entry.plan):
-                    origins.pop(address, None)
-            else:
-                for origin in entry.plan.origins:
-                    origins.setdefault(origin.address, origin)
-        return MappingProxyType(origins)
+        first, _ = _first_origins(_of_boot(self.entries(), self.boot_id))
+        return MappingProxyType({address: origin for address, (_, origin) in first.items()})
 
     def last_committed(self) -> JournalEntry | None:
         """What ``undo`` takes back: the newest committed plan of this boot that is not undone.
 
-        An undo is never offered itself, so that undo after undo goes back plan by plan. A plan that
-        left nothing to take back (it only loaded a module) is passed over.
+        An undo is not offered itself, so that undo after undo goes back plan by plan. Whoever names
+        it can have it undone, too: then the first plan is in effect again. A plan that left nothing
+        to take back (it only loaded a module) is passed over.
 
         Raises:
             KernelError, UnsupportedError: as :meth:`entries`.
         """
         for entry in reversed(self.undoable()):
-            return entry
+            if entry.undoes is None:
+                return entry
         return None
 
     def undoable(self) -> tuple[JournalEntry, ...]:
-        """The plans of this boot that can be undone, oldest first: :meth:`last_committed` is last.
+        """The plans of this boot that can be undone, and the undos that can, oldest first.
 
         Raises:
             KernelError, UnsupportedError: as :meth:`entries`.
         """
         return tuple(
             entry
-            for entry in _effective(_of_boot(self.entries(), self.boot_id))
+            for entry in _in_effect(_of_boot(self.entries(), self.boot_id))
             if entry.result == "committed" and _can_be_undone(entry.done_plan)
         )
 
@@ -386,18 +366,36 @@ def _of_boot(
     return [e for e in entries if isinstance(e, JournalEntry) and e.boot_id == boot_id]
 
 
-def _effective(entries: list[JournalEntry]) -> list[JournalEntry]:
-    """The plans whose changes may still be there: not undone, not taken back, no undo itself."""
-    undone = {e.undoes for e in entries if e.undoes is not None and e.result == "committed"}
-    return [
-        e
-        for e in entries
-        if e.undoes is None
-        and e.id not in undone
-        and e.result in ("committed", "half-way", None)
-        # A restore counts only when it is through.
-        and (e.plan.verb != "restore" or e.result == "committed")
-    ]
+def _in_effect(entries: list[JournalEntry]) -> list[JournalEntry]:
+    """The plans and undos that may have left something on the host and that are not undone."""
+    undone: set[str] = set()
+    for entry in reversed(entries):  # an undo that is undone itself undoes nothing
+        if entry.undoes is not None and entry.result == "committed" and entry.id not in undone:
+            undone.add(entry.undoes)
+    left = ("committed", "half-way", None)
+    return [e for e in entries if e.id not in undone and e.result in left]
+
+
+def _first_origins(
+    entries: list[JournalEntry],
+) -> tuple[dict[PciAddress, tuple[str, Origin]], dict[PciAddress, str]]:
+    """What each device had first, and in which journal that stands; and who last restored it.
+
+    Without the restores an older origin would come up again.
+    """
+    first: dict[PciAddress, tuple[str, Origin]] = {}
+    restores: dict[PciAddress, str] = {}
+    for entry in _in_effect(entries):
+        if entry.undoes is not None:
+            continue
+        if entry.plan.verb != "restore":
+            for origin in entry.plan.origins:
+                first.setdefault(origin.address, (entry.id, origin))
+        elif entry.result == "committed":
+            for address in _addresses(entry.plan):
+                restores[address] = entry.id
+                first.pop(address, None)
+    return first, restores
 
 
 def _addresses(plan: Plan) -> set[PciAddress]:
