@@ -75,7 +75,7 @@ def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
     uuids = _uuids(request.uuids, request.count)
     for name, value in request.attributes:
         _check_attribute(name, value)
-    parents = _find_parents(bus, request.parent)
+    parents = find_parents(bus, request.parent)
     mdev_type = _find_type(bus, parents, request)
     room = Room(bus, request.parent, parents, mdev_type)
     too_few = room.refusal(len(uuids))
@@ -173,8 +173,12 @@ def _check_attribute(name: str, value: str) -> None:
         )
 
 
-def _find_parents(bus: MdevBus, text: str) -> tuple[MdevParent, ...]:
+def find_parents(bus: MdevBus, text: str) -> tuple[MdevParent, ...]:
     """The parents that a text stands for: one, or those among a PF's virtual functions.
+
+    Args:
+        bus: the parents that exist.
+        text: a parent's name, or an address, full or short.
 
     Raises:
         NotFoundError: there is none.
