@@ -1,0 +1,130 @@
+"""Making a directory tree out of paths that nobody has vouched for."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from vfiohost.errors import ParseError, UnsupportedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_NAME_MAX = 255
+_PATH_MAX = 4095
+
+
+class NewDirectory:
+    """A new directory that gets filled. Nothing is ever written outside it.
+
+    A path leads only through directories that were made here: not through a link, however
+    harmless, because a recording may name any target.
+
+    Args:
+        directory: it is made; an existing one must be empty.
+
+    Raises:
+        UnsupportedError: it is not empty.
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        path = Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise UnsupportedError(
+                f"{path} is not empty. A recording is expanded into a new or an empty directory, "
+                "so that it cannot overwrite anything."
+            )
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directories = {""}
+        self._others: set[str] = set()
+        self._modes: list[tuple[str, int]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Set the directories' modes, the innermost first, and let go of the tree."""
+        try:
+            for path, mode in sorted(self._modes, reverse=True):
+                os.chmod(path, mode, dir_fd=self._fd)
+        finally:
+            os.close(self._fd)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._directories or path in self._others
+
+    def directory(self, path: str, mode: int | None = None) -> None:
+        """Make a directory and those above it; one that is there already is as good.
+
+        Raises:
+            ParseError: the path leads out, or through something that is no directory.
+        """
+        self._check(path)
+        missing = []
+        while path not in self._directories:
+            missing.append(path)
+            path = posixpath.dirname(path)
+        for each in reversed(missing):
+            if each in self._others:
+                raise ParseError(missing[0], f"a path that can be made: {each} is a file or a link")
+            os.mkdir(each, 0o755, dir_fd=self._fd)
+            self._directories.add(each)
+        if mode is not None:
+            self._modes.append((missing[0] if missing else path, mode))
+
+    def file(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        """Make a regular file.
+
+        Raises:
+            ParseError: the path leads out, through something else, or is taken.
+        """
+        self._take(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600, dir_fd=self._fd)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            os.fchmod(fd, mode)
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link with this text, wherever it points.
+
+        Raises:
+            ParseError: as for :meth:`file`; or the target cannot be that of a link.
+        """
+        if not target or "\0" in target or len(os.fsencode(target)) > _PATH_MAX:
+            raise ParseError(target[:60], "the target of a symbolic link")
+        self._take(path)
+        os.symlink(target, path, dir_fd=self._fd)
+
+    def link_to(self, path: str, target: str) -> None:
+        """Make a symbolic link to another path of the tree, relative as those of sysfs are."""
+        self.link(path, posixpath.relpath(target, posixpath.dirname(path)))
+
+    def _take(self, path: str) -> None:
+        self._check(path)
+        if "/" in path:
+            self.directory(posixpath.dirname(path))
+        if path in self:
+            raise ParseError(path, "a path that is recorded once")
+        self._others.add(path)
+
+    @staticmethod
+    def _check(path: str) -> None:
+        parts = path.split("/")
+        if (
+            any(part in {"", ".", ".."} or len(os.fsencode(part)) > _NAME_MAX for part in parts)
+            or "\0" in path
+            or len(os.fsencode(path)) > _PATH_MAX
+        ):
+            raise ParseError(
+                path[:200], "a path below the root: relative, without empty parts, . and .."
+            )
