@@ -1,0 +1,27 @@
+"""The command ``vfiohost``: arguments, exit codes, printing. No rule of the domain is in here.
+
+``parser`` reads the command line, ``main`` runs a verb and makes an exit code of what comes of it,
+``session`` opens the host for it; ``reading``, ``changing``, ``mediated`` and ``simulating`` are
+the verbs, ``carrying`` is what those that change something have in common.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the arguments without the program's name; ``None`` takes those of the process.
+
+    Returns:
+        The exit code; see ``docs/cli.md``.
+    """
+    from vfiohost.cli.main import run
+
+    return run(argv)

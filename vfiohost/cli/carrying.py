@@ -1,0 +1,54 @@
+"""What the changing verbs have in common: a plan is shown, or carried out and reported."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vfiohost.render.plans import plan_lines, step_line
+from vfiohost.render.values import report_value
+
+if TYPE_CHECKING:
+    from vfiohost.cli.session import Session
+    from vfiohost.plan.types import Plan, Report, StepResult
+
+EXIT_CHANGES = 10
+"""A dry run would change something, and ``--exit-code`` asks for it."""
+
+
+def show(session: Session, plan: Plan) -> dict[str, Any]:
+    """Show a plan and write nothing.
+
+    Returns:
+        The fields of the JSON object.
+    """
+    session.lines += plan_lines(plan, session.root, session.output.paint_for(sys.stdout))
+    if session.options.exit_code and not plan.is_empty:
+        session.exit_code = EXIT_CHANGES
+    return {"dry_run": True, "plan": plan.to_json()}
+
+
+def carry_out(session: Session, plan: Plan, *, undoes: str | None = None) -> dict[str, Any]:
+    """Carry a plan out, and print each step on the way if that is wanted.
+
+    Returns:
+        The fields of the JSON object.
+
+    Raises:
+        ApplyError, LockBusyError, UnsupportedError: as :meth:`vfiohost.Host.apply`.
+    """
+    options, output = session.options, session.output
+    said = options.verbose and not output.json
+
+    def progress(result: StepResult) -> None:
+        output.notes([f"{result.outcome:<8} {step_line(result.step, session.root)}"])
+
+    with session.writing() as is_cancelled:
+        report: Report = session.host.apply(
+            plan,
+            undoes=undoes,
+            timeout=options.seconds,
+            cancel=is_cancelled,
+            progress=progress if said else None,
+        )
+    return {"dry_run": False, "plan": plan.to_json(), "report": report_value(report)}

@@ -1,0 +1,189 @@
+"""The verbs that change drivers, and those that take changes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vfiohost.cli.carrying import EXIT_CHANGES, carry_out, show
+from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_lines
+from vfiohost.errors import VfioHostError
+from vfiohost.plan.hazards import ALLOWABLE
+from vfiohost.render import listing, values
+from vfiohost.render.failures import failure_code, failure_value
+from vfiohost.render.plans import touched_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from vfiohost.apply import Recovery
+    from vfiohost.cli.session import Session
+    from vfiohost.model import PciDevice, Snapshot
+    from vfiohost.plan.types import Plan
+
+    Planner = Callable[[Snapshot, Sequence[PciDevice]], Plan]
+
+
+def bind(session: Session) -> None:
+    """``vfiohost bind DEV.. [--driver D]``."""
+    options = session.options
+
+    def plan(snapshot: Snapshot, devices: Sequence[PciDevice]) -> Plan:
+        return session.host.plan_bind(
+            devices,
+            "vfio-pci" if options.driver is None else options.driver,
+            group=options.whole_group,
+            load=not options.no_load,
+            once=options.once,
+            allow=_allow(session),
+            snapshot=snapshot,
+        )
+
+    _change_devices(session, plan)
+
+
+def unbind(session: Session) -> None:
+    """``vfiohost unbind DEV..``."""
+    _change_devices(
+        session,
+        lambda snapshot, devices: session.host.plan_unbind(
+            devices, allow=_allow(session), snapshot=snapshot
+        ),
+    )
+
+
+def restore(session: Session) -> None:
+    """``vfiohost restore DEV..|--all``."""
+    _change_devices(
+        session,
+        lambda snapshot, devices: session.host.plan_restore(
+            devices, allow=_allow(session), snapshot=snapshot
+        ),
+    )
+
+
+def undo(session: Session) -> None:
+    """``vfiohost undo [ID]``."""
+    entry = session.host.last_done(session.options.journal_id)
+    plan = session.host.plan_undo(entry)
+    session.value["journal_id"] = entry.id
+    if session.options.dry_run:
+        session.value |= show(session, plan)
+        return
+    session.value |= carry_out(session, plan, undoes=entry.id)
+    if not session.options.quiet:
+        what = " ".join((entry.plan.verb, *entry.plan.subjects))
+        session.lines.append(f"undone: {what} (journal {entry.id})")
+
+
+def recover(session: Session) -> None:
+    """``vfiohost recover``: what became of each plan that was cut off."""
+    options = session.options
+    session.value["dry_run"] = options.dry_run
+    if options.dry_run:
+        entries = session.host.journal.open_entries()
+        session.value["open"] = [{"journal_id": e.id, "sentence": str(e)} for e in entries]
+        session.lines += [f"cut off: {entry}" for entry in entries] or ["nothing to recover"]
+        session.exit_code = EXIT_CHANGES if entries and options.exit_code else 0
+        return
+    with session.writing():
+        recoveries = session.host.recover(timeout=options.seconds)
+    session.value["recoveries"] = [_recovery_value(r) for r in recoveries]
+    session.exit_code = max((_RECOVERY_CODES[r.outcome] for r in recoveries), default=0)
+    if session.exit_code or not options.quiet:
+        lines = [f"{r.outcome}: {r.sentence}" for r in recoveries]
+        session.lines += lines or ["nothing to recover"]
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {
+    "bind": bind,
+    "unbind": unbind,
+    "restore": restore,
+    "undo": undo,
+    "recover": recover,
+}
+"""The verbs of this module."""
+
+_RECOVERY_CODES = {
+    "recovered": 0,
+    "other-boot": 0,
+    "damaged": EXIT_CODES["failed"],
+    "pending": EXIT_CODES["pending"],
+    "half-way": EXIT_CODES["rollback-incomplete"],
+}
+
+
+def _allow(session: Session) -> frozenset[str]:
+    """The words of ``--allow`` that this version has a refusal for; the others permit nothing."""
+    return session.options.allowed & ALLOWABLE
+
+
+def _recovery_value(recovery: Recovery) -> dict[str, Any]:
+    report = recovery.report
+    return {
+        "journal_id": recovery.journal_id,
+        "outcome": recovery.outcome,
+        "sentence": recovery.sentence,
+        "plan": None if report is None else report.plan.to_json(),
+        "report": None if report is None else values.report_value(report),
+        "commands": list(recovery.commands),
+        "pid": recovery.pid,
+    }
+
+
+def _change_devices(session: Session, planner: Planner) -> None:
+    """Change the drivers of the devices on the command line, together or each on its own."""
+    options, host = session.options, session.host
+    snapshot = session.scan(mdev=True)
+    devices = host.changed(snapshot) if options.all else host.select(options.devices, snapshot)
+    if options.keep_going:
+        _change_each(session, planner, devices)
+    elif devices:
+        session.value |= _change(session, planner, snapshot, devices)
+    if not devices and not options.quiet:
+        session.lines.append("nothing to restore: vfiohost has changed no device")
+
+
+def _change_each(session: Session, planner: Planner, devices: Sequence[PciDevice]) -> None:
+    """Make each device a transaction of its own; the first failure gives the exit code."""
+    runs, codes = [], []
+    for device in devices:
+        run: dict[str, Any] = {"subject": str(device.address)}
+        session.exit_code = 0
+        try:
+            run |= _change(session, planner, session.scan(mdev=True), (device,))
+        except VfioHostError as error:
+            session.exit_code = EXIT_CODES[failure_code(error)]
+            run |= plan_fields(error) | {"error": failure_value(error)}
+            session.lines += refused_plan_lines(error, session)
+            if not session.output.json:
+                explain(error, session)
+        codes.append(session.exit_code)
+        runs.append(run | {"exit_code": session.exit_code})
+        if session.interruption.came:
+            break
+    session.value["runs"] = runs
+    failed = [code for code in codes if code not in (0, EXIT_CHANGES)]
+    session.exit_code = failed[0] if failed else max(codes, default=0)
+
+
+def _change(
+    session: Session, planner: Planner, snapshot: Snapshot, devices: Sequence[PciDevice]
+) -> dict[str, Any]:
+    """Plan for some devices together, then show the plan, or carry it out and report."""
+    plan = planner(snapshot, devices)
+    if session.options.dry_run:
+        return show(session, plan)
+    fields = carry_out(session, plan)
+    after = snapshot if plan.is_empty else session.scan()
+    now = [d for d in after.devices if str(d.address) in plan.subjects]
+    now.sort(key=lambda d: plan.subjects.index(str(d.address)))
+    nodes = session.host.vfio_nodes()
+    if session.output.json:
+        fields["devices"] = [
+            values.bound_value(d, snapshot, after, session.names, nodes) for d in now
+        ]
+    elif not session.options.quiet:
+        touched = touched_addresses(plan)
+        session.lines += listing.bound_lines(now, snapshot, touched, nodes)
+        session.lines += [f"note: {note}" for note in plan.notes]
+    return fields

@@ -1,0 +1,131 @@
+"""Run one verb, and make an exit code of whatever comes of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vfiohost.cli.options import Options
+from vfiohost.cli.output import Output
+from vfiohost.cli.parser import Shown, parse
+from vfiohost.cli.session import Session
+from vfiohost.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; see :func:`vfiohost.cli.main`."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    output = Output(json=_wants_json(words))
+    try:
+        options = parse(words)
+        output.color = options.color
+        options.root = options.root or os.environ.get("VFIOHOST_ROOT")
+        session = Session(options, output)
+    except Shown as shown:
+        return _show(shown, output)
+    except ParseError as error:
+        return _fail(error, Session(Options(), output))
+    try:
+        _verb(options)(session)
+        return _finish(session)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - each gets its exit code
+        return _fail(error, session)
+    finally:
+        session.close()
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether ``--json`` is on the command line; asked before it is known to be well-formed."""
+    end = words.index("--") if "--" in words else len(words)
+    return "--json" in words[:end]
+
+
+def _verb(options: Options) -> Callable[[Session], None]:
+    """The function of a verb; each group of verbs is imported only when one of it is used."""
+    options.allowed  # noqa: B018 - a bad word is an error for every verb, before anything is done
+    options.seconds  # noqa: B018
+    command = options.command or ""
+    if command in ("list", "groups", "mdev types", "mdev list"):
+        from vfiohost.cli import reading
+
+        return reading.VERBS[command]
+    if command in ("mdev create", "mdev remove"):
+        from vfiohost.cli import mediated
+
+        return mediated.VERBS[command]
+    if command == "sim":
+        from vfiohost.cli import simulating
+
+        return simulating.VERBS[command]
+    from vfiohost.cli import changing
+
+    return changing.VERBS[command]
+
+
+def _show(shown: Shown, output: Output) -> int:
+    if output.json:
+        text = shown.text
+        if shown.command == "version":
+            text = text.split()[-1]
+        return 0 if output.value({"command": shown.command, shown.command: text}) else 1
+    return 0 if output.lines(shown.text.rstrip("\n").split("\n")) else 1
+
+
+def _finish(session: Session) -> int:
+    """Print what a verb that did not fail has to say."""
+    output, code = session.output, session.exit_code
+    if output.json:
+        went_out = output.value(_envelope(session, code) | session.value)
+    else:
+        _warn(session)
+        went_out = output.lines(session.lines)
+    return code if went_out or code else 1
+
+
+def _fail(error: BaseException, session: Session) -> int:
+    """Print an error, with the plan and the report that belong to it."""
+    from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_lines
+    from vfiohost.render.failures import failure_code, failure_value
+
+    code = failure_code(error)
+    exit_code = EXIT_CODES[code]
+    output = session.output
+    if output.json:
+        value = _envelope(session, exit_code) | session.value | plan_fields(error)
+        output.value(value | {"error": failure_value(error)})
+    else:
+        _warn(session)
+        output.lines([*session.lines, *refused_plan_lines(error, session)])
+        explain(error, session)
+    if code == "internal":
+        _show_bug(error, output)
+    return exit_code
+
+
+def _envelope(session: Session, exit_code: int) -> dict[str, Any]:
+    """What every JSON object has."""
+    from vfiohost.render.values import problem_values
+
+    return {
+        "command": session.options.command,
+        "exit_code": exit_code,
+        "problems": problem_values(session.problems),
+    }
+
+
+def _warn(session: Session) -> None:
+    options = session.options
+    if not options.quiet:
+        session.output.problems(tuple(session.problems), every=options.verbose)
+
+
+def _show_bug(error: BaseException, output: Output) -> None:
+    """A bug must not hide: print where it is."""
+    from traceback import format_exception
+
+    output.notes("".join(format_exception(error)).rstrip("\n").split("\n"))
+    output.notes(["vfiohost: this is a bug in vfiohost; please report it with the lines above."])

@@ -1,0 +1,78 @@
+"""The verbs that create and remove mediated devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfiohost.cli.carrying import carry_out, show
+from vfiohost.errors import ParseError
+from vfiohost.model import MdevBus
+from vfiohost.render import listing, values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vfiohost.cli.session import Session
+
+_MAX_COUNT = 4096  # more than any parent has; a typo must not fill the memory
+
+
+def create(session: Session) -> None:
+    """``vfiohost mdev create -p PARENT -t TYPE``."""
+    options = session.options
+    uuids = () if options.uuid is None else (options.uuid,)
+    count = None if options.count is None else _count(options.count)
+    if uuids and count not in (None, 1):
+        raise ParseError(str(count), "a count that goes with one UUID", where="-n")
+    plan = session.host.plan_mdev_create(
+        options.parent or "",
+        options.type or "",
+        uuids=uuids,
+        count=count,
+        attributes=[_attribute(text) for text in options.attr],
+        bus=_bus(session),
+    )
+    if options.dry_run:
+        session.value |= show(session, plan)
+        return
+    session.value |= carry_out(session, plan)
+    found = {d.uuid: d for d in _bus(session).devices}
+    created = [found[uuid] for uuid in plan.subjects if uuid in found]
+    nodes = session.host.vfio_nodes()
+    session.value["mdevs"] = [values.mdev_value(d, nodes) for d in created]
+    # Even a quiet run gives the UUIDs: nobody else knows them.
+    quiet = [d.uuid for d in created]
+    session.lines += quiet if options.quiet else listing.created_lines(created, nodes)
+
+
+def remove(session: Session) -> None:
+    """``vfiohost mdev remove UUID..``."""
+    plan = session.host.plan_mdev_remove(session.options.uuids, bus=_bus(session))
+    if session.options.dry_run:
+        session.value |= show(session, plan)
+        return
+    session.value |= carry_out(session, plan)
+    if not session.options.quiet:
+        session.lines += [f"{subject}  removed" for subject in plan.subjects]
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {"mdev create": create, "mdev remove": remove}
+"""The verbs of this module."""
+
+
+def _bus(session: Session) -> MdevBus:
+    bus = session.scan(mdev=True).mdev
+    return MdevBus((), ()) if bus is None else bus
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= _MAX_COUNT:
+        return int(text)
+    raise ParseError(text, f"a number of devices from 1 to {_MAX_COUNT}", where="-n")
+
+
+def _attribute(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ParseError(text, "an attribute and its value, K=V", where="--attr")
+    return name, value

@@ -1,0 +1,136 @@
+"""What can stand on the command line, as typed values with their defaults."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from vfiohost.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ALLOW_WORDS = (
+    "network",
+    "storage",
+    "display",
+    "console",
+    "vfio-user",
+    "vgpu",
+    "shared-group",
+)
+"""What ``--allow`` can permit. Each word permits one kind of refusal; no word permits all."""
+
+DEFAULT_TIMEOUT = 20.0
+"""Seconds that one store or module load may take."""
+
+
+class Options(argparse.Namespace):
+    """The options of all verbs, with the values that they have when they are not given."""
+
+    verb: str | None = None
+    mdev_verb: str | None = None
+
+    root: str | None = None
+    json: bool = False
+    dry_run: bool = False
+    exit_code: bool = False
+    allow: Sequence[str] = ()
+    timeout: str | None = None
+    keep_going: bool = False
+    color: str = "auto"
+    quiet: bool = False
+    verbose: bool = False
+    no_names: bool = False
+
+    devices: Sequence[str] = ()
+    vendor: str | None = None
+    class_: str | None = None
+    driver: str | None = None
+    group: str | None = None
+    columns: str | None = None
+
+    ids: Sequence[str] = ()
+    why: bool = False
+
+    whole_group: bool = False
+    no_load: bool = False
+    once: bool = False
+    all: bool = False
+
+    parent: str | None = None
+    type: str | None = None
+    uuid: str | None = None
+    count: str | None = None
+    attr: Sequence[str] = ()
+    uuids: Sequence[str] = ()
+
+    journal_id: str | None = None
+
+    words: Sequence[str] = ()
+    list: bool = False
+
+    @property
+    def command(self) -> str | None:
+        """The verb as it is typed: ``list``, ``mdev create``; ``None`` when there is none."""
+        verb = "list" if self.verb == "ls" else self.verb
+        return f"{verb} {self.mdev_verb}" if self.mdev_verb else verb
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The words of all ``--allow``.
+
+        Raises:
+            ParseError: a word permits nothing.
+        """
+        words = [w.strip() for text in self.allow for w in text.split(",") if w.strip()]
+        for word in words:
+            if word not in ALLOW_WORDS:
+                raise unknown(word, "a word of --allow", ALLOW_WORDS)
+        return frozenset(words)
+
+    @property
+    def seconds(self) -> float:
+        """The time that one store may take.
+
+        Raises:
+            ParseError: it is no number of seconds above 0.
+        """
+        if self.timeout is None:
+            return DEFAULT_TIMEOUT
+        try:
+            seconds = float(self.timeout)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= MAX_TIMEOUT:
+            raise ParseError(
+                self.timeout,
+                f"a number of seconds above 0, at most {MAX_TIMEOUT}",
+                where="--timeout",
+            )
+        return seconds
+
+
+MAX_TIMEOUT = 86400
+"""A day: more than any store takes, less than what overflows a timer."""
+
+
+def unknown(text: str, what: str, known: Iterable[str]) -> ParseError:
+    """An error for a word that is none of the known ones, with those that are close.
+
+    Args:
+        text: the word.
+        what: what it should have been, as a noun phrase.
+        known: all that it could have been.
+    """
+    known = tuple(known)
+    near = near_misses(text, known)
+    hint = f"Did you mean {' or '.join(near)}?" if near else None
+    return ParseError(text, f"{what} ({', '.join(known)})", hint=hint)
+
+
+def near_misses(text: str, known: Iterable[str]) -> list[str]:
+    """The known words that are close to a text, closest first."""
+    from difflib import get_close_matches
+
+    return get_close_matches(text.lower(), list(known), n=3, cutoff=0.6)

@@ -1,0 +1,108 @@
+"""What reaches stdout and stderr, and what happens when they do not take it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vfiohost.render.table import coloured, plain, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vfiohost.model import Problem
+    from vfiohost.render.table import Kind
+
+    Paint = Callable[[str, Kind], str]
+
+SCHEMA = "vfiohost/1"
+"""What every JSON object says of itself."""
+
+_PROBLEMS_SHOWN = 5
+
+
+class Output:
+    """The two streams of one command.
+
+    Args:
+        json: print one JSON object on stdout, and on stderr nothing but a bug's traceback.
+        color: ``auto``, ``always`` or ``never``.
+    """
+
+    def __init__(self, *, json: bool, color: str = "auto") -> None:
+        self.json = json
+        self.color = color
+
+    def paint_for(self, stream: TextIO | None) -> Paint:
+        """How kinds of text look on a stream."""
+        if self.color == "auto":
+            # https://no-color.org: set and not empty, whatever its value.
+            wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+            return coloured if wanted and stream is not None and stream.isatty() else plain
+        return coloured if self.color == "always" else plain
+
+    def lines(self, lines: Iterable[str]) -> bool:
+        """Print lines on stdout.
+
+        Returns:
+            Whether they got there. A reader that went away (``| head``) is no failure.
+        """
+        return self._write(sys.stdout, "".join(f"{line}\n" for line in lines))
+
+    def value(self, value: dict[str, Any]) -> bool:
+        """Print the one JSON object on stdout; as for :meth:`lines`."""
+        from json import dumps
+
+        return self._write(sys.stdout, dumps({"schema": SCHEMA, **value}, indent=2) + "\n")
+
+    def error(self, lines: Sequence[str]) -> None:
+        """Print an error on stderr: its first line says who speaks."""
+        first, *rest = lines
+        self.notes([f"vfiohost: {first}", *rest])
+
+    def notes(self, lines: Iterable[str]) -> None:
+        """Print lines on stderr; nobody is there to be told when that fails."""
+        self._write(sys.stderr, "".join(f"{line}\n" for line in lines))
+
+    def problems(self, problems: Sequence[Problem], *, every: bool) -> None:
+        """Print the problems of a scan on stderr, a few of them or every one."""
+        shown = problems if every else problems[:_PROBLEMS_SHOWN]
+        self.notes(f"vfiohost: warning: {problem_text(problem)}" for problem in shown)
+        if left := len(problems) - len(shown):
+            self.notes([f"vfiohost: warning: and {left} more (-v shows all)"])
+
+    def _write(self, stream: TextIO | None, text: str) -> bool:
+        if stream is None or not text:  # None: closed before we were started (`>&-`)
+            return True
+        try:
+            stream.write(text)
+            stream.flush()
+        except UnicodeEncodeError as error:
+            # The terminal cannot show a character of a name: show its number instead.
+            safe = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
+            return self._write(stream, safe)
+        except BrokenPipeError:
+            _forget(stream)
+        except OSError as error:
+            _forget(stream)
+            if stream is not sys.stderr:
+                self.error([f"Cannot write the output: {error.strerror}."])
+                return False
+        return True
+
+
+def problem_text(problem: Problem) -> str:
+    """A problem as one line that names what it is about."""
+    about = "" if problem.subject in problem.sentence else f"{problem.subject}: "
+    return printable(f"{about}{problem.sentence}")
+
+
+def _forget(stream: TextIO) -> None:
+    """Send what the stream still holds to nowhere, so that the interpreter's end is quiet."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        return  # not a real file; nothing is flushed at the end, then

@@ -1,0 +1,194 @@
+"""The verbs that only read: ``list``, ``groups``, ``mdev types``, ``mdev list``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from vfiohost.cli.options import unknown
+from vfiohost.errors import NotFoundError, ParseError
+from vfiohost.model import MdevBus
+from vfiohost.render import listing, values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from vfiohost.cli.options import Options
+    from vfiohost.cli.session import Session
+    from vfiohost.model import PciDevice, Snapshot
+
+    Test = Callable[[PciDevice], bool]
+
+_ID = re.compile(r"(?:0[xX])?([0-9a-fA-F]{4})")
+
+
+def list_devices(session: Session) -> None:
+    """``vfiohost list [DEV..]``."""
+    options = session.options
+    columns = _columns(options.columns, names=not options.no_names)
+    tests = _tests(options)
+    snapshot = session.host.with_releasing(session.scan())
+    devices: Iterable[PciDevice] = snapshot.devices
+    if options.devices:
+        devices = session.host.select(options.devices, snapshot)
+    devices = [d for d in devices if all(test(d) for test in tests)]
+    if listing.DETAIL_COLUMNS.intersection(columns):
+        snapshot = session.host.with_details(snapshot, devices)
+    session.value["kernel"] = snapshot.kernel
+    if session.output.json:
+        session.value["devices"] = [
+            values.device_value(d, snapshot, session.names) for d in devices
+        ]
+        return
+    if not devices:
+        _nothing(session, "There is no PCI function here." if not tests else "No device fits.")
+        return
+    names = session.names if listing.NAME_COLUMNS.intersection(columns) else None
+    paint = session.output.paint_for(sys.stdout)
+    session.lines += listing.device_table(devices, snapshot, names, columns, paint)
+
+
+def list_groups(session: Session) -> None:
+    """``vfiohost groups [ID..] [--why]``."""
+    snapshot = session.scan()
+    wanted = [_group_number(text, snapshot) for text in session.options.ids]
+    groups = [snapshot.groups[n] for n in wanted or snapshot.groups]
+    session.value["kernel"] = snapshot.kernel
+    session.value["groups"] = [values.group_value(g) for g in groups]
+    if not groups:
+        _nothing(session, "No device is in an IOMMU group: the IOMMU is off, or there is none.")
+        return
+    paint = session.output.paint_for(sys.stdout)
+    session.lines += listing.group_table(groups, why=session.options.why, paint=paint)
+
+
+def list_mdev_types(session: Session) -> None:
+    """``vfiohost mdev types [-p PARENT]``."""
+    from vfiohost.plan.mdev import find_parents
+
+    bus = _bus(session)
+    wanted = session.options.parent
+    parents = bus.parents if wanted is None else find_parents(bus, wanted)
+    session.value["parents"] = [values.parent_value(p) for p in parents]
+    if not parents:
+        _nothing(session, "No device on this host offers mediated devices.")
+        return
+    session.lines += listing.mdev_type_table(parents, session.output.paint_for(sys.stdout))
+
+
+def list_mdevs(session: Session) -> None:
+    """``vfiohost mdev list``."""
+    devices = _bus(session).devices
+    nodes = session.host.vfio_nodes() if devices else {}
+    session.value["mdevs"] = [values.mdev_value(d, nodes) for d in devices]
+    if not devices:
+        _nothing(session, "There is no mediated device.")
+        return
+    session.lines += listing.mdev_table(devices, session.output.paint_for(sys.stdout))
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {
+    "list": list_devices,
+    "groups": list_groups,
+    "mdev types": list_mdev_types,
+    "mdev list": list_mdevs,
+}
+"""The verbs of this module."""
+
+
+def _nothing(session: Session, sentence: str) -> None:
+    """Say on stderr why there is nothing on stdout."""
+    if not session.output.json and not session.options.quiet:
+        session.output.notes([f"vfiohost: {sentence}"])
+
+
+def _bus(session: Session) -> MdevBus:
+    bus = session.scan(mdev=True).mdev
+    return MdevBus((), ()) if bus is None else bus
+
+
+def _columns(text: str | None, *, names: bool) -> tuple[str, ...]:
+    """The columns of ``-o``: a list that replaces the usual ones, or ``+COL`` to add to them.
+
+    Raises:
+        ParseError: a word names no column.
+    """
+    usual = tuple(c for c in listing.DEFAULT_COLUMNS if names or c != "name")
+    if text is None:
+        return usual
+    words = [w.strip().lower() for w in text.split(",")]
+    for word in words:
+        if word.removeprefix("+") not in listing.COLUMNS:
+            raise unknown(word, "a column", listing.COLUMNS)
+    added = [w.removeprefix("+") for w in words if w.startswith("+")]
+    chosen = [w for w in words if not w.startswith("+")]
+    return tuple(dict.fromkeys([*(chosen or usual), *added]))
+
+
+def _tests(options: Options) -> list[Test]:
+    """What a device must be to get through the filters; a filter may name several, by commas.
+
+    Raises:
+        ParseError: a filter is not what it should be.
+    """
+    tests: list[Test] = []
+    for text, make in (
+        (options.vendor, _of_vendor),
+        (options.class_, _of_class),
+        (options.driver, _of_driver),
+        (options.group, _of_group),
+    ):
+        if text is not None:
+            tests.append(_any([make(word.strip()) for word in text.split(",")]))
+    return tests
+
+
+def _any(tests: list[Test]) -> Test:
+    return lambda device: any(test(device) for test in tests)
+
+
+def _of_vendor(text: str) -> Test:
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise ParseError(text, "a vendor id of four hexadecimal digits (10de)", where="--vendor")
+    number = int(match[1], 16)
+    return lambda device: device.vendor_id == number
+
+
+def _of_class(text: str) -> Test:
+    from vfiohost.selectors import parse
+
+    return parse(f"class:{text}", where="--class").criterion.hits
+
+
+def _of_driver(text: str) -> Test:
+    wanted = None if text == "none" else text
+    return lambda device: device.driver == wanted
+
+
+def _of_group(text: str) -> Test:
+    if text == "none":
+        return lambda device: device.iommu_group is None
+    number = _number(text, "--group")
+    return lambda device: device.iommu_group == number
+
+
+def _number(text: str, where: str | None = None) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise ParseError(text, "the number of an IOMMU group", where=where)
+    return int(text)
+
+
+def _group_number(text: str, snapshot: Snapshot) -> int:
+    """The number of a group that exists.
+
+    Raises:
+        ParseError: the text is no number.
+        NotFoundError: there is no such group.
+    """
+    number = _number(text.removeprefix("group:"))
+    if number in snapshot.groups:
+        return number
+    close = sorted(snapshot.groups, key=lambda n: abs(n - number))[:3]
+    raise NotFoundError("IOMMU group", text, near=[str(n) for n in sorted(close)])

@@ -1,0 +1,88 @@
+"""What a verb works with: its options, the host, what it says."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vfiohost.cli.signals import Interruption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from vfiohost.cli.options import Options
+    from vfiohost.cli.output import Output
+    from vfiohost.host import Host
+    from vfiohost.model import Problem, Snapshot
+    from vfiohost.names import PciNames
+    from vfiohost.sysfs import Kernel
+
+
+class Session:
+    """One run of one verb.
+
+    Attributes:
+        options: the command line.
+        output: the streams.
+        lines: what is printed on stdout in the end.
+        value: the fields of the JSON object that is printed instead.
+        problems: what the scans found, each once, in order.
+        exit_code: the exit code when nothing fails.
+    """
+
+    def __init__(self, options: Options, output: Output) -> None:
+        self.options = options
+        self.output = output
+        self.lines: list[str] = []
+        self.value: dict[str, Any] = {}
+        self.problems: dict[Problem, None] = {}
+        self.exit_code = 0
+        self.interruption = Interruption()
+
+    @property
+    def root(self) -> str:
+        """The root directory."""
+        return self.options.root or "/"
+
+    @cached_property
+    def host(self) -> Host:
+        """The host; a directory of ``vfiohost sim`` answers stores as a kernel would."""
+        from vfiohost.host import Host
+
+        return Host(self.root)
+
+    @cached_property
+    def names(self) -> PciNames | None:
+        """The names of ``pci.ids``, unless they are not wanted."""
+        return None if self.options.no_names else self.host.names
+
+    def scan(self, *, mdev: bool = False) -> Snapshot:
+        """Scan the host and remember the problems."""
+        snapshot = self.host.scan(mdev=mdev)
+        self.problems.update(dict.fromkeys(snapshot.problems))
+        return snapshot
+
+    def writing(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Get ready to write: the right kernel answers, and signals do not kill.
+
+        Returns:
+            A context that gives the question whether to stop between two steps.
+        """
+        kernel = _simulated(self.root) or self.host.kernel
+        self.host.kernel = self.interruption.guard(kernel)
+        return self.interruption.caught()
+
+    def close(self) -> None:
+        """Close the host, if it was opened."""
+        if "host" in self.__dict__:
+            self.host.close()
+
+
+def _simulated(root: str) -> Kernel | None:
+    """The simulated kernel of a directory that ``vfiohost sim`` made, else ``None``."""
+    if root == "/":
+        return None
+    from vfiohost import testing
+
+    return testing.SimulatedKernel(root) if testing.is_simulation(root) else None

@@ -1,0 +1,439 @@
+"""One host: the façade that users import.
+
+::
+
+    from vfiohost import Host
+
+    with Host() as host:
+        plan = host.plan_bind(["class:gpu"], group=True)
+        for step in plan.steps:
+            print(step.why)
+        report = host.apply(plan)
+
+Everything that decides is pure and works on a snapshot; everything that writes is a plan.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from vfiohost.errors import KernelError, NotFoundError
+from vfiohost.model import MdevBus, PciDevice
+from vfiohost.scan import scan, with_details
+from vfiohost.sysfs import LiveKernel, Sysfs
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from vfiohost.apply import Recovery
+    from vfiohost.journal import Journal, JournalEntry
+    from vfiohost.modalias import ModuleIndex
+    from vfiohost.model import PciAddress, Snapshot
+    from vfiohost.names import PciNames
+    from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.sysfs import Kernel
+
+    Devices = Iterable[PciDevice | PciAddress | str]
+    """Devices themselves, their addresses, or selectors such as ``65:00.0`` and ``class:gpu``."""
+
+_T = TypeVar("_T")
+
+STORE_TIMEOUT = 20.0
+"""Seconds that one store or module load may take."""
+
+READ_TIMEOUT = 2.0
+"""Seconds that reading attributes behind the device lock may take, for all devices together."""
+
+_PCI_IDS_LIMIT = 16 << 20  # bytes; the file has 1.4 million
+
+
+class Host:
+    """A Linux host below a root directory: this machine, a simulated host, or a recording.
+
+    A host opens the root once and caches nothing but the names of ``pci.ids``: each scan reads
+    anew. It belongs to one thread at a time and cannot be pickled; the snapshots, plans and reports
+    that it gives are frozen, can be pickled, and may be shared.
+
+    Args:
+        root: the directory that holds ``sys``, ``proc``, ``dev`` and so on.
+        kernel: who answers the stores; by default the running kernel, which refuses to write below
+            a root that is no mounted sysfs. For a directory of ``vfiohost sim`` pass
+            ``vfiohost.testing.SimulatedKernel(root)``.
+
+    Raises:
+        NotFoundError: there is no such directory.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] = "/", *, kernel: Kernel | None = None) -> None:
+        self.sysfs = Sysfs(root)
+        self.kernel: Kernel = LiveKernel(self.sysfs) if kernel is None else kernel
+
+    def close(self) -> None:
+        """Close the root; the host is of no use afterwards."""
+        self.sysfs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Host({self.root!r})"
+
+    @property
+    def root(self) -> str:
+        """The root directory."""
+        return self.sysfs.root
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def scan(self, *, mdev: bool = False) -> Snapshot:
+        """Read the host. Takes no lock of the kernel and wakes no device.
+
+        Args:
+            mdev: whether to read the mediated devices too.
+
+        Returns:
+            The snapshot. One device that makes no sense is a problem in it and hides no other.
+        """
+        return scan(self.sysfs, mdev=mdev)
+
+    def with_details(
+        self, snapshot: Snapshot, devices: Iterable[PciDevice], *, timeout: float = READ_TIMEOUT
+    ) -> Snapshot:
+        """Add the attributes whose reading may block: override, uevent, boot_vga.
+
+        Args:
+            snapshot: a snapshot of this host.
+            devices: whose attributes.
+            timeout: seconds for all of them; what gave no answer in time is ``Unavailable``.
+        """
+        addresses = tuple(d.address for d in devices)
+        if not addresses:
+            return snapshot
+        return with_details(self.sysfs, snapshot, addresses, timeout=timeout)
+
+    def with_releasing(self, snapshot: Snapshot) -> Snapshot:
+        """Add the details of the devices whose VFIO driver may be on its way out.
+
+        These have no driver while their group's node under ``/dev/vfio`` is still there; on most
+        hosts there are none, and nothing is read.
+        """
+        driverless = [d for d in snapshot.devices if d.driver is None and d.iommu_group is not None]
+        nodes = self.vfio_nodes() if driverless else {}
+        return self.with_details(snapshot, [d for d in driverless if d.iommu_group in nodes])
+
+    def vfio_nodes(self) -> Mapping[int, str]:
+        """The group nodes that exist now (``/dev/vfio/12``), by IOMMU group.
+
+        A group without an IOMMU behind it has ``/dev/vfio/noiommu-12`` (``drivers/vfio/group.c``).
+        """
+        try:
+            names = self.sysfs.listdir("dev/vfio")
+        except KernelError:
+            return {}
+        numbers = {name: name.removeprefix("noiommu-") for name in names}
+        return {int(n): f"/dev/vfio/{name}" for name, n in numbers.items() if n.isdecimal()}
+
+    def select(self, devices: Devices, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
+        """The devices that are meant, each once, in the order of the request.
+
+        Args:
+            devices: selectors (``65:00.0``, ``class:gpu``, ``10de:2236``, ``group:12``), addresses,
+                devices.
+            snapshot: where to look; by default a new scan.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: something hits nothing.
+        """
+        from vfiohost.selectors import select_all
+
+        texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in _many(devices)]
+        return select_all(texts, self.scan() if snapshot is None else snapshot)
+
+    @cached_property
+    def names(self) -> PciNames:
+        """The names of ``pci.ids``: the one below the root, else this machine's, else none.
+
+        Read once, when it is first asked for.
+        """
+        from vfiohost.names import WELL_KNOWN_PATHS, PciNames
+
+        roots = [self.sysfs] if self.root == "/" else [self.sysfs, Sysfs("/")]
+        for sysfs in roots:
+            for path in WELL_KNOWN_PATHS:
+                try:
+                    return PciNames.from_text(sysfs.read(path, limit=_PCI_IDS_LIMIT))
+                except KernelError:
+                    continue  # names are a courtesy: another place, or numbers
+        return PciNames.from_text("")
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def plan_bind(
+        self,
+        devices: Devices,
+        driver: str = "vfio-pci",
+        *,
+        group: bool = False,
+        load: bool = True,
+        once: bool = False,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to bind devices to a driver. Writes nothing.
+
+        Args:
+            devices: which.
+            driver: a driver's name; ``none`` for no driver; ``auto`` for the best VFIO driver.
+            group: take all endpoints of their IOMMU groups along.
+            load: load the driver's module when it is not there.
+            once: clear the ``driver_override`` afterwards, so that a later probe decides anew.
+            allow: words that permit what would be refused: ``display``, ``shared-group``, …
+            snapshot: the host as it is; by default a new scan.
+
+        Returns:
+            The plan; an empty one when everything is so already.
+
+        Raises:
+            ParseError, NotFoundError: the request names nothing that there is.
+            PlanRefused: it must not be done; all reasons at once.
+        """
+        from vfiohost.plan.bind import BindRequest, devices_needed, plan_bind
+
+        snapshot = self._scanned(snapshot)
+        request = BindRequest(
+            devices=self._addresses(devices, snapshot),
+            driver=driver,
+            group=group,
+            load=load,
+            once=once,
+            allow=frozenset(allow),
+        )
+        snapshot = self._detailed(snapshot, devices_needed(snapshot, request))
+        return plan_bind(snapshot, request, self._modules(snapshot))
+
+    def plan_unbind(
+        self, devices: Devices, *, allow: Iterable[str] = (), snapshot: Snapshot | None = None
+    ) -> Plan:
+        """Plan to take the driver away from devices. Writes nothing.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+        """
+        from vfiohost.plan.bind import plan_unbind
+
+        snapshot = self._scanned(snapshot)
+        addresses = self._addresses(devices, snapshot)
+        modules = self._modules(snapshot)
+        return plan_unbind(
+            self._detailed(snapshot, addresses), addresses, frozenset(allow), modules
+        )
+
+    def plan_restore(
+        self,
+        devices: Devices | None = None,
+        *,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to give devices back the driver that they had before, else their native one.
+
+        Args:
+            devices: which; ``None`` for all that vfiohost has changed since the host booted.
+            allow: as for :meth:`plan_bind`.
+            snapshot: the host as it is; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+        """
+        from vfiohost.plan.bind import plan_restore
+
+        snapshot = self._scanned(snapshot)
+        chosen = self.changed(snapshot) if devices is None else devices
+        addresses = self._addresses(chosen, snapshot)
+        return plan_restore(
+            self._detailed(snapshot, addresses),
+            addresses,
+            self.journal.origins(),
+            self._modules(snapshot),
+            frozenset(allow),
+        )
+
+    def changed(self, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
+        """The devices that vfiohost has changed since the host booted, as far as they still exist.
+
+        Args:
+            snapshot: the host as it is; by default a new scan.
+
+        Raises:
+            KernelError: the journal cannot be read (EACCES for an ordinary user).
+        """
+        origins = self.journal.origins()
+        pci = (self.scan() if snapshot is None else snapshot).pci
+        return tuple(pci[address] for address in sorted(origins) if address in pci)
+
+    def plan_mdev_create(
+        self,
+        parent: str,
+        type_id: str,
+        *,
+        uuids: Sequence[str] = (),
+        count: int | None = None,
+        attributes: Sequence[tuple[str, str]] = (),
+        bus: MdevBus | None = None,
+    ) -> Plan:
+        """Plan to create mediated devices. Writes nothing.
+
+        Args:
+            parent: an address, short or full, or the parent's name (``mtty``).
+            type_id: the type's id (``nvidia-595``) or name (``NVIDIA A10-8Q``, ``A10-8Q``).
+            uuids: the UUIDs; by default random ones.
+            count: how many, when there are no ``uuids``; 1 by default.
+            attributes: names and values that are written to each new device, in this order.
+            bus: the mediated devices as they are; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+        """
+        from uuid import uuid4
+
+        from vfiohost.plan.mdev import CreateRequest, plan_create
+
+        chosen = tuple(uuids) or tuple(str(uuid4()) for _ in range(1 if count is None else count))
+        request = CreateRequest(parent, type_id, chosen, tuple(attributes))
+        return plan_create(self._bus() if bus is None else bus, request)
+
+    def plan_mdev_remove(self, uuids: Iterable[str], *, bus: MdevBus | None = None) -> Plan:
+        """Plan to remove mediated devices. Writes nothing.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+        """
+        from vfiohost.plan.mdev import plan_remove
+
+        return plan_remove(self._bus() if bus is None else bus, tuple(_many(uuids)))
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def plan_undo(self, entry: JournalEntry) -> Plan:
+        """Plan to take back what a plan did. Writes nothing.
+
+        Args:
+            entry: what the journal says of it: :meth:`last_done`, or one of :attr:`journal`. Give
+                its id to :meth:`apply` too, so that the journal knows it as undone.
+        """
+        from vfiohost.plan.undo import plan_undo
+
+        return plan_undo(entry.done_plan)
+
+    def last_done(self, journal_id: str | None = None) -> JournalEntry:
+        """What the journal says of a plan that was carried out.
+
+        Args:
+            journal_id: of which; by default the last one that can be undone.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if journal_id is not None:
+            return self.journal.get(journal_id)
+        entry = self.journal.last_committed()
+        if entry is None:
+            raise NotFoundError("journal", "last", detail="Nothing was done that can be undone.")
+        return entry
+
+    def apply(
+        self,
+        plan: Plan,
+        *,
+        undoes: str | None = None,
+        timeout: float = STORE_TIMEOUT,
+        cancel: Callable[[], bool] | None = None,
+        progress: Callable[[StepResult], None] | None = None,
+    ) -> Report:
+        """Carry a plan out: lock, re-check, journal, write, read back; undo in reverse on failure.
+
+        An empty plan is success and touches nothing.
+
+        Args:
+            plan: what to do. Nothing else changes its meaning.
+            undoes: the id of the journal that the plan takes back, for a plan of
+                :meth:`plan_undo`.
+            timeout: seconds that one store or module load may take.
+            cancel: asked between steps; when it says so, what was done is taken back.
+            progress: told of each step when it is over.
+
+        Raises:
+            ApplyError: it failed and was taken back; its subclasses say when it was not so.
+            LockBusyError: another vfiohost is changing this host.
+            UnsupportedError: the root is a recording, where nobody would answer.
+        """
+        from vfiohost.apply import apply, never
+
+        return apply(
+            plan,
+            sysfs=self.sysfs,
+            kernel=self.kernel,
+            journal=self.journal,
+            timeout=timeout,
+            undoes=undoes,
+            cancel=never if cancel is None else cancel,
+            progress=progress,
+        )
+
+    def recover(self, *, timeout: float = STORE_TIMEOUT) -> tuple[Recovery, ...]:
+        """Take back what a crash left half-way.
+
+        Returns:
+            What became of each journal that was open.
+
+        Raises:
+            LockBusyError: another vfiohost is at work; then nothing is left half-way.
+        """
+        from vfiohost.apply import recover
+
+        return recover(sysfs=self.sysfs, kernel=self.kernel, journal=self.journal, timeout=timeout)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The journal of what was done on this host, below its root."""
+        from vfiohost.journal import Journal
+
+        return Journal(self.sysfs)
+
+    # -- what the planners need ------------------------------------------------------------------
+
+    def _scanned(self, snapshot: Snapshot | None) -> Snapshot:
+        """A snapshot for a planner, which must know the mediated devices of what it touches."""
+        return self.scan(mdev=True) if snapshot is None else snapshot
+
+    def _addresses(self, devices: Devices, snapshot: Snapshot) -> tuple[PciAddress, ...]:
+        return tuple(d.address for d in self.select(devices, snapshot))
+
+    def _detailed(self, snapshot: Snapshot, addresses: Iterable[PciAddress]) -> Snapshot:
+        return self.with_details(snapshot, [snapshot.pci[a] for a in addresses])
+
+    def _modules(self, snapshot: Snapshot) -> ModuleIndex | None:
+        from vfiohost.scan import read_modules
+
+        return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
+
+    def _bus(self) -> MdevBus:
+        bus = self.scan(mdev=True).mdev
+        return MdevBus((), ()) if bus is None else bus
+
+
+def _many(things: Iterable[_T]) -> Iterable[_T | str]:
+    """One text where several things may stand is one thing, not its letters."""
+    return (things,) if isinstance(things, str) else things

@@ -1,0 +1,152 @@
+"""Errors as text for people and as JSON values for programs."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+from typing import TYPE_CHECKING, Any, Literal
+
+from vfiohost.errors import (
+    AmbiguousError,
+    ApplyError,
+    KernelError,
+    LockBusyError,
+    NotFoundError,
+    ParseError,
+    PendingError,
+    PlanRefused,
+    RollbackError,
+    StalePlanError,
+    StoreTimeoutError,
+    UnsupportedError,
+    VfioHostError,
+)
+from vfiohost.render.plans import refusal_lines
+from vfiohost.render.table import plain, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vfiohost.render.table import Kind
+
+    Paint = Callable[[str, Kind], str]
+
+FailureCode = Literal[
+    "parse",
+    "ambiguous",
+    "not-found",
+    "refused",
+    "permission",
+    "kernel",
+    "failed",
+    "stale",
+    "pending",
+    "rollback-incomplete",
+    "lock-busy",
+    "unsupported",
+    "system",
+    "interrupted",
+    "internal",
+]
+"""The kinds of failure that a program can tell apart; each has one exit code."""
+
+# The first class that fits decides, so the special ones come first.
+_CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
+    (ParseError, "parse"),
+    (AmbiguousError, "ambiguous"),
+    (NotFoundError, "not-found"),
+    (PlanRefused, "refused"),
+    (PendingError, "pending"),
+    (StoreTimeoutError, "pending"),
+    (RollbackError, "rollback-incomplete"),
+    (LockBusyError, "lock-busy"),
+    (UnsupportedError, "unsupported"),
+    (StalePlanError, "stale"),
+    (KernelError, "kernel"),
+    (VfioHostError, "failed"),
+    (KeyboardInterrupt, "interrupted"),
+    (OSError, "system"),
+)
+_MORE_THAN_FORBIDDEN = ("pending", "rollback-incomplete")
+
+
+def failure_code(error: BaseException) -> FailureCode:
+    """Say what kind of failure an error is.
+
+    A missing permission counts as one wherever it was met, unless more is wrong than that (the
+    host was left half-way, or an operation is still going on).
+    """
+    found: FailureCode = "internal"
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            found = code
+            break
+    forbidden = _is_permission(error) or _is_permission(getattr(error, "cause", None))
+    return "permission" if forbidden and found not in _MORE_THAN_FORBIDDEN else found
+
+
+def _is_permission(error: object) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
+
+
+def failure_value(error: BaseException) -> dict[str, Any]:
+    """An error as a JSON object: its code, its sentence, and what is known besides."""
+    value: dict[str, Any] = {"code": failure_code(error), "message": message_of(error)}
+    if isinstance(error, ParseError):
+        value |= {"text": error.text, "expected": error.expected, "where": error.where}
+    elif isinstance(error, AmbiguousError):
+        value |= {"selector": error.selector, "matches": list(error.matches)}
+    elif isinstance(error, NotFoundError):
+        value |= {"kind": error.kind, "key": error.key, "near": list(error.near)}
+    elif isinstance(error, PlanRefused):
+        value["refusals"] = [
+            {"code": r.code, "subject": r.subject, "sentence": r.sentence, "remedy": r.remedy}
+            for r in error.refusals
+        ]
+    elif isinstance(error, KernelError):
+        value |= {"op": error.op, "errno": error.errno, "errno_name": error.code}
+        value |= {"path": error.path, "value": error.value}
+    elif isinstance(error, LockBusyError):
+        value |= {"path": error.path, "holder": error.holder}
+    elif isinstance(error, ApplyError):
+        value["cause"] = failure_value(error.cause) if error.cause else None
+        value |= {"pid": error.pid} if isinstance(error, PendingError) else {}
+        if isinstance(error, RollbackError):
+            value["commands"] = list(error.commands)
+    return value
+
+
+def failure_lines(error: BaseException, *, root: str = "/", paint: Paint = plain) -> list[str]:
+    """An error as lines for people: the sentence, then what they need in order to go on.
+
+    A refusal gives its reasons, a failed undo the commands that finish it by hand.
+
+    Args:
+        error: the error.
+        root: the root that the commands are for.
+        paint: makes colours of kinds.
+    """
+    if isinstance(error, PlanRefused):
+        return refusal_lines(error.refusals, paint)
+    lines = [printable(message_of(error))]
+    if isinstance(error, RollbackError):
+        lines.append("finish by hand, in this order:")
+        lines += [f"  {printable(_below(root, command))}" for command in error.commands]
+    return lines
+
+
+def _below(root: str, command: str) -> str:
+    """A shell line for ``/`` as one for another root: never let it reach the wrong host."""
+    return command if root == "/" else command.replace(" > /", f" > {shlex.quote(root)}/")
+
+
+def message_of(error: BaseException) -> str:
+    """The sentence of an error; errors that are not ours are named by their class."""
+    if isinstance(error, VfioHostError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted."
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}."
+    return f"{type(error).__name__}: {error}"

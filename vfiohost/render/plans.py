@@ -1,0 +1,103 @@
+"""Plans, refusals and reports as text, every write as a shell line that a person can paste."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from vfiohost.plan.types import LoadModule, Store, WriteAttr
+from vfiohost.render.table import plain, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vfiohost.errors import Refusal
+    from vfiohost.plan.types import Plan, Report, Step
+    from vfiohost.render.table import Kind
+
+    Paint = Callable[[str, Kind], str]
+
+
+def shell_line(store: Store, root: str = "/") -> str:
+    """A store as a shell line below a root.
+
+    The root stands in the line, so that what is pasted from a simulation cannot reach the host.
+    """
+    line = str(store)
+    if root == "/":
+        return printable(line)
+    place = f"/{store.path}"
+    return printable(line.removesuffix(place) + shlex.quote(root.rstrip("/") + place))
+
+
+def step_line(step: Step, root: str = "/") -> str:
+    """What a step does, as a shell line."""
+    if isinstance(step, LoadModule):
+        return printable(f"modprobe {shlex.quote(step.name)}")
+    return shell_line(step.store, root)
+
+
+def undo_line(step: Step, root: str = "/") -> str:
+    """What takes a step back, as a shell line, or why nothing does, in brackets."""
+    if isinstance(step, LoadModule):
+        return "(stays loaded: removing a module unbinds devices)"
+    return shell_line(step.undo, root) if step.undo else "(nothing to take back)"
+
+
+def plan_lines(plan: Plan, root: str = "/", paint: Paint = plain) -> list[str]:
+    """Every write of a plan with its undo and its reason.
+
+    Args:
+        plan: the plan.
+        root: the root that the lines are for.
+        paint: makes colours of kinds.
+    """
+    count = len(plan.steps)
+    todo = "nothing to do, already so" if plan.is_empty else f"{count} step{'s' * (count != 1)}"
+    about = " ".join((plan.verb, *plan.subjects))
+    lines = [f"{paint(printable(about), 'head')}: {todo}"]
+    width = len(str(count))
+    for number, step in enumerate(plan.steps, 1):
+        margin = " " * (width + 4)
+        lines += [
+            f"  {number:>{width}}  {printable(step.why)}",
+            f"{margin}do    {step_line(step, root)}",
+            paint(f"{margin}undo  {undo_line(step, root)}", "dim"),
+        ]
+    lines += [f"note: {printable(note)}" for note in plan.notes]
+    return lines
+
+
+def refusal_lines(refusals: Iterable[Refusal], paint: Paint = plain) -> list[str]:
+    """Two lines for each reason: what stands in the way, and what to do about it."""
+    lines = []
+    for refusal in refusals:
+        about = "" if refusal.subject in refusal.sentence else f"{refusal.subject}: "
+        code = paint(f"[{refusal.code}]", "dim")
+        lines += [
+            f"{paint('refused', 'bad')}: {printable(about + refusal.sentence)} {code}",
+            f"    {printable(refusal.remedy)}",
+        ]
+    return lines
+
+
+def report_lines(report: Report, root: str = "/", paint: Paint = plain) -> list[str]:
+    """One line for each step: what became of it, the step, the error if there was one."""
+    kinds: dict[str, Kind] = {"done": "good", "failed": "bad", "undo-failed": "bad"}
+    lines = []
+    for result in report.results:
+        outcome = paint(f"{result.outcome:<11}", kinds.get(result.outcome, "plain"))
+        lines.append(f"  {outcome} {step_line(result.step, root)}")
+        if result.error:
+            lines.append(f"  {'':<11} {printable(result.error)}")
+    return lines
+
+
+def touched_addresses(plan: Plan) -> frozenset[str]:
+    """The addresses in the plan's subjects that one of its writes is about."""
+    words: set[str] = set()
+    for step in plan.steps:
+        if isinstance(step, WriteAttr):
+            words.update(step.path.split("/"))
+            words.add(step.value.strip())
+    return frozenset(words.intersection(plan.subjects))

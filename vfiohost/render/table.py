@@ -1,0 +1,93 @@
+"""Columns of text: aligned, coloured on request, free of control characters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Kind = Literal["plain", "good", "bad", "warn", "dim", "head"]
+"""What a text means to its reader; a paint makes a colour of it."""
+
+Cell = tuple[str, Kind]
+"""One field of a table."""
+
+_CODES: dict[Kind, str] = {
+    "good": "32",
+    "bad": "31",
+    "warn": "33",
+    "dim": "2",
+    "head": "1",
+}
+
+
+def plain(text: str, kind: Kind) -> str:  # noqa: ARG001 - the paint that paints nothing
+    """Give the text as it is."""
+    return text
+
+
+def coloured(text: str, kind: Kind) -> str:
+    """Wrap the text in the ANSI sequence (ECMA-48 SGR) of its kind."""
+    code = _CODES.get(kind)
+    return f"\x1b[{code}m{text}\x1b[0m" if code and text else text
+
+
+def printable(text: str) -> str:
+    r"""Make control characters visible, so that an attribute's text cannot steer a terminal.
+
+    Spaces stay, everything else that is not printable reads ``\x1b``, ``\n``, ``\u202e``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align rows without headers, two spaces apart; a row may be shorter than the others."""
+    rows = [[printable(text) for text in row] for row in rows]
+    widths: list[int] = []
+    for row in rows:
+        widths += [0] * (len(row) - len(widths))
+        for i, text in enumerate(row):
+            widths[i] = max(widths[i], len(text))
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    ]
+
+
+def format_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    right: Sequence[str] = (),
+    paint: Callable[[str, Kind], str] = plain,
+) -> list[str]:
+    """Align rows below their headers, two spaces apart; the last column is not padded.
+
+    Args:
+        headers: one per column.
+        rows: one cell per column each.
+        right: the headers of the columns that are aligned to the right.
+        paint: makes colours of kinds; widths are those of the text without them.
+
+    Returns:
+        The lines, the headers first.
+    """
+    grid: list[Sequence[Cell]] = [[(h, "head") for h in headers]]
+    grid += [[(printable(text), kind) for text, kind in row] for row in rows]
+    widths = [max(len(row[i][0]) for row in grid) for i in range(len(headers))]
+    widths[-1] = 0
+    sides = [">" if header in right else "<" for header in headers]
+    lines = []
+    for row in grid:
+        fields = []
+        for (text, kind), width, side in zip(row, widths, sides, strict=True):
+            blank = " " * (width - len(text))
+            shown = paint(text, kind)
+            fields.append(blank + shown if side == ">" else shown + blank)
+        lines.append("  ".join(fields).rstrip())
+    return lines
