@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 VFS = 16  # per card
 CARDS = 200  # per PCI domain
@@ -96,7 +95,7 @@ def _make_function(root: Path, function: Function, group: int) -> None:
         links[root / f"sys/class/mdev_bus/{function.address}"] = f"../../devices/{function.path}"
         _make_types(folder)
     for link, target in links.items():
-        os.symlink(target, link)
+        link.symlink_to(target)
 
 
 def _make_types(folder: Path) -> None:

@@ -45,8 +45,8 @@ def build_floor(folder: Path) -> Path:
     """Compile the floor with the flags of an ordinary build."""
     program = folder / "floor"
     source = Path(__file__).with_name("floor.c")
-    compiler = os.environ.get("CC", "cc")
-    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+    command = [os.environ.get("CC", "cc"), "-O2", "-Wall", "-Wextra", "-o", program, source]
+    subprocess.run(command, check=True)  # noqa: S603 - the developer's own compiler
     return program
 
 
@@ -58,8 +58,9 @@ def measure(root: str, floor: Path, rounds: int) -> Timing:
     with Sysfs(root) as sysfs:
         scan(sysfs)
         for _ in range(rounds):
-            told = subprocess.run([floor, root, "1"], check=True, capture_output=True, text=True)
-            functions, _, seconds = told.stdout.split()
+            command = [floor, root, "1"]
+            told = subprocess.check_output(command, text=True)  # noqa: S603 - built just now
+            functions, _, seconds = told.split()
             floors.append(float(seconds))
             start = time.perf_counter()
             snapshot = scan(sysfs)
@@ -71,28 +72,35 @@ def measure(root: str, floor: Path, rounds: int) -> Timing:
     return Timing(count, median(floors), median(scans))
 
 
+def report(options: argparse.Namespace, hosts_folder: Path, floor: Path) -> None:
+    """Measure each host and print a line about it."""
+    sys.stdout.write("functions   floor ms    scan ms   ratio\n")
+    for count in [0] if options.root else options.functions:
+        root = options.root
+        if root is None:
+            root = str(hosts_folder / str(count))
+            hosts.make(Path(root), count)
+        timing = measure(root, floor, options.rounds)
+        sys.stdout.write(
+            f"{timing.functions:9} {timing.floor * 1e3:10.2f} {timing.scan * 1e3:10.2f} "
+            f"{timing.ratio:7.2f}\n"
+        )
+
+
 def main() -> None:
     """Measure what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("functions", type=int, nargs="*", default=[64, 1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--root", help="a host that is there, instead of generated ones")
-    parser.add_argument("--tmpfs", default="/dev/shm", help="where generated hosts are made")
+    parser.add_argument("--tmpfs", default="/dev/shm", help="where hosts are made")  # noqa: S108
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.tmpfs) as folder:
-        # A tmpfs may be mounted noexec.
-        with tempfile.TemporaryDirectory() as programs:
-            floor = build_floor(Path(programs))
-            print("functions   floor ms    scan ms   ratio")
-            for number, count in enumerate([0] if options.root else options.functions):
-                root = options.root or f"{folder}/{number}"
-                if not options.root:
-                    hosts.make(Path(root), count)
-                timing = measure(root, floor, options.rounds)
-                print(
-                    f"{timing.functions:9} {timing.floor * 1e3:10.2f} {timing.scan * 1e3:10.2f} "
-                    f"{timing.ratio:7.2f}"
-                )
+    # The program goes elsewhere: a tmpfs may be mounted noexec.
+    with (
+        tempfile.TemporaryDirectory(dir=options.tmpfs) as folder,
+        tempfile.TemporaryDirectory() as programs,
+    ):
+        report(options, Path(folder), build_floor(Path(programs)))
 
 
 if __name__ == "__main__":

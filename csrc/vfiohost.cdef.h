@@ -86,3 +86,7 @@ struct vh_scan {
 };
 
 int vh_scan(int root, int devices, struct vh_scan *scan, int options);
+
+/* vfio.c */
+int vh_group_get_status(int group, uint32_t *flags);
+int vh_device_get_info(int device, void *info, size_t size);

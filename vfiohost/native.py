@@ -32,6 +32,10 @@ _ANSWER: Final = struct.Struct("ii")  # struct vh_answer, struct vh_outcome
 _LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cut
 _PATIENCE: Final = 1 / 8  # of the timeout: after so long without an answer a read counts as stuck
 
+_INFO_SIZE: Final = 256  # the structure and the capabilities that kernels have today
+_INFO_MAX: Final = 1 << 20
+_INFO_ROUNDS: Final = 4  # capabilities may appear between two calls
+
 # Filled by C before it is read, so that zeroing it would be lost time.
 _buffer = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -290,6 +294,39 @@ def read_bounded(
         for helper in helpers.values():
             helper.close(ended=False)
     return answers
+
+
+def group_get_status(fd: int, *, shown: str) -> int:
+    """Ask ``VFIO_GROUP_GET_STATUS`` of a group; returns ``VFIO_GROUP_FLAGS_...``.
+
+    Raises:
+        KernelError: the kernel's answer; ENOTTY when this is no VFIO group.
+    """
+    flags = ffi.new("uint32_t *")
+    _checked(lib.vh_group_get_status(fd, flags), "ioctl", shown)
+    return int(flags[0])
+
+
+def device_get_info(fd: int, *, shown: str) -> bytes:
+    """Ask ``VFIO_DEVICE_GET_INFO`` of a device, with as much room as the kernel wants.
+
+    Returns:
+        A ``struct vfio_device_info`` and its capabilities, then zeros.
+
+    Raises:
+        KernelError: the kernel's answer; ENOTTY when this is no VFIO device; EOVERFLOW when it
+            wants more than a megabyte, or never settles on a size.
+    """
+    size = _INFO_SIZE
+    for _ in range(_INFO_ROUNDS):
+        buffer = ffi.new("char[]", size)
+        wanted = _checked(lib.vh_device_get_info(fd, buffer, size), "ioctl", shown)
+        if wanted <= size:
+            return bytes(ffi.buffer(buffer, size))
+        if wanted > _INFO_MAX:
+            break
+        size = wanted
+    raise KernelError("ioctl", errno.EOVERFLOW, shown)
 
 
 @attrs.define
