@@ -31,7 +31,10 @@ _MODALIAS = re.compile(
 # One pass in C over the whole text: most of the lines are about other buses.
 _PCI_LINES = re.compile(r"^alias pci:(\S+) (\S+)$", re.MULTILINE)
 _VFIO_LINES = re.compile(r"^alias vfio_pci:(\S+) (\S+)$", re.MULTILINE)
-_VENDOR = re.compile(r"v([0-9A-F]{8})d")
+_IDS = re.compile(r"v([0-9A-F]{8})d([0-9A-F]{8})?")
+
+# Vendor and device as far as a pattern has them without wildcards.
+_Key = tuple[str, str | None] | None
 
 
 @attrs.frozen
@@ -149,7 +152,8 @@ class ModuleIndex:
             ParseError: ``modalias`` is not one of a PCI device.
         """
         wanted = _modalias(modalias)
-        lines = sorted(self._pci.get(wanted.vendor, []) + self._pci.get("*", []))
+        keys = ((wanted.vendor, wanted.device), (wanted.vendor, None), None)
+        lines = sorted(line for key in keys for line in self._pci.get(key, ()))
         matching = (module for _, pattern, module in lines if wanted.matches(pattern))
         return tuple(dict.fromkeys(matching))
 
@@ -181,12 +185,17 @@ class ModuleIndex:
         return module_name(module) in self.names or module_name(module) in self._aliased
 
     @cached_property
-    def _pci(self) -> Mapping[str, list[tuple[int, str, str]]]:
-        """Line number, pattern and module of the ``pci:`` aliases, by vendor field or ``*``."""
-        table: dict[str, list[tuple[int, str, str]]] = {}
+    def _pci(self) -> Mapping[_Key, list[tuple[int, str, str]]]:
+        """Line number, pattern and module of the ``pci:`` aliases, by the ids in the pattern.
+
+        Most patterns are about one device: a search then looks at the few that can match.
+        """
+        table: dict[_Key, list[tuple[int, str, str]]] = {}
         for number, (pattern, module) in enumerate(_PCI_LINES.findall(self.aliases)):
-            vendor = _VENDOR.match(pattern)
-            table.setdefault(vendor[1] if vendor else "*", []).append((number, pattern, module))
+            ids = _IDS.match(pattern)
+            table.setdefault((ids[1], ids[2]) if ids else None, []).append(
+                (number, pattern, module)
+            )
         return table
 
     @cached_property

@@ -57,10 +57,9 @@ class Store:
 
     def __str__(self) -> str:
         """The store as a shell line that a person can paste."""
-        text = self.value
-        if text.endswith("\n") and "\n" not in text[:-1]:
-            return f"echo {shlex.quote(text[:-1])} > /{self.path}".replace("echo '' ", "echo ")
-        return f"printf %s {shlex.quote(text)} > /{self.path}"
+        # Not `echo VALUE`: /bin/sh may read options and backslashes in it.
+        said = "echo" if self.value == "\n" else f"printf %s {shlex.quote(self.value)}"
+        return f"{said} > {shlex.quote(f'/{self.path}')}"
 
 
 @attrs.frozen

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.pure.hosts import ALIASES, MODULES, device
+from vfiohost.errors import ParseError
+from vfiohost.modalias import Modalias, ModuleIndex, module_name
+
+A10 = "pci:v000010DEd00002236sv000010DEsd00001482bc03sc02i00"
+
+hex8 = st.integers(0, 0xFFFFFFFF).map("{:08X}".format)
+hex2 = st.integers(0, 0xFF).map("{:02X}".format)
+modaliases = st.builds(Modalias, hex8, hex8, hex8, hex8, hex2, hex2, hex2)
+
+
+def test_a_modalias_is_taken_apart() -> None:
+    parsed = Modalias.parse(A10 + "\n")
+    assert parsed.fields == ("000010DE", "00002236", "000010DE", "00001482", "03", "02", "00")
+    assert parsed == Modalias.of(device("0000:65:00.0"))
+
+
+@given(modaliases)
+def test_text_and_value_say_the_same(modalias: Modalias) -> None:
+    assert Modalias.parse(str(modalias)) == modalias
+
+
+@pytest.mark.parametrize("text", ["", "usb:v1D6Bp0002", A10[:-1], "pci:", A10.lower()])
+def test_what_is_no_modalias_is_refused(text: str) -> None:
+    with pytest.raises(ParseError, match="modalias of a PCI device"):
+        Modalias.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_match"),
+    [
+        ("pci:v000010DEd00002236sv*sd*bc*sc*i*", True),
+        ("v000010DEd00002236sv*sd*bc*sc*i*", True),
+        ("pci:v000010DEd*sv*sd*bc03sc02i00*", True),
+        ("pci:v000010DEd*sv*sd*bc03sc00i00*", False),
+        ("pci:v000010DEd000022[0-3]6sv*sd*bc*sc*i*", True),
+        ("pci:v000010DEd0000223?sv*sd*bc*sc*i*", True),
+        ("pci:v000010DEd00002237sv*sd*bc*sc*i*", False),
+        ("pci:*", True),
+        ("pci:v000010DE*bc03*", True),
+        ("pci:v00008086*", False),
+    ],
+)
+def test_patterns_are_globs(pattern: str, is_match: bool) -> None:  # noqa: FBT001
+    assert Modalias.parse(A10).matches(pattern) is is_match
+
+
+def test_candidates_are_in_file_order_and_of_the_pci_bus() -> None:
+    assert MODULES.candidates(A10) == ("nvidiafb", "nouveau")
+    audio = device("0000:01:00.1", ids="10de:10f8", class_code=0x040300)
+    assert MODULES.candidates(Modalias.of(audio)) == ("snd_hda_intel",)
+
+
+def test_a_module_with_two_matching_aliases_is_named_once() -> None:
+    text = "alias pci:v*d*sv*sd*bc03sc*i* a\nalias pci:v000010DEd* b\nalias pci:v000010DE* a\n"
+    assert ModuleIndex.from_texts(text, ()).candidates(A10) == ("a", "b")
+
+
+def test_the_best_vfio_module_is_the_most_particular_one() -> None:
+    grace = device("0000:01:00.0", ids="10de:2342")
+    assert MODULES.best_vfio_module(Modalias.of(grace)) == "nvgrace_gpu_vfio_pci"
+    assert MODULES.best_vfio_module(A10) == "vfio_pci"
+
+
+def test_of_equally_good_vfio_modules_the_first_is_best() -> None:
+    line = "alias vfio_pci:v000010DEd*sv*sd*bc*sc*i* {}\n"
+    index = ModuleIndex.from_texts(line.format("z_vfio_pci") + line.format("a_vfio_pci"), ())
+    assert index.best_vfio_module(A10) == "z_vfio_pci"
+
+
+@pytest.mark.parametrize("text", ["", "alias vfio_pci:nonsense x\n", "alias pci:* x\n"])
+def test_without_a_vfio_alias_there_is_no_best_one(text: str) -> None:
+    assert ModuleIndex.from_texts(text, ()).best_vfio_module(A10) is None
+
+
+def test_modules_are_known_by_name_and_by_path() -> None:
+    index = ModuleIndex.from_texts(ALIASES, ["kernel/drivers/vfio/pci/vfio-pci.ko.xz", "kvm"])
+    assert all(index.knows(m) for m in ("vfio_pci", "vfio-pci", "kvm", "nouveau", "nvidiafb"))
+    assert not index.knows("vfio_pcii")
+    assert not index.knows("")
+    assert module_name("kernel/a/i2c-designware-pci.ko") == "i2c_designware_pci"
+
+
+def test_thirty_thousand_lines_are_searched_in_a_tenth_of_a_second() -> None:
+    lines = [f"alias usb:v{n:04X}p*d*dc*dsc*dp*ic*isc*ip*in* usb_{n}" for n in range(18_000)]
+    lines += [f"alias pci:v00008086d{n:08X}sv*sd*bc*sc*i* m{n}" for n in range(11_800)]
+    lines += [f"alias pci:v*d*sv*sd*bc{n:02X}sc*i* class{n}" for n in range(200)]
+    index = ModuleIndex.from_texts("\n".join(lines) + "\n", ())
+    nic = Modalias.of(device("0000:02:00.0", ids="8086:10d3", class_code=0x020000))
+    start = time.process_time()
+    assert index.candidates(nic) == ("m4307", "class2")
+    assert time.process_time() - start < 0.1
+
+
+@given(st.text(), modaliases)
+def test_no_text_is_too_odd(text: str, modalias: Modalias) -> None:
+    index = ModuleIndex.from_texts(text, text.splitlines())
+    assert index.candidates(modalias) == ModuleIndex.from_texts(text, ()).candidates(modalias)
+    assert isinstance(modalias.matches(text), bool)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.pure.test_model import addresses
+from vfiohost.errors import ParseError
+from vfiohost.plan.types import (
+    Expect,
+    LoadModule,
+    Origin,
+    Plan,
+    Report,
+    Step,
+    StepResult,
+    Store,
+    WriteAttr,
+)
+
+texts = st.text()
+names = st.text("abcdefghijklmnopqrstuvwxyz0123456789:._-", min_size=1).filter(
+    lambda name: name not in (".", "..")
+)
+paths = st.lists(names, min_size=1, max_size=4).map("/".join)
+expects = st.builds(Expect, paths, st.sampled_from(["link", "text", "exists"]), st.none() | texts)
+stores = st.builds(Store, paths, texts, st.none() | expects)
+writes = st.builds(
+    WriteAttr,
+    path=paths,
+    value=texts,
+    before=st.none() | expects,
+    after=st.none() | expects,
+    undo=st.none() | stores,
+    why=texts,
+)
+steps = writes | st.builds(LoadModule, texts, st.none() | expects, texts)
+plans = st.builds(
+    Plan,
+    verb=texts,
+    subjects=st.lists(texts, max_size=3).map(tuple),
+    steps=st.lists(steps, max_size=4).map(tuple),
+    origins=st.lists(
+        st.builds(Origin, addresses, st.none() | texts, st.none() | texts), max_size=3
+    ).map(tuple),
+    notes=st.lists(texts, max_size=3).map(tuple),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(plans)
+def test_a_plan_survives_json(plan: Plan) -> None:
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@given(json_values)
+def test_arbitrary_json_is_a_parse_error_at_worst(data: object) -> None:
+    with pytest.raises(ParseError):
+        Plan.from_json(data)
+
+
+@given(plans, st.data())
+def test_a_plan_with_one_wrong_part_is_a_parse_error_at_worst(
+    plan: Plan, data: st.DataObject
+) -> None:
+    spoiled = json.loads(json.dumps(plan.to_json()))
+    node = spoiled
+    while isinstance(node, dict | list) and node:
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        key = data.draw(st.sampled_from(list(keys)))
+        if not isinstance(node[key], dict | list) or data.draw(st.booleans()):
+            node[key] = data.draw(json_values)
+            break
+        node = node[key]
+    try:
+        read = Plan.from_json(spoiled)
+    except ParseError:
+        return
+    assert Plan.from_json(read.to_json()) == read
+
+
+@pytest.mark.parametrize("path", ["/sys/x", "sys/../../etc/shadow", ".."])
+def test_a_path_that_leaves_the_root_is_refused(path: str) -> None:
+    step = WriteAttr(path, "1", None, None, None, "why")
+    data = Plan("bind", (), (step,)).to_json()
+    with pytest.raises(ParseError, match="a path relative to the root"):
+        Plan.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "link"}, "'link' is not a kind of step"),
+        ({"value": 1}, "the field 'value'"),
+        ({"before": {"path": "x", "kind": "size", "value": None}}, "a kind of expectation"),
+        ({"undo": []}, "an undo"),
+    ],
+)
+def test_the_message_names_the_part_that_is_wrong(change: dict[str, object], message: str) -> None:
+    data = Plan("bind", (), (WriteAttr("sys/x", "1", None, None, None, "why"),)).to_json()
+    data["steps"][0].update(change)
+    with pytest.raises(ParseError, match=message):
+        Plan.from_json(data)
+
+
+def test_stores_read_as_shell_lines() -> None:
+    bind = Store("sys/bus/pci/drivers/vfio-pci/bind", "0000:65:00.0", None)
+    assert str(bind) == "printf %s 0000:65:00.0 > /sys/bus/pci/drivers/vfio-pci/bind"
+    clear = Store("sys/bus/pci/devices/0000:65:00.0/driver_override", "\n", None)
+    assert str(clear) == "echo > /sys/bus/pci/devices/0000:65:00.0/driver_override"
+
+
+@given(texts.filter(lambda t: "\0" not in t).filter(lambda t: t.isascii()))
+@example("\n")
+@example("-n\n")
+@example("a\\tb\n")
+@example("it's\n")
+@example("two\nlines\n")
+def test_the_shell_line_writes_what_the_store_writes(
+    tmp_path_factory: pytest.TempPathFactory, value: str
+) -> None:
+    file = Path(tmp_path_factory.getbasetemp(), "attribute")
+    line = str(Store(str(file)[1:], value, None))
+    subprocess.run(["/bin/sh", "-c", line], check=True)
+    assert file.read_bytes() == value.encode()
+
+
+def test_expectations_read_as_sentences() -> None:
+    link = "sys/bus/pci/devices/0000:65:00.0/driver"
+    assert str(Expect(link, "link", "nouveau")) == "0000:65:00.0/driver -> nouveau"
+    assert str(Expect(link, "link", None)) == "0000:65:00.0/driver is not there"
+    assert str(Expect("sys/a/b", "text", "(null)")) == "a/b = (null)"
+    assert str(Expect("sys/a/b", "exists", "no")) == "a/b does not exist"
+    assert str(Expect("sys/a/b", "exists", "yes")) == "a/b exists"
+
+
+def test_a_report_counts_what_was_changed() -> None:
+    step: Step = WriteAttr("sys/x", "1", None, None, None, "why")
+    plan = Plan("bind", (), (step, step, step))
+    outcomes = (StepResult(step, "done"), StepResult(step, "already"), StepResult(step, "undone"))
+    assert Report(plan, outcomes).writes == 1
+    assert not plan.is_empty
+    assert Plan("bind", (), ()).is_empty
