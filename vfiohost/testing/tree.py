@@ -1,0 +1,331 @@
+"""The directory that stands for the host: confined reads, and changes that are all or nothing.
+
+Paths are relative to the root, have no leading slash and, except for :meth:`Tree.resolve`, lead
+through no symbolic link: every component is opened with ``O_NOFOLLOW``, so that a link planted in
+the directory never leads a read or a write out of it.
+
+Changes are collected in memory, where later reads see them, and become a list of plain operations
+that a redo log can hold (:mod:`vfiohost.testing.redo`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import posixpath
+import stat
+from typing import Any
+
+import attrs
+
+_KEPT_OPEN = 64
+_MAX_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Operation = dict[str, Any]
+"""One change of the redo log, as plain JSON values."""
+
+
+@attrs.frozen
+class File:
+    """A regular file: its bytes and its permission bits."""
+
+    content: bytes
+    mode: int
+
+
+@attrs.frozen
+class Link:
+    """A symbolic link: its target, as text."""
+
+    target: str
+
+
+@attrs.frozen
+class Directory:
+    """A directory made by a change that is not committed yet: nothing below it is on disk."""
+
+    mode: int
+
+
+@attrs.frozen
+class Gone:
+    """Something removed by a change that is not committed yet."""
+
+
+Node = File | Link | Directory | Gone
+_KINDS = {File: "file", Link: "link", Directory: "directory"}
+
+
+def relative_link(link: str, target: str) -> str:
+    """The text of a relative symbolic link at ``link`` that leads to ``target``, as sysfs has it."""
+    return posixpath.relpath("/" + target, posixpath.dirname("/" + link))
+
+
+def open_directory(rootfd: int, path: str) -> int:
+    """Open a directory below another one without following any symbolic link.
+
+    Raises:
+        OSError: ENOTDIR where a component is a link or no directory, ENOENT where it is missing.
+    """
+    fd = os.open(".", _DIRECTORY, dir_fd=rootfd)
+    for part in path.split("/") if path else ():
+        try:
+            below = os.open(part, _DIRECTORY, dir_fd=fd)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+            raise
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+class Tree:
+    """The directory, with the changes of the store that is being answered on top.
+
+    Args:
+        rootfd: a descriptor of the directory; it stays the caller's.
+    """
+
+    def __init__(self, rootfd: int) -> None:
+        self._rootfd = rootfd
+        self._open_directories: dict[str, int] = {}
+        self._nodes: dict[str, Node] = {}
+        self._children: dict[str, set[str]] = {}
+        self._operations: list[Operation] = []
+
+    def close(self) -> None:
+        """Let go of the directories that were read."""
+        while self._open_directories:
+            os.close(self._open_directories.popitem()[1])
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def kind(self, path: str) -> str | None:
+        """What stands at a path: ``file``, ``link``, ``directory``, or ``None`` for nothing.
+
+        A FIFO, socket or device is a ``file`` here; reading it gives ``None``.
+        """
+        node = self._changed(path)
+        if node is not None:
+            return _KINDS.get(type(node))
+        try:
+            parent, name = self._parent(path)
+            mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISDIR(mode):
+            return "directory"
+        return "link" if stat.S_ISLNK(mode) else "file"
+
+    def exists(self, path: str) -> bool:
+        """Whether anything stands at a path."""
+        return self.kind(path) is not None
+
+    def mode(self, path: str) -> int:
+        """The permission bits of a file that exists."""
+        node = self._changed(path)
+        if isinstance(node, File | Directory):
+            return node.mode
+        parent, name = self._parent(path)
+        return stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+
+    def text(self, path: str) -> str | None:
+        """The text of a regular file without one trailing newline, or ``None`` without a file."""
+        content = self.content(path)
+        if content is None:
+            return None
+        return content.decode("utf-8", "surrogateescape").removesuffix("\n")
+
+    def content(self, path: str) -> bytes | None:
+        """The bytes of a regular file, or ``None`` when there is none."""
+        node = self._changed(path)
+        if node is not None:
+            return node.content if isinstance(node, File) else None
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            parent, name = self._parent(path)
+            fd = os.open(name, flags, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+                return None
+            raise
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
+        with open(fd, "rb") as file:
+            return file.read()
+
+    def target(self, path: str) -> str | None:
+        """The text of a symbolic link, or ``None`` when there is none."""
+        node = self._changed(path)
+        if node is not None:
+            return node.target if isinstance(node, Link) else None
+        try:
+            parent, name = self._parent(path)
+            return os.readlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
+                return None
+            raise
+
+    def link_name(self, path: str) -> str | None:
+        """The last component of a symbolic link's target, or ``None`` when there is no link."""
+        target = self.target(path)
+        return None if target is None else posixpath.basename(target)
+
+    def listing(self, path: str) -> list[str]:
+        """The names in a directory, sorted; empty when there is no directory."""
+        names: set[str] = set()
+        if self._changed(path) is None:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                names.update(os.listdir(self._directory(path)))
+        prefix = f"{path}/" if path else ""
+        for name in self._children.get(path, ()):
+            if isinstance(self._nodes.get(prefix + name), Gone):
+                names.discard(name)
+            else:
+                names.add(name)
+        return sorted(names)
+
+    def resolve(self, path: str) -> str:
+        """Follow all symbolic links of a path inside the root, as the kernel would.
+
+        Returns:
+            The path without links. A ``..`` at the root stays there, and so does an absolute
+            target.
+
+        Raises:
+            OSError: ENOENT, ENOTDIR or ELOOP, as open(2) gives them.
+        """
+        rest = [part for part in reversed(path.split("/")) if part]
+        done: list[str] = []
+        links = 0
+        while rest:
+            part = rest.pop()
+            if part == ".":
+                continue
+            if part == "..":
+                del done[-1:]
+                continue
+            here = "/".join([*done, part])
+            target = self.target(here)
+            if target is None:
+                self._expect(here, path, directory=bool(rest))
+                done.append(part)
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if target.startswith("/"):
+                done = []
+            rest.extend(piece for piece in reversed(target.split("/")) if piece)
+        return "/".join(done)
+
+    def _expect(self, here: str, path: str, *, directory: bool) -> None:
+        """Raise what open(2) gives when a component is missing, or is no directory."""
+        kind = self.kind(here)
+        if kind is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if directory and kind != "directory":
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+    # ---- changing -----------------------------------------------------------------------------
+
+    def write(self, path: str, text: str, mode: int | None = None) -> None:
+        """Make a file hold a text; directories above it are made.
+
+        Its mode stays as it is, or is 0644 for a new one.
+        """
+        self.mkdir(posixpath.dirname(path))
+        if mode is None:
+            mode = self.mode(path) if self.kind(path) == "file" else 0o644
+        self._change(path, File(text.encode("utf-8", "surrogateescape"), mode))
+        self._operations.append({"op": "write", "path": path, "text": text, "mode": mode})
+
+    def link(self, path: str, target: str) -> None:
+        """Make a relative symbolic link that leads to another path below the root."""
+        self.link_text(path, relative_link(path, target))
+
+    def link_text(self, path: str, text: str) -> None:
+        """Make a symbolic link with exactly this text; directories above it are made."""
+        self.mkdir(posixpath.dirname(path))
+        self._change(path, Link(text))
+        self._operations.append({"op": "link", "path": path, "target": text})
+
+    def mkdir(self, path: str, mode: int = 0o755) -> None:
+        """Make a directory and its parents, where they do not exist."""
+        kind = self.kind(path) if path else "directory"
+        if kind == "directory":
+            return
+        if kind is not None:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        self.mkdir(posixpath.dirname(path))
+        self._change(path, Directory(mode))
+        self._operations.append({"op": "mkdir", "path": path, "mode": mode})
+
+    def remove(self, path: str) -> None:
+        """Remove whatever stands at a path, with all below it; nothing there is fine."""
+        if not self.exists(path):
+            return
+        for below in [known for known in self._nodes if known.startswith(path + "/")]:
+            del self._nodes[below]
+            self._children.pop(posixpath.dirname(below), None)
+        self._change(path, Gone())
+        self._operations.append({"op": "remove", "path": path})
+
+    def append(self, path: str, text: str) -> None:
+        """Add a text to the end of a file that exists: once in a commit, and not read back in it."""
+        parent, name = self._parent(path)
+        size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
+        self._operations.append({"op": "append", "path": path, "at": size, "text": text})
+
+    def operations(self) -> list[Operation]:
+        """What to do to the directory, in order."""
+        return list(self._operations)
+
+    def savepoint(self) -> tuple[Any, ...]:
+        """A mark to which :meth:`roll_back` returns."""
+        children = {path: set(names) for path, names in self._children.items()}
+        return dict(self._nodes), children, list(self._operations)
+
+    def roll_back(self, savepoint: tuple[Any, ...]) -> None:
+        """Forget the changes since a savepoint."""
+        self._nodes, self._children, self._operations = savepoint
+
+    # ---- inner --------------------------------------------------------------------------------
+
+    def _change(self, path: str, node: Node) -> None:
+        if isinstance(node, File | Link) and self.kind(path) == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        self._nodes[path] = node
+        parent, name = posixpath.split(path)
+        self._children.setdefault(parent, set()).add(name)
+
+    def _changed(self, path: str) -> Node | None:
+        """What the collected changes say about a path; ``None``: ask the directory."""
+        if not self._nodes:
+            return None
+        node = self._nodes.get(path)
+        parent = path
+        while node is None and parent:
+            parent = posixpath.dirname(parent)
+            if parent in self._nodes:
+                return Gone()
+        return node
+
+    def _directory(self, path: str) -> int:
+        """A descriptor of a directory on disk; kept, because what is read lies close together."""
+        fd = self._open_directories.get(path)
+        if fd is None:
+            if len(self._open_directories) >= _KEPT_OPEN:
+                self.close()
+            fd = self._open_directories[path] = open_directory(self._rootfd, path)
+        return fd
+
+    def _parent(self, path: str) -> tuple[int, str]:
+        parent, name = posixpath.split(path)
+        return self._directory(parent), name or "."
