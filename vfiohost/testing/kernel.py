@@ -1,0 +1,425 @@
+"""The simulated kernel: a directory that answers stores as Linux does."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Literal, Self
+
+import attrs
+
+from vfiohost import recording as recordings
+from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
+from vfiohost.sysfs import Sysfs
+from vfiohost.testing import processes
+from vfiohost.testing.boot import boot
+from vfiohost.testing.dispatch import submit
+from vfiohost.testing.expand import expand
+from vfiohost.testing.session import Simulation, create_marker, is_marked
+from vfiohost.testing.state import Fault, Pending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from vfiohost.recording import Recording
+    from vfiohost.testing.machine import AnswerError, Machine
+    from vfiohost.testing.state import OpenFile
+
+_POLL = 0.01  # seconds between two looks at a pending store
+_QEMU = "/usr/bin/qemu-system-x86_64"
+
+Verb = Literal["store", "load"]
+
+
+@attrs.frozen
+class Answer:
+    """What the simulated kernel was asked, and what it said.
+
+    Attributes:
+        verb: ``store``, or ``load`` for a module.
+        path: the attribute as the caller named it, or the module.
+        value: what was written; empty for a load.
+        errno: 0 for success, a positive errno, or ``None`` while it is pending.
+    """
+
+    verb: Verb
+    path: str
+    value: str
+    errno: int | None
+
+
+class Holder:
+    """A process of the simulated host that has something open. As a context: closes it at the end.
+
+    Attributes:
+        pid: the process, as ``proc/PID`` shows it.
+        group: the IOMMU group whose node is open.
+        subject: address or UUID of the open device; ``None`` when it is the group alone.
+    """
+
+    def __init__(self, kernel: SimulatedKernel, file: OpenFile) -> None:
+        self._kernel = kernel
+        self._number = file.number
+        self.pid = file.pid
+        self.group = file.group
+        self.subject = file.subject
+
+    def close(self) -> None:
+        """Close it; stores that wait for it go on. Closing twice is harmless."""
+        self._kernel._close(self._number)  # noqa: SLF001 - the other half of this class
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        what = self.subject or f"group {self.group}"
+        return f"<Holder: pid {self.pid} has {what} open>"
+
+
+def create(recording: Recording, directory: str | os.PathLike[str]) -> SimulatedKernel:
+    """Make a simulated host of a recording.
+
+    Args:
+        recording: the host.
+        directory: a new or empty directory.
+
+    Returns:
+        The kernel of that host. The directory keeps its state: open it again with
+        :class:`SimulatedKernel`, from any process.
+
+    Raises:
+        ParseError: the recording cannot be made a directory.
+        UnsupportedError: the directory is not empty.
+        OSError: it cannot be made or written.
+    """
+    expand(recording, directory)
+    with Sysfs(directory) as sysfs:
+        create_marker(sysfs.fd, recordings.format(recording))
+    kernel = SimulatedKernel(directory)
+    kernel._boot()  # noqa: SLF001 - only ever done here
+    return kernel
+
+
+def is_simulation(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory is a simulated host, made by :func:`create` or ``vfiohost sim``."""
+    try:
+        with Sysfs(directory) as sysfs:
+            return is_marked(sysfs.fd)
+    except (NotFoundError, KernelError):
+        return False
+
+
+class SimulatedKernel:
+    """The kernel of a simulated host; it has the methods of :class:`vfiohost.sysfs.Kernel`.
+
+    Args:
+        root: the directory of the host.
+
+    Attributes:
+        root: the directory.
+
+    Raises:
+        NotFoundError: there is no such directory.
+        UnsupportedError: it is no simulated host.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root)
+        self._sysfs = Sysfs(root)
+        self._simulation = Simulation(self._sysfs)
+        self._callbacks: list[Callable[[str, str], object]] = []
+        with self._simulation.session():
+            pass  # finishes what a killed caller has begun
+
+    # ---- the kernel's side ----------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        """A simulation can always be written."""
+
+    def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
+        """Store a value in an attribute, as one ``write(2)`` by root would.
+
+        Args:
+            path: the attribute, relative to the root.
+            value: the text; no newline is added.
+            timeout: seconds to wait for a store that blocks.
+            keep_fd: of no meaning here: a pending store is part of the simulation's state.
+
+        Raises:
+            KernelError: the kernel's answer.
+            StoreTimeoutError: no answer in time; the store goes on when what it waits for is
+                closed. There is no helper process: its ``pid`` is ``None``.
+            UnsupportedError: the path is not below ``sys``.
+        """
+        self._ask("store", path, value, timeout)
+
+    def load_module(self, name: str, *, timeout: float) -> None:
+        """Load a module and those that it needs, as ``modprobe`` would.
+
+        Raises:
+            KernelError: the host has no such module (ENOENT), or a fault was injected.
+            StoreTimeoutError: a delay was injected that is longer.
+        """
+        self._ask("load", name, "", timeout)
+
+    # ---- open files of other processes ----------------------------------------------------------
+
+    def open_device(
+        self, address: str, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
+    ) -> Holder:
+        """Let a process open a PCI device through VFIO, with its group and a container.
+
+        Args:
+            address: a device that a VFIO driver is bound to.
+            pid: the process; by default a new one.
+            command: its command line, as one word or several.
+
+        Raises:
+            NotFoundError: no such device.
+            KernelError: as open(2) or ioctl(2) would: ENOENT (no group node), EBUSY (another
+                process has the group), EPERM (a sibling's driver uses the group), ENODEV.
+        """
+        return self._open_device("PCI device", address, pid, command)
+
+    def open_mdev(
+        self, uuid: str, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
+    ) -> Holder:
+        """Let a process open a mediated device; see :meth:`open_device`."""
+        return self._open_device("mediated device", uuid, pid, command)
+
+    def open_group(
+        self,
+        group: int,
+        *,
+        pid: int | None = None,
+        command: str | Sequence[str] = _QEMU,
+        owned: bool = True,
+    ) -> Holder:
+        """Let a process open a group's node, and no device in it.
+
+        Args:
+            group: the IOMMU group.
+            pid, command: see :meth:`open_device`.
+            owned: it puts the group into a container, too, and so owns its DMA.
+
+        Raises:
+            KernelError: see :meth:`open_device`.
+        """
+        return self._hold(
+            lambda machine: processes.open_group(
+                machine, group, _pid(machine, pid), _words(command), owned=owned
+            )
+        )
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """Everything that is open, whichever process of ours opened it."""
+        with self._simulation.session() as machine:
+            return tuple(Holder(self, file) for file in machine.state.open_files)
+
+    # ---- faults ---------------------------------------------------------------------------------
+
+    def refuse(
+        self,
+        path_glob: str,
+        number: int,
+        *,
+        count: int | None = 1,
+        op: Literal["open", "write"] = "write",
+    ) -> None:
+        """Answer the next stores that match with an errno, without any effect.
+
+        Faults are kept in the directory: other processes meet them too. A module load is matched
+        as ``module/NAME``.
+
+        Args:
+            path_glob: as in :mod:`fnmatch`; ``*`` matches slashes too. The path is compared as the
+                caller gives it and without its links.
+            number: a positive errno.
+            count: how often; ``None`` for always.
+            op: whether opening or writing is refused.
+        """
+        self._inject(Fault(path_glob, "refuse", errno=number, op=op, count=count))
+
+    def ignore(self, path_glob: str, *, count: int | None = 1) -> None:
+        """Answer the next stores that match with success, without any effect."""
+        self._inject(Fault(path_glob, "ignore", count=count))
+
+    def delay(self, path_glob: str, seconds: float, *, count: int | None = 1) -> None:
+        """Let the next stores that match take a while before the kernel begins with them."""
+        self._inject(Fault(path_glob, "delay", seconds=seconds, count=count))
+
+    def fail_probe(self, driver_glob: str, address_glob: str, number: int) -> None:
+        """Let a driver's probe of a device always fail with an errno."""
+        with self._simulation.session() as machine:
+            machine.state.failing_probes.append((driver_glob, address_glob, number))
+
+    def limit_vfs(self, address: str, most: int) -> None:
+        """Let a physical function's driver enable no more virtual functions than this.
+
+        A store of a larger number still succeeds, as in ``sriov_numvfs_store``.
+        """
+        with self._simulation.session() as machine:
+            machine.state.most_vfs[address] = most
+
+    def clear_faults(self) -> None:
+        """Forget all faults, failing probes and limits."""
+        with self._simulation.session() as machine:
+            machine.state.faults.clear()
+            machine.state.failing_probes.clear()
+            machine.state.most_vfs.clear()
+
+    def after_store(self, callback: Callable[[str, str], object]) -> None:
+        """Call a function with path and value after each store through this object that succeeds.
+
+        The function may store itself; it is not called for its own stores.
+        """
+        self._callbacks.append(callback)
+
+    # ---- what happened --------------------------------------------------------------------------
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """Every store and module load so far, in order, by whichever process."""
+        lines = self._simulation.log()
+        numbers = {line["number"]: line["errno"] for line in lines}
+        return tuple(
+            Answer(line["verb"], line["path"], line["value"], numbers[line["number"]])
+            for line in lines
+            if "verb" in line
+        )
+
+    @property
+    def stores(self) -> list[tuple[str, str]]:
+        """Path and value of every store so far, refused ones included, by whichever process."""
+        return [(each.path, each.value) for each in self.answers if each.verb == "store"]
+
+    @property
+    def loads(self) -> list[str]:
+        """The modules whose loading was asked for so far."""
+        return [each.path for each in self.answers if each.verb == "load"]
+
+    @property
+    def pending(self) -> list[tuple[str, str]]:
+        """Path, without links, and value of the stores that have not come back."""
+        with self._simulation.session() as machine:
+            return [(each.path, each.value) for each in machine.state.pending]
+
+    # ---- inner ----------------------------------------------------------------------------------
+
+    def _boot(self) -> None:
+        with self._simulation.session() as machine:
+            boot(machine)
+
+    def _ask(self, verb: Verb, path: str, value: str, timeout: float) -> None:
+        """Submit, wait for the answer, and say it."""
+        deadline = time.monotonic() + timeout
+        shown = path if verb == "load" else self._sysfs.shown(path)
+        with self._simulation.session() as machine:
+            operation = Pending(machine.state.take_number(), verb, path, value)
+            machine.operation = operation
+            refusal = self._submit(machine, path)
+            waits = operation.number in {each.number for each in machine.state.pending}
+        if refusal is not None:
+            raise KernelError(refusal.op, refusal.errno, shown, value or None)
+        if waits:
+            number = self._await(operation.number, deadline)
+            if number is None:
+                raise StoreTimeoutError(shown, value, None, timeout)
+            if number:
+                raise KernelError("load" if verb == "load" else "write", number, shown, value)
+        self._tell(verb, path, value)
+
+    def _submit(self, machine: Machine, path: str) -> AnswerError | None:
+        operation = machine.operation
+        refusal = submit(machine, path)
+        if operation.verb == "store" and not operation.path.startswith("sys/"):
+            raise UnsupportedError(
+                f"{self._sysfs.shown(path)} is not below sys: a store there would reach no kernel."
+            )
+        waits = operation in machine.state.pending
+        answer = refusal.errno if refusal is not None else None if waits else 0
+        machine.log.append(
+            {
+                "number": operation.number,
+                "verb": operation.verb,
+                "path": path,
+                "value": operation.value,
+                "errno": answer,
+            }
+        )
+        return refusal
+
+    def _await(self, number: int, deadline: float) -> int | None:
+        """The errno of a pending operation when it has ended, or ``None`` at the deadline."""
+        try:
+            while True:
+                with self._simulation.session() as machine:
+                    answer = machine.state.results.pop(str(number), None)
+                if answer is not None:
+                    return answer
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(_POLL)
+        finally:
+            with self._simulation.session() as machine:
+                machine.state.results.pop(str(number), None)
+                for pending in machine.state.pending:
+                    pending.abandoned = pending.abandoned or pending.number == number
+
+    def _tell(self, verb: Verb, path: str, value: str) -> None:
+        if verb == "store" and self._callbacks:
+            callbacks, self._callbacks = self._callbacks, []
+            try:
+                for callback in callbacks:
+                    callback(path, value)
+            finally:
+                self._callbacks = callbacks + self._callbacks
+
+    def _inject(self, fault: Fault) -> None:
+        with self._simulation.session() as machine:
+            machine.state.faults.append(fault)
+
+    def _open_device(
+        self, kind: str, name: str, pid: int | None, command: str | Sequence[str]
+    ) -> Holder:
+        def opens(machine: Machine) -> OpenFile:
+            find = machine.pci_path if kind == "PCI device" else machine.mdev_path
+            path = find(name)
+            if path is None:
+                raise NotFoundError(kind, name)
+            return processes.open_device(machine, name, path, _pid(machine, pid), _words(command))
+
+        return self._hold(opens)
+
+    def _hold(self, opens: Callable[[Machine], OpenFile]) -> Holder:
+        try:
+            with self._simulation.session() as machine:
+                return Holder(self, opens(machine))
+        except processes.OpenError as error:
+            raise KernelError(error.op, error.errno, self._sysfs.shown(error.path)) from None
+
+    def _close(self, number: int) -> None:
+        with self._simulation.session() as machine:
+            processes.close(machine, number)
+
+
+def _pid(machine: Machine, pid: int | None) -> int:
+    return processes.free_pid(machine) if pid is None else pid
+
+
+def _words(command: str | Sequence[str]) -> tuple[str, ...]:
+    return (command,) if isinstance(command, str) else tuple(command)
+
+
+__all__ = ["Answer", "Holder", "SimulatedKernel", "create", "is_simulation"]
+

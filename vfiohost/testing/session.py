@@ -1,0 +1,177 @@
+"""The marker directory of a simulation: its lock, its state, and changes that are all or nothing.
+
+``.vfiohost-sim/`` holds ``recording.host`` (what the simulation was made of), ``state.json`` (what
+sysfs does not show), ``stores.log`` (one JSON line per answer), ``lock``, and, while a change is
+being made, ``redo.json``: what to do to the directory. Who takes the lock first finishes such a
+change, so that a caller killed at any point leaves the host as it was before or as it is after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from vfiohost import recording
+from vfiohost.errors import KernelError, UnsupportedError
+from vfiohost.testing.blueprint import Blueprint
+from vfiohost.testing.dispatch import settle
+from vfiohost.testing.machine import Machine
+from vfiohost.testing.redo import apply_operations, check_operations, write_new
+from vfiohost.testing.state import Pending, State
+from vfiohost.testing.tree import Tree, open_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfiohost.sysfs import Sysfs
+    from vfiohost.testing.tree import Operation
+
+MARKER = ".vfiohost-sim"
+_STATE = f"{MARKER}/state.json"
+_LOG = f"{MARKER}/stores.log"
+_SCRATCH = f"{MARKER}/new"
+
+
+def is_marked(rootfd: int) -> bool:
+    """Whether a directory carries the marker of a simulation."""
+    tree = Tree(rootfd)
+    try:
+        return tree.kind(_STATE) == "file"
+    finally:
+        tree.close()
+
+
+def create_marker(rootfd: int, text: str) -> None:
+    """Make a directory a simulation; the marker appears complete or not at all.
+
+    Args:
+        rootfd: the directory.
+        text: the recording that it was expanded from.
+    """
+    made = f"{MARKER}.{os.getpid()}"
+    os.mkdir(made, 0o755, dir_fd=rootfd)
+    marker = open_directory(rootfd, made)
+    try:
+        os.mkdir("new", 0o700, dir_fd=marker)
+        contents = {
+            "recording.host": text,
+            "state.json": State().to_text(),
+            "stores.log": "",
+            "lock": "",
+        }
+        for name, content in contents.items():
+            write_new(marker, name, content.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(marker)
+    os.rename(made, MARKER, src_dir_fd=rootfd, dst_dir_fd=rootfd)
+
+
+class Simulation:
+    """The directory of a simulation and what is kept beside the tree.
+
+    Args:
+        sysfs: the root; it stays the caller's.
+
+    Raises:
+        UnsupportedError: it is no simulation.
+    """
+
+    def __init__(self, sysfs: Sysfs) -> None:
+        self._sysfs = sysfs
+        tree = Tree(sysfs.fd)
+        text = tree.content(f"{MARKER}/recording.host")
+        tree.close()
+        if text is None or not is_marked(sysfs.fd):
+            raise UnsupportedError(
+                f"{sysfs.root} is no simulated host: it has no {MARKER}. Make one with "
+                "`vfiohost sim`."
+            )
+        self._blueprint = Blueprint(recording.parse(text.decode("utf-8", "surrogateescape")))
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Machine]:
+        """The host, locked. What was changed when the block ends is committed, all or nothing.
+
+        An exception inside the block leaves the host as it was.
+        """
+        with self._locked():
+            tree = Tree(self._sysfs.fd)
+            try:
+                machine = self._machine(tree)
+                before = machine.state.to_text()
+                yield machine
+                for number, answer in settle(machine):
+                    machine.log.append({"number": number, "errno": answer})
+                if machine.state.to_text() != before:
+                    tree.write(_STATE, machine.state.to_text())
+                if machine.log:
+                    tree.append(_LOG, "".join(f"{json.dumps(line)}\n" for line in machine.log))
+                self._commit(tree.operations())
+            finally:
+                tree.close()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of ``stores.log``."""
+        with self._locked():
+            tree = Tree(self._sysfs.fd)
+            content = tree.content(_LOG) or b""
+            tree.close()
+        return [json.loads(line) for line in content.splitlines()]
+
+    def _machine(self, tree: Tree) -> Machine:
+        content = tree.content(_STATE)
+        if content is None:
+            raise UnsupportedError(f"{self._sysfs.root} is damaged: {_STATE} is missing.")
+        state = State.from_text(content.decode())
+        nothing = Pending(0, "none", "", "")
+        return Machine(tree, state, self._blueprint, nothing)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, and finish what a killed caller has begun."""
+        marker = open_directory(self._sysfs.fd, MARKER)
+        lock = -1
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open("lock", flags, 0o644, dir_fd=marker)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._redo(marker)
+            yield
+        finally:
+            if lock >= 0:
+                os.close(lock)
+            os.close(marker)
+
+    def _commit(self, operations: list[Operation]) -> None:
+        if not operations:
+            return
+        root = self._sysfs.fd
+        try:
+            check_operations(root, operations)
+        except OSError as error:
+            raise KernelError("open", errno.EXDEV, error.filename or self._sysfs.root) from error
+        scratch = open_directory(root, _SCRATCH)
+        marker = open_directory(root, MARKER)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink("redo", dir_fd=scratch)
+            write_new(scratch, "redo", json.dumps(operations).encode())
+            os.rename("redo", "redo.json", src_dir_fd=scratch, dst_dir_fd=marker)
+            self._redo(marker)
+        finally:
+            os.close(scratch)
+            os.close(marker)
+
+    def _redo(self, marker: int) -> None:
+        try:
+            fd = os.open("redo.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=marker)
+        except FileNotFoundError:
+            return
+        with open(fd, "rb") as file:
+            operations = json.load(file)
+        apply_operations(self._sysfs.fd, _SCRATCH, operations)
+        os.unlink("redo.json", dir_fd=marker)

@@ -1,0 +1,149 @@
+"""What the simulated kernel knows and sysfs does not show. Kept as JSON beside the tree."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+
+
+@attrs.define
+class OpenFile:
+    """What a process of the simulated host holds open.
+
+    Attributes:
+        number: identifies it.
+        pid: the process.
+        kind: ``group`` (the group node alone) or ``device`` (the device behind it, too).
+        group: the IOMMU group whose node is open.
+        subject: address or mdev UUID of the device; ``None`` for a group alone.
+        owned: the group's DMA belongs to the process (it has the group in a container).
+        descriptors: numbers of the descriptors in ``proc/PID/fd``.
+    """
+
+    number: int
+    pid: int
+    kind: str
+    group: int
+    subject: str | None
+    owned: bool
+    descriptors: list[int]
+
+
+@attrs.define
+class Pending:
+    """A store or module load that has not come back.
+
+    Attributes:
+        number: identifies it; its caller looks for the result under this number.
+        verb: ``store`` or ``load``.
+        path: the attribute without links, or the module.
+        value: what was written.
+        not_before: when a delayed store goes on, in seconds since 1970; 0 for a blocked one.
+        blocked: its rule has run, at least in part.
+        locks: devices whose lock it holds.
+        abandoned: its caller waits no more.
+    """
+
+    number: int
+    verb: str
+    path: str
+    value: str
+    not_before: float = 0.0
+    blocked: bool = False
+    locks: list[str] = attrs.field(factory=list)
+    abandoned: bool = False
+
+
+@attrs.define
+class Fault:
+    """A fault that a test asked for.
+
+    Attributes:
+        glob: the paths it is for.
+        action: ``refuse``, ``ignore`` or ``delay``.
+        errno, op: what a refusal answers, and whether to open or to write.
+        seconds: how long a delay lasts.
+        count: how often it still strikes, or ``None`` for always.
+    """
+
+    glob: str
+    action: str
+    errno: int = 0
+    op: str = "write"
+    seconds: float = 0.0
+    count: int | None = None
+
+
+@attrs.define
+class Zombie:
+    """A mediated device that is being removed while it is open (edge case of ``remove``).
+
+    Attributes:
+        parent: its parent's directory.
+        type_id: its type.
+        operation: the pending store that removes it.
+    """
+
+    parent: str
+    type_id: str
+    operation: int
+
+
+@attrs.define
+class State:
+    """Everything that lives beside the tree.
+
+    Attributes:
+        next_number: for open files and pending operations.
+        drivers: PCI drivers in the order in which they were registered: who is asked first.
+        dynamic_ids: by driver: vendor, device, subvendor, subdevice, class, class mask.
+        most_vfs: by address: how many virtual functions a driver really enables.
+        failing_probes: driver glob, address glob, errno.
+        releasing: by address: the driver that is being unbound, whose link is gone already.
+        zombies: by UUID.
+        processes: by pid: whether its directory in ``proc`` was made here.
+        open_files, pending, faults: see their classes.
+        results: by number of an operation that was pending: its errno, 0 for success.
+    """
+
+    next_number: int = 1
+    drivers: list[str] = attrs.field(factory=list)
+    dynamic_ids: dict[str, list[list[int]]] = attrs.field(factory=dict)
+    most_vfs: dict[str, int] = attrs.field(factory=dict)
+    failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
+    releasing: dict[str, str] = attrs.field(factory=dict)
+    zombies: dict[str, Zombie] = attrs.field(factory=dict)
+    processes: dict[str, bool] = attrs.field(factory=dict)
+    open_files: list[OpenFile] = attrs.field(factory=list)
+    pending: list[Pending] = attrs.field(factory=list)
+    faults: list[Fault] = attrs.field(factory=list)
+    results: dict[str, int] = attrs.field(factory=dict)
+
+    def take_number(self) -> int:
+        """A number that was not given out before."""
+        number = self.next_number
+        self.next_number += 1
+        return number
+
+    def to_text(self) -> str:
+        """The state as JSON text."""
+        return json.dumps(attrs.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> State:
+        """Read what :meth:`to_text` wrote."""
+        data: dict[str, Any] = json.loads(text)
+        return cls(
+            **data
+            | {
+                "open_files": [OpenFile(**each) for each in data["open_files"]],
+                "pending": [Pending(**each) for each in data["pending"]],
+                "faults": [Fault(**each) for each in data["faults"]],
+                "zombies": {uuid: Zombie(**each) for uuid, each in data["zombies"].items()},
+                "failing_probes": [
+                    (driver, address, errno) for driver, address, errno in data["failing_probes"]
+                ],
+            }
+        )
