@@ -67,9 +67,9 @@ def probe_all(machine: Machine, address: str) -> ProbeFailure | None:
 def driver_attach(machine: Machine, driver: str) -> None:
     """``driver_attach``: let a driver take every free device that it matches."""
     for address in machine.tree.listing(PCI_DEVICES):
-        if machine.driver_of(address) is None and not machine.is_locked(address):
-            if matches(machine, driver, address):
-                probe(machine, driver, address)
+        is_free = machine.driver_of(address) is None and not machine.is_locked(address)
+        if is_free and matches(machine, driver, address):
+            probe(machine, driver, address)
 
 
 def probe(machine: Machine, driver: str, address: str) -> ProbeFailure | None:

@@ -145,7 +145,14 @@ class SimulatedKernel:
     def check_writable(self) -> None:
         """A simulation can always be written."""
 
-    def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
+    def store(
+        self,
+        path: str,
+        value: str,
+        *,
+        timeout: float,
+        keep_fd: int | None = None,  # noqa: ARG002 - part of the protocol
+    ) -> None:
         """Store a value in an attribute, as one ``write(2)`` by root would.
 
         Args:
@@ -208,7 +215,8 @@ class SimulatedKernel:
 
         Args:
             group: the IOMMU group.
-            pid, command: see :meth:`open_device`.
+            pid: see :meth:`open_device`.
+            command: see :meth:`open_device`.
             owned: it puts the group into a container, too, and so owns its DMA.
 
         Raises:
@@ -419,7 +427,3 @@ def _pid(machine: Machine, pid: int | None) -> int:
 
 def _words(command: str | Sequence[str]) -> tuple[str, ...]:
     return (command,) if isinstance(command, str) else tuple(command)
-
-
-__all__ = ["Answer", "Holder", "SimulatedKernel", "create", "is_simulation"]
-

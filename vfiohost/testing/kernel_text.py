@@ -17,7 +17,7 @@ _DIGITS = {8: b"01234567", 10: b"0123456789", 16: b"0123456789abcdef"}
 
 
 def one_page(data: bytes) -> bytes:
-    """What arrives of a write to a sysfs file (``kernfs_fop_write_iter`` in ``fs/kernfs/file.c``)."""
+    """What arrives of a write to sysfs (``kernfs_fop_write_iter`` in ``fs/kernfs/file.c``)."""
     return data[:PAGE_SIZE]
 
 

@@ -39,13 +39,14 @@ def matches(machine: Machine, driver: str, address: str) -> bool:
 
 
 def modalias_of(vendor: int, device: int, subvendor: int, subdevice: int, class_code: int) -> str:
+    """The modalias of a device with these ids."""
     return (
         f"pci:v{vendor:08X}d{device:08X}sv{subvendor:08X}sd{subdevice:08X}"
         f"bc{class_code >> 16 & 0xFF:02X}sc{class_code >> 8 & 0xFF:02X}i{class_code & 0xFF:02X}"
     )
 
 
-def ids_of(modalias: str) -> tuple[int, int, int, int, int] | None:
+def ids_of(modalias: str) -> Ids | None:
     """Vendor, device, subvendor, subdevice and class code of a modalias."""
     match = _MODALIAS.match(modalias)
     if match is None:
@@ -54,11 +55,9 @@ def ids_of(modalias: str) -> tuple[int, int, int, int, int] | None:
     return (vendor, device, subvendor, subdevice, int(match[5] + match[6] + match[7], 16))
 
 
-def id_matches(known: list[int], ids: tuple[int, int, int, int, int]) -> bool:
+def id_matches(known: list[int], ids: Ids) -> bool:
     """``pci_match_one_id``."""
     pairs = zip(known[:4], ids[:4], strict=True)
     return all(want in (ANY_ID, have) for want, have in pairs) and not (
         (known[4] ^ ids[4]) & known[5]
     )
-
-

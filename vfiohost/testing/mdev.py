@@ -227,7 +227,9 @@ def _detach(machine: Machine, path: str) -> None:
 def _devices(machine: Machine) -> dict[str, tuple[str, str]]:
     """All devices: parent's directory and type, by UUID; those being removed included."""
     tree = machine.tree
-    found = {uuid: (zombie.parent, zombie.type_id) for uuid, zombie in machine.state.zombies.items()}
+    found = {
+        uuid: (zombie.parent, zombie.type_id) for uuid, zombie in machine.state.zombies.items()
+    }
     for uuid in tree.listing(MDEV_DEVICES):
         path = machine.mdev_path(uuid)
         type_id = None if path is None else tree.link_name(f"{path}/mdev_type")

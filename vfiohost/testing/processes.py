@@ -14,6 +14,7 @@ from vfiohost.testing.machine import MDEV_DRIVERS, PCI_DRIVERS
 from vfiohost.testing.state import OpenFile
 
 if TYPE_CHECKING:
+    from vfiohost.errors import KernelOp
     from vfiohost.testing.machine import Machine
 
 _FIRST_PID = 4000
@@ -23,9 +24,9 @@ _FIRST_DESCRIPTOR = 10
 class OpenError(Exception):
     """The kernel refuses to open; ``op`` says whether open(2) or an ioctl(2) does."""
 
-    def __init__(self, op: str, number: int, path: str) -> None:
+    def __init__(self, op: KernelOp, number: int, path: str) -> None:
         super().__init__(op, number, path)
-        self.op = op
+        self.op: KernelOp = op
         self.errno = number
         self.path = path
 
@@ -58,17 +59,20 @@ def open_device(
         raise OpenError("open", errno.ENOENT, "dev/vfio")
     is_mdev = machine.mdev_path(subject) is not None
     if driver is None or not (is_mdev or is_vfio_driver(driver)):
-        number, op = (errno.ENODEV, "ioctl")
         if not machine.tree.exists(f"dev/vfio/{group}"):
-            number, op = (errno.ENOENT, "open")
-        raise OpenError(op, number, f"dev/vfio/{group}")
+            raise OpenError("open", errno.ENOENT, f"dev/vfio/{group}")
+        raise OpenError("ioctl", errno.ENODEV, f"dev/vfio/{group}")
     has_group = any(f.pid == pid and f.group == group for f in machine.state.open_files)
-    descriptors = []
-    if not has_group:
-        descriptors = _open_node(machine, group, pid, command, owned=True)
+    descriptors = [] if has_group else _open_node(machine, group, pid, command, owned=True)
     descriptors.append(_add_descriptor(machine, pid, "anon_inode:[vfio-device]"))
     file = OpenFile(
-        machine.state.take_number(), pid, "device", group, subject, owned=True, descriptors=descriptors
+        machine.state.take_number(),
+        pid,
+        "device",
+        group,
+        subject,
+        owned=True,
+        descriptors=descriptors,
     )
     machine.state.open_files.append(file)
     groups.set_open(machine, path, is_open=True)
@@ -85,9 +89,9 @@ def close(machine: Machine, number: int) -> None:
     state.open_files.remove(file)
     for descriptor in file.descriptors:
         machine.tree.remove(f"proc/{file.pid}/fd/{descriptor}")
-    if not any(other.pid == file.pid for other in state.open_files):
-        if state.processes.pop(str(file.pid), False):
-            machine.tree.remove(f"proc/{file.pid}")
+    lives_on = any(other.pid == file.pid for other in state.open_files)
+    if not lives_on and state.processes.pop(str(file.pid), False):
+        machine.tree.remove(f"proc/{file.pid}")
     if file.subject is None or any(other.subject == file.subject for other in state.open_files):
         return
     path = machine.pci_path(file.subject) or machine.mdev_path(file.subject)

@@ -67,7 +67,7 @@ def write_new(parent: int, name: str, content: bytes, mode: int = 0o644) -> None
 
 
 def _is_moot(operation: Operation, operations: Sequence[Operation]) -> bool:
-    """Whether a later operation removes a directory above, as it did when all this was first done."""
+    """Whether another operation removes a directory above: all this has been done once."""
     path = operation["path"]
     return any(
         other["op"] == "remove" and (path + "/").startswith(other["path"] + "/")

@@ -173,10 +173,7 @@ def _join_own_group(machine: Machine, physfn: str, path: str) -> None:
     if group is None:
         return
     source = f"sys/kernel/iommu_groups/{group}"
-    copied = {
-        name: machine.tree.text(f"{source}/{name}")
-        for name in ("type", "reserved_regions")
-    }
+    copied = {name: machine.tree.text(f"{source}/{name}") for name in ("type", "reserved_regions")}
     files = {name: f"{text}\n" for name, text in copied.items() if text is not None}
     groups.join_group(machine, path, groups.new_group(machine, files))
 
@@ -191,7 +188,9 @@ def _vf_attributes(
         texts = {name: machine.tree.text(f"{physfn}/{name}") for name in _INHERITED}
         texts["device"] = f"0x{_vf_device(machine, physfn):04x}"
         found = {
-            name: Attribute(f"{text}\n".encode()) for name, text in texts.items() if text is not None
+            name: Attribute(f"{text}\n".encode())
+            for name, text in texts.items()
+            if text is not None
         }
         found["modalias"] = Attribute(modalias_text(found) or b"")
     found["driver_override"] = Attribute(b"(null)\n")

@@ -59,7 +59,7 @@ _KINDS = {File: "file", Link: "link", Directory: "directory"}
 
 
 def relative_link(link: str, target: str) -> str:
-    """The text of a relative symbolic link at ``link`` that leads to ``target``, as sysfs has it."""
+    """The text of a relative symbolic link at ``link`` that leads to ``target``."""
     return posixpath.relpath("/" + target, posixpath.dirname("/" + link))
 
 
@@ -278,7 +278,7 @@ class Tree:
         self._operations.append({"op": "remove", "path": path})
 
     def append(self, path: str, text: str) -> None:
-        """Add a text to the end of a file that exists: once in a commit, and not read back in it."""
+        """Add a text to the end of a file that exists, once in a commit; it is not read back."""
         parent, name = self._parent(path)
         size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
         self._operations.append({"op": "append", "path": path, "at": size, "text": text})
