@@ -229,6 +229,7 @@ class _Expansion:
             self._file("dev/vfio/vfio", b"", 0o666)
         if not self._has("groups"):
             return
+        self._directory("sys/kernel/iommu_groups")
         for number in self.members.keys() | {group.number for group in self.recording.groups}:
             self._directory(f"sys/kernel/iommu_groups/{number}/devices")
         for number, members in self.members.items():

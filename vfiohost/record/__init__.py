@@ -1,0 +1,11 @@
+"""A host, live or in a directory -> Recording.
+
+Reads what vfiohost reads and what tells a simulated kernel how the host would act. It wakes no
+hardware (``config`` on request only) and does not wait behind a stuck device: attributes whose
+reading takes the device lock go through helper processes with a deadline. Serial numbers, MAC
+addresses and vital product data are not read.
+"""
+
+from vfiohost.record.functions import capture
+
+__all__ = ["capture"]

@@ -1,0 +1,301 @@
+"""Recording the functions, their groups, and what holds it all together."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from typing import TYPE_CHECKING
+
+from vfiohost import native
+from vfiohost.errors import KernelError, ParseError
+from vfiohost.model import PciAddress
+from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
+from vfiohost.record.modules import Modules
+from vfiohost.record.reading import names_in, number_of, target_of, text_of
+from vfiohost.recording import (
+    Attribute,
+    File,
+    Function,
+    Group,
+    Recording,
+)
+from vfiohost.recording.modes import usual_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from vfiohost.recording import Part
+    from vfiohost.sysfs import Sysfs
+
+# Attributes of a function that the kernel shows without the device lock and without touching the
+# hardware (drivers/pci/pci-sysfs.c, drivers/pci/iov.c, drivers/base/power/sysfs.c).
+_PLAIN = (
+    "ari_enabled",
+    "boot_vga",
+    "class",
+    "device",
+    "enable",
+    "irq",
+    "local_cpulist",
+    "modalias",
+    "numa_node",
+    "power/control",
+    "power/runtime_status",
+    "power_state",
+    "reset_method",
+    "resource",
+    "revision",
+    "sriov_drivers_autoprobe",
+    "sriov_offset",
+    "sriov_stride",
+    "sriov_totalvfs",
+    "sriov_vf_device",
+    "subsystem_device",
+    "subsystem_vendor",
+    "vendor",
+)
+# Those that take it, on some kernels.
+_LOCKED = ("driver_override", "sriov_numvfs", "sriov_vf_total_msix", "uevent")
+_GROUP_FILES = ("name", "reserved_regions", "type")
+_FILES = ("proc/cmdline", "usr/share/misc/pci.ids")
+_DEVICE_LINKS = ("consumer:pci:", "supplier:pci:")
+
+_PCI = "sys/bus/pci"
+_GROUPS = "sys/kernel/iommu_groups"
+_READ_BITS = 0o444
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)
+
+
+def capture(
+    sysfs: Sysfs,
+    *,
+    title: str,
+    source: str,
+    config: bool = False,
+    modes: bool | None = None,
+    timeout: float = 2.0,
+) -> Recording:
+    """Record a host.
+
+    What the kernel does not show is concluded: which driver a module that is not loaded would
+    register, the id table of a driver (from ``modules.alias``, else from the functions that it is
+    bound to), how the types of a mediated device parent share what there is. Of ``modules.alias``
+    only the lines that say something about this host's functions are kept.
+
+    Args:
+        sysfs: the host.
+        title: one line that says what is special.
+        source: where it comes from (``recorded from …``).
+        config: read the configuration space too. That wakes a device that sleeps in D3cold.
+        modes: keep permission bits that are not the kernel's usual ones. ``None``: when the tree
+            has kept the usual ones of ``vendor``, as a live host has and a copy often has not.
+        timeout: seconds to wait for the attributes that take the device lock, all together.
+
+    Raises:
+        KernelError: there is no PCI bus, or it cannot be listed. What else cannot be read becomes
+            an errno in the recording, or a note.
+    """
+    return _Capture(sysfs, config, modes, timeout).recording(title, source)
+
+
+class _Capture:
+    """One run of :func:`capture`."""
+
+    def __init__(self, sysfs: Sysfs, config: bool, modes: bool | None, timeout: float) -> None:  # noqa: FBT001 - private
+        self.sysfs = sysfs
+        self.config = config
+        self.notes: list[str] = []
+        self.paths = self._paths()
+        self.names = {address: names_in(self.sysfs, path) for address, path in self.paths.items()}
+        self.modes = self._keeps_modes() if modes is None else modes
+        self.locked = self._locked(timeout)
+
+    def recording(self, title: str, source: str) -> Recording:
+        tables = Tables(read_parents(self.sysfs))
+        functions = tuple(
+            self._function(address, tables.names.get(path)) for address, path in self.paths.items()
+        )
+        kernel = text_of(self.sysfs, "proc/sys/kernel/osrelease")
+        return Recording(
+            title=title,
+            source=source,
+            kernel=kernel,
+            lacks=frozenset(self._lacks(functions)),
+            functions=functions,
+            modules=Modules(self.sysfs, kernel, functions).modules(),
+            groups=tuple(self._groups()),
+            mdev_tables=tuple(tables.tables),
+            virtual_parents=tuple(tables.virtual_parents(self.paths.values())),
+            mdevs=tuple(read_mdevs(self.sysfs)),
+            files=self._files(),
+            notes=tuple(self.notes),
+        )
+
+    # -- the ways to read
+
+    def _link_name(self, path: str) -> str | None:
+        try:
+            return self.sysfs.link_name(path)
+        except KernelError as error:
+            if error.errno not in _ABSENT:
+                self.notes.append(f"{path}: left out ({error.strerror})")
+            return None
+
+    def _mode(self, path: str) -> int | None:
+        """The permission bits of a regular file, or ``None`` when it is none."""
+        try:
+            fd = native.open_in(
+                self.sysfs.fd, path, os.O_PATH | os.O_NOFOLLOW, shown=self.sysfs.shown(path)
+            )
+        except KernelError:
+            return None
+        try:
+            found = os.fstat(fd).st_mode
+        finally:
+            os.close(fd)
+        return stat.S_IMODE(found) if stat.S_ISREG(found) else None
+
+    def _attribute(self, path: str, name: str, content: bytes | int | None) -> Attribute | None:
+        """An attribute; ``content`` is what a helper process read, ``None`` to read it here."""
+        mode = self._mode(path)
+        if mode is None:
+            return None
+        usual = usual_mode(name)
+        if not mode & _READ_BITS or not (self.modes or usual & _READ_BITS):
+            # Sysfs refuses to open such a file for reading even to root; a copy of it does not.
+            content, usual = errno.EACCES, usual & ~_READ_BITS
+        elif content is None:
+            try:
+                content = self.sysfs.read_bytes(path)
+            except KernelError as error:
+                content = error.errno or errno.EIO
+        return Attribute(content, mode if self.modes and mode != usual else None)
+
+    def _attributes(self, directory: str, names: Iterable[str]) -> dict[str, Attribute]:
+        found = {name: self._attribute(f"{directory}/{name}", name, None) for name in names}
+        return {name: attribute for name, attribute in found.items() if attribute is not None}
+
+    def _keeps_modes(self) -> bool:
+        paths = [f"{path}/vendor" for path in self.paths.values()]
+        return any(self._mode(path) == usual_mode("vendor") for path in paths)
+
+    # -- functions
+
+    def _paths(self) -> dict[PciAddress, str]:
+        """The functions' directories, in order of address."""
+        found = {}
+        for name in self.sysfs.listdir(f"{_PCI}/devices"):
+            try:
+                address = PciAddress.parse(name)
+                target = self.sysfs.readlink(f"{_PCI}/devices/{name}")
+            except (ParseError, KernelError) as error:
+                self.notes.append(f"{_PCI}/devices/{name}: left out ({error})")
+                continue
+            path = posixpath.normpath(f"{_PCI}/devices/{target}")
+            if path.startswith("sys/devices/") and path.endswith(f"/{address}"):
+                found[address] = path
+            else:
+                self.notes.append(f"{_PCI}/devices/{name}: left out (it points to {target})")
+        return dict(sorted(found.items()))
+
+    def _locked(self, timeout: float) -> Mapping[str, bytes | int | None]:
+        paths = [
+            f"{path}/{name}"
+            for address, path in self.paths.items()
+            for name in _LOCKED
+            if name in self.names[address]
+        ]
+        answers = native.read_bounded(self.sysfs.fd, paths, timeout=timeout)
+        return dict(zip(paths, answers, strict=True))
+
+    def _function(self, address: PciAddress, mdev_table: str | None) -> Function:
+        path = self.paths[address]
+        group = self._link_name(f"{path}/iommu_group")
+        parent = self._physfn(path)
+        return Function(
+            path=path.removeprefix("sys/devices/"),
+            driver=self._link_name(f"{path}/driver"),
+            iommu_group=number_of(group),
+            physfn=parent,
+            vf_index=self._vf_index(parent, address) if parent is not None else None,
+            attributes=self._function_attributes(path, self.names[address]),
+            mdev_table=mdev_table,
+        )
+
+    def _function_attributes(self, path: str, names: Sequence[str]) -> dict[str, Attribute]:
+        top = {name.partition("/")[0] for name in _PLAIN} & set(names)
+        wanted = [name for name in _PLAIN if name.partition("/")[0] in top]
+        if self.config and "config" in names:
+            wanted.append("config")
+        found = self._attributes(path, wanted)
+        if "reset" in names and "reset_method" not in names:
+            found |= self._attributes(path, ["reset"])
+        for name in _LOCKED:
+            full = f"{path}/{name}"
+            if full not in self.locked:
+                continue
+            answer = self.locked[full]
+            if answer is None:
+                self.notes.append(f"{full}: left out (device locked)")
+                continue
+            content = abs(answer) if isinstance(answer, int) else answer
+            attribute = self._attribute(full, name, content)
+            if attribute is not None:
+                found[name] = attribute
+        return found
+
+    def _physfn(self, path: str) -> PciAddress | None:
+        name = self._link_name(f"{path}/physfn")
+        found = [address for address in self.paths if str(address) == name]
+        if name is not None and not found:
+            self.notes.append(f"{path}/physfn: left out ({name} is no function of this host)")
+        return found[0] if found else None
+
+    def _vf_index(self, physfn: PciAddress, address: PciAddress) -> int | None:
+        for name in self.names.get(physfn, []):
+            number = name.removeprefix("virtfn")
+            if number != name and number.isdecimal():
+                link = f"{self.paths[physfn]}/{name}"
+                if self._link_name(link) == str(address):
+                    return int(number)
+        return None
+
+    def _lacks(self, functions: Sequence[Function]) -> Iterator[Part]:
+        if functions and not any("subsystem" in names for names in self.names.values()):
+            yield "subsystem"
+        if "drivers_probe" not in names_in(self.sysfs, _PCI):
+            yield "controls"
+        if not self.sysfs.exists(_GROUPS):
+            yield "groups"
+        if not self.sysfs.exists(f"{_PCI}/drivers"):
+            yield "drivers"
+            return
+        bound = [f for f in functions if f.driver is not None]
+        links = (f"{_PCI}/drivers/{f.driver}/{f.address}" for f in bound)
+        if bound and not any(map(self.sysfs.exists, links)):
+            yield "driver-links"
+
+    def _groups(self) -> Iterator[Group]:
+        numbers = sorted(int(name) for name in names_in(self.sysfs, _GROUPS) if name.isdecimal())
+        for number in numbers:
+            yield Group(number, self._attributes(f"{_GROUPS}/{number}", _GROUP_FILES))
+
+    # -- everything else
+
+    def _files(self) -> tuple[File, ...]:
+        found = {}
+        for path in _FILES:
+            try:
+                found[path] = File(path, self.sysfs.read_bytes(path))
+            except KernelError:
+                continue  # not there, or a whole pci.ids: names are looked up elsewhere then
+        for address, path in self.paths.items():
+            for name in self.names[address]:
+                link = f"{path}/{name}"
+                target = target_of(self.sysfs, link) if name.startswith(_DEVICE_LINKS) else None
+                if target is not None:
+                    found[link] = File(link, posixpath.relpath(target, path))
+                    found[target] = File(target, None)
+        return tuple(found[path] for path in sorted(found))
