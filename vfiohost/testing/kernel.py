@@ -126,6 +126,7 @@ class SimulatedKernel:
 
     Attributes:
         root: the directory.
+        sysfs: what reads it.
 
     Raises:
         NotFoundError: there is no such directory.
@@ -134,8 +135,8 @@ class SimulatedKernel:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
-        self._sysfs = Sysfs(root)
-        self._simulation = Simulation(self._sysfs)
+        self.sysfs = Sysfs(root)
+        self._simulation = Simulation(self.sysfs)
         self._callbacks: list[Callable[[str, str], object]] = []
         with self._simulation.session():
             pass  # finishes what a killed caller has begun
@@ -331,7 +332,7 @@ class SimulatedKernel:
     def _ask(self, verb: Verb, path: str, value: str, timeout: float) -> None:
         """Submit, wait for the answer, and say it."""
         deadline = time.monotonic() + timeout
-        shown = path if verb == "load" else self._sysfs.shown(path)
+        shown = path if verb == "load" else self.sysfs.shown(path)
         with self._simulation.session() as machine:
             operation = Pending(machine.state.take_number(), verb, path, value)
             machine.operation = operation
@@ -352,7 +353,7 @@ class SimulatedKernel:
         refusal = submit(machine, path)
         if operation.verb == "store" and not operation.path.startswith("sys/"):
             raise UnsupportedError(
-                f"{self._sysfs.shown(path)} is not below sys: a store there would reach no kernel."
+                f"{self.sysfs.shown(path)} is not below sys: a store there would reach no kernel."
             )
         waits = operation in machine.state.pending
         answer = refusal.errno if refusal is not None else None if waits else 0
@@ -414,7 +415,7 @@ class SimulatedKernel:
             with self._simulation.session() as machine:
                 return Holder(self, opens(machine))
         except processes.OpenError as error:
-            raise KernelError(error.op, error.errno, self._sysfs.shown(error.path)) from None
+            raise KernelError(error.op, error.errno, self.sysfs.shown(error.path)) from None
 
     def _close(self, number: int) -> None:
         with self._simulation.session() as machine:

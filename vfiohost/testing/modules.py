@@ -22,7 +22,7 @@ def load(machine: Machine, name: str) -> None:
     """What ``modprobe NAME`` does; a module that is loaded or built in is no error."""
     module = machine.blueprint.modules.get(name.replace("-", "_"))
     if module is None:
-        raise AnswerError(errno.ENOENT)
+        raise AnswerError(errno.ENOENT, "load")
     if module.state == "builtin" or machine.tree.exists(f"sys/module/{module.name}/initstate"):
         return
     for needed in module.depends:
