@@ -350,7 +350,8 @@ class Host:
             return self.journal.get(journal_id)
         entry = self.journal.last_committed()
         if entry is None:
-            raise NotFoundError("journal", "last", detail="Nothing was done that can be undone.")
+            detail = "Nothing was done since this host was booted that can be taken back."
+            raise NotFoundError("plan to undo", "last", detail=detail)
         return entry
 
     def apply(

@@ -1,6 +1,6 @@
 """The command ``vfiohost``: arguments, exit codes, printing. No rule of the domain is in here.
 
-``parser`` reads the command line, ``main`` runs a verb and makes an exit code of what comes of it,
+``parser`` reads the command line, ``running`` runs a verb and makes an exit code of what comes of it,
 ``session`` opens the host for it; ``reading``, ``changing``, ``mediated`` and ``simulating`` are
 the verbs, ``carrying`` is what those that change something have in common.
 """
@@ -22,6 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; see ``docs/cli.md``.
     """
-    from vfiohost.cli.main import run
+    from vfiohost.cli.running import run
 
     return run(argv)

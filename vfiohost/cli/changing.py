@@ -185,5 +185,5 @@ def _change(
     elif not session.options.quiet:
         touched = touched_addresses(plan)
         session.lines += listing.bound_lines(now, snapshot, touched, nodes)
-        session.lines += [f"note: {note}" for note in plan.notes]
+        session.notes += [f"note: {note}" for note in plan.notes]
     return fields

@@ -57,9 +57,8 @@ class Output:
         return self._write(sys.stdout, dumps({"schema": SCHEMA, **value}, indent=2) + "\n")
 
     def error(self, lines: Sequence[str]) -> None:
-        """Print an error on stderr: its first line says who speaks."""
-        first, *rest = lines
-        self.notes([f"vfiohost: {first}", *rest])
+        """Print an error on stderr; each line says who speaks, but for those that are indented."""
+        self.notes(line if line.startswith(" ") else f"vfiohost: {line}" for line in lines)
 
     def notes(self, lines: Iterable[str]) -> None:
         """Print lines on stderr; nobody is there to be told when that fails."""

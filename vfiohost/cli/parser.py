@@ -23,6 +23,9 @@ exit codes:
 """
 
 
+_COUNT = "-n/--count"
+
+
 class Shown(Exception):  # noqa: N818 - the way out of argparse for help and version, no error
     """A text was asked for instead of a verb."""
 
@@ -47,9 +50,10 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("argument ") and ": " in message:
             subject, sentence = message.removeprefix("argument ").split(": ", 1)
         sentence = sentence.replace("expected one argument", "It takes one value")
-        raise ParseError(
-            subject, "used as it should be", hint=f"{sentence[:1].upper()}{sentence[1:]}."
-        )
+        hint = f"{sentence[:1].upper()}{sentence[1:]}."
+        if subject == _COUNT:
+            hint += " (A dry run is --dry-run here.)"
+        raise ParseError(subject, "used as it should be", hint=hint)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Say what is close when a word is none of the choices."""
@@ -174,7 +178,7 @@ def _list(parser: Parser) -> None:
     add("--class", metavar="CLASS", dest="class_", help="only this class: gpu, network, 0302 …")
     add("--driver", metavar="D", help="only what this driver has; none: what has no driver")
     add("--group", metavar="N", help="only this IOMMU group; none: what is in no group")
-    add("-o", "--columns", metavar="COLS", help="columns, separated by commas; +COL adds one")
+    add("-o", "--columns", metavar="COLS", help="columns, by commas; +COLS: besides the usual ones")
 
 
 def _groups(parser: Parser) -> None:
@@ -222,7 +226,7 @@ def _mdev_create(parser: Parser) -> None:
     add("-p", "--parent", metavar="PARENT", help="address or name of the parent")
     add("-t", "--type", metavar="TYPE", help="type id (nvidia-595) or name (A10-8Q)")
     add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
-    add("-n", "--count", metavar="COUNT", help="how many (default 1)")
+    add(*_COUNT.split("/"), metavar="COUNT", help="how many (default 1)")
     add(
         "--attr",
         metavar="K=V",

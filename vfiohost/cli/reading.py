@@ -109,7 +109,7 @@ def _bus(session: Session) -> MdevBus:
 
 
 def _columns(text: str | None, *, names: bool) -> tuple[str, ...]:
-    """The columns of ``-o``: a list that replaces the usual ones, or ``+COL`` to add to them.
+    """The columns of ``-o``: those that are named, behind a ``+`` in addition to the usual ones.
 
     Raises:
         ParseError: a word names no column.
@@ -117,13 +117,11 @@ def _columns(text: str | None, *, names: bool) -> tuple[str, ...]:
     usual = tuple(c for c in listing.DEFAULT_COLUMNS if names or c != "name")
     if text is None:
         return usual
-    words = [w.strip().lower() for w in text.split(",")]
+    words = [w.strip().removeprefix("+").lower() for w in text.split(",")]
     for word in words:
-        if word.removeprefix("+") not in listing.COLUMNS:
+        if word not in listing.COLUMNS:
             raise unknown(word, "a column", listing.COLUMNS)
-    added = [w.removeprefix("+") for w in words if w.startswith("+")]
-    chosen = [w for w in words if not w.startswith("+")]
-    return tuple(dict.fromkeys([*(chosen or usual), *added]))
+    return tuple(dict.fromkeys([*(usual if text.startswith("+") else ()), *words]))
 
 
 def _tests(options: Options) -> list[Test]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.cli.signals import Interruption
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from vfiohost.cli.options import Options
     from vfiohost.cli.output import Output
+    from vfiohost.cli.signals import Interruption
     from vfiohost.host import Host
     from vfiohost.model import Problem, Snapshot
     from vfiohost.names import PciNames
@@ -27,6 +26,7 @@ class Session:
         output: the streams.
         lines: what is printed on stdout in the end.
         value: the fields of the JSON object that is printed instead.
+        notes: what ``-v`` says besides, on stderr.
         problems: what the scans found, each once, in order.
         exit_code: the exit code when nothing fails.
     """
@@ -35,10 +35,10 @@ class Session:
         self.options = options
         self.output = output
         self.lines: list[str] = []
+        self.notes: list[str] = []
         self.value: dict[str, Any] = {}
         self.problems: dict[Problem, None] = {}
         self.exit_code = 0
-        self.interruption = Interruption()
 
     @property
     def root(self) -> str:
@@ -51,6 +51,13 @@ class Session:
         from vfiohost.host import Host
 
         return Host(self.root)
+
+    @cached_property
+    def interruption(self) -> Interruption:
+        """Whether a signal came while a plan was carried out."""
+        from vfiohost.cli.signals import Interruption
+
+        return Interruption()
 
     @cached_property
     def names(self) -> PciNames | None:

@@ -37,6 +37,13 @@ def step_line(step: Step, root: str = "/") -> str:
     return shell_line(step.store, root)
 
 
+def why_line(step: Step) -> str:
+    """The reason for a step."""
+    if isinstance(step, LoadModule):
+        return printable(f"load {step.name}: {step.why}")
+    return printable(step.why)
+
+
 def undo_line(step: Step, root: str = "/") -> str:
     """What takes a step back, as a shell line, or why nothing does, in brackets."""
     if isinstance(step, LoadModule):
@@ -60,7 +67,7 @@ def plan_lines(plan: Plan, root: str = "/", paint: Paint = plain) -> list[str]:
     for number, step in enumerate(plan.steps, 1):
         margin = " " * (width + 4)
         lines += [
-            f"  {number:>{width}}  {printable(step.why)}",
+            f"  {number:>{width}}  {why_line(step)}",
             f"{margin}do    {step_line(step, root)}",
             paint(f"{margin}undo  {undo_line(step, root)}", "dim"),
         ]

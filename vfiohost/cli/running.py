@@ -83,6 +83,7 @@ def _finish(session: Session) -> int:
     else:
         _warn(session)
         went_out = output.lines(session.lines)
+        output.error(session.notes if session.options.verbose else [])
     return code if went_out or code else 1
 
 
