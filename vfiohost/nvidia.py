@@ -30,11 +30,12 @@ VGPU_PARAMS = "nvidia/vgpu_params"
 _NAME = re.compile(
     r"""(?P<gpu>[A-Z0-9]+(?:-[a-zA-Z]+)*)
         (?:-(?P<slices>[1-9]))?
-        -(?P<memory>0|[1-9][0-9]*)
+        -(?P<memory>0|[1-9][0-9]{0,5})
         (?P<series>[ABCQ])
         (?P<suffix>ME|NOME|MEALL|GFX)?""",
     re.VERBOSE,
 )
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _BRAND = re.compile(r"(?:NVIDIA|GRID)\s+", re.IGNORECASE)
 _SPACE = re.compile(r"[\s_]+")
 
@@ -156,4 +157,4 @@ def short_name(name: str) -> str:
 
 def _number(text: str | None, *, unit: str = "") -> int | None:
     digits = (text or "").removesuffix(unit)
-    return int(digits) if digits.isascii() and digits.isdigit() else None
+    return int(digits) if _DIGITS.fullmatch(digits) else None

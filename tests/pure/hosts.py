@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -19,6 +19,9 @@ from vfiohost.model import (
     Snapshot,
     Unavailable,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 ALIASES = """\
 # Aliases extracted from modules themselves.
@@ -49,7 +52,7 @@ def address(text: str) -> PciAddress:
     return PciAddress.parse(text)
 
 
-def device(  # noqa: PLR0913
+def device(
     where: str,
     driver: str | None | Unavailable = None,
     *,

@@ -50,13 +50,10 @@ def test_a_wide_domain_comes_after_all_short_ones() -> None:
 
 @given(st.text())
 def test_other_text_is_a_parse_error_that_names_it(text: str) -> None:
-    try:
-        address = PciAddress.parse(text, where="DEV")
-    except ParseError as error:
-        assert error.text == text
-        assert "DEV: " in str(error)
-    else:
-        assert str(address).endswith(text.lower())
+    with pytest.raises(ParseError) as caught:
+        PciAddress.parse(text, where="DEV")
+    assert caught.value.text == text
+    assert str(caught.value).startswith(f"DEV: {text!r} is not a PCI address")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +93,7 @@ def test_a_group_names_who_blocks_it() -> None:
         ("0000:01:00.2", "xhci_hcd"),
         ("0000:01:00.3", "nvidia-gpu"),
     ]
-    assert [str(m.address) for m in group.endpoints][0] == "0000:01:00.0"
+    assert str(group.endpoints[0].address) == "0000:01:00.0"
     assert len(group.members) == len(group.endpoints) + 1
 
 
@@ -150,7 +147,7 @@ def test_a_device_is_releasing_when_its_link_is_gone_but_not_its_driver(
 
 def test_a_snapshot_survives_pickling() -> None:
     host = a10("nouveau")
-    copy = pickle.loads(pickle.dumps(host))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(host))
     assert copy == host
     assert copy.pci == host.pci
 

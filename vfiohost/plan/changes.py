@@ -167,12 +167,14 @@ def _gives(override: str | None, driver: str, *, by_ids: bool) -> bool:
 
 
 def _why_in_the_end(override: str | None, change: Change) -> str:
+    if override is not None and override == change.want.driver:
+        return f"let only {override} take the device"
+    if change.unbinds and override == change.now.override:
+        return "as it was before"
     if override is None:
         return "let the driver's ids decide again at the next probe"
     if override == NO_DRIVER:
         return "keep every driver off the device"
-    if override == change.want.driver:
-        return f"let only {override} take the device"
     return "as it was before"
 
 

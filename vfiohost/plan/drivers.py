@@ -128,9 +128,10 @@ class Drivers:
         """
         if driver in self.registered:
             return None
+        module = module_name(driver)
         meant = self._meant(driver)
         if meant is not None:
-            is_module = self.modules is not None and self.modules.knows(driver)
+            is_module = self.modules and driver == module and self.modules.knows(module)
             what = (
                 f"{driver} is a module, and its driver is called" if is_module else "it is called"
             )
@@ -140,7 +141,7 @@ class Drivers:
                 f"There is no PCI driver {driver!r}: {what} {meant}.",
                 f"Did you mean --driver {meant}?",
             )
-        module = _MODULE_OF_DRIVER.get(driver, module_name(driver))
+        module = _MODULE_OF_DRIVER.get(driver, module)
         if self.modules is None or not self.modules.knows(module):
             return self._unknown(driver, module)
         if not load:
