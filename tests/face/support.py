@@ -59,7 +59,7 @@ class Ran:
     @property
     def value(self) -> dict[str, Any]:
         """The one JSON object on stdout, checked against the published schema."""
-        value = json.loads(self.out)
+        value: dict[str, Any] = json.loads(self.out)
         validator().validate(value)
         assert value.get("exit_code", self.code) == self.code
         return value

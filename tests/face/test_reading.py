@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.face.support import HOSTS, check_golden
+from vfiohost import testing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.face.support import Maker, Runner
 
 GOLDEN_RUNS = [
@@ -50,7 +52,7 @@ def test_what_is_printed(name: str, host: str, line: str, run: Runner, recorded:
 
 
 @pytest.mark.parametrize("path", sorted(HOSTS.glob("*.host")), ids=lambda p: p.stem)
-def test_every_fixture_can_be_read(path: object, run: Runner, recorded: Maker) -> None:
+def test_every_fixture_can_be_read(path: Path, run: Runner, recorded: Maker) -> None:
     root = recorded(path.stem)
     listed = run("list", "--json", "-o", "+override", root=root).value["devices"]
     groups = run("groups", "--json", root=root).value["groups"]
@@ -92,8 +94,6 @@ def test_root_from_the_environment(
 
 
 def test_a_releasing_device_is_named(run: Runner, simulated: Maker) -> None:
-    from vfiohost import testing
-
     root = simulated("a10-pair-nouveau")
     assert run("bind", "65:00.0", root=root).code == 0
     with testing.SimulatedKernel(root).open_device("0000:65:00.0"):
@@ -109,7 +109,7 @@ def test_problems_are_bounded_on_stderr_and_whole_in_json(run: Runner, spoilt: M
     root = spoilt("a10-pair")
     devices = sorted((root / "sys/bus/pci/devices").iterdir())
     for link in devices[:8]:
-        os.unlink(link.resolve() / "modalias")
+        (link.resolve() / "modalias").unlink()
         for name in ("vendor", "device", "class"):
             (link.resolve() / name).unlink(missing_ok=True)
     ran = run("list", root=root)
