@@ -1,8 +1,8 @@
 """Times the scan of generated hosts against the least that a C program needs for the same fields.
 
-    python benchmarks/scan.py                     64, 1,000 and 10,000 functions on a tmpfs
-    python benchmarks/scan.py 10000 --rounds 31   one size
-    python benchmarks/scan.py --root /            a host that is there
+    python -m benchmarks.scan                     64, 1,000 and 10,000 functions on a tmpfs
+    python -m benchmarks.scan 10000 --rounds 31   one size
+    python -m benchmarks.scan --root /            a host that is there
 
 Prints the medians and their ratio. The goals: 10,000 functions scanned into Python objects in at
 most 3 times the floor's time, later in at most 1.5 times.
@@ -20,10 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import hosts
-
+from benchmarks import hosts
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
@@ -45,7 +42,8 @@ def build_floor(folder: Path) -> Path:
     """Compile the floor with the flags of an ordinary build."""
     program = folder / "floor"
     source = Path(__file__).with_name("floor.c")
-    command = [os.environ.get("CC", "cc"), "-O2", "-Wall", "-Wextra", "-o", program, source]
+    options = ["-O2", "-Wall", "-Wextra", "-o"]
+    command: list[str | Path] = [os.environ.get("CC", "cc"), *options, program, source]
     subprocess.run(command, check=True)  # noqa: S603 - the developer's own compiler
     return program
 
@@ -58,7 +56,7 @@ def measure(root: str, floor: Path, rounds: int) -> Timing:
     with Sysfs(root) as sysfs:
         scan(sysfs)
         for _ in range(rounds):
-            command = [floor, root, "1"]
+            command = [str(floor), root, "1"]
             told = subprocess.check_output(command, text=True)  # noqa: S603 - built just now
             functions, _, seconds = told.split()
             floors.append(float(seconds))

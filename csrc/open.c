@@ -124,7 +124,8 @@ static int open_last(const struct walk *w, const char *name, int flags, unsigned
 static int step(struct walk *w, const char *name, const char *tail, int flags)
 {
 	int last = tail[strspn(tail, "/")] == '\0';
-	int keep_link = last && tail[0] == '\0' && flags & (O_NOFOLLOW | O_EXCL);
+	int exclusive = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
+	int keep_link = last && tail[0] == '\0' && (flags & O_NOFOLLOW || exclusive);
 	struct stat st;
 	int fd, rc = 0;
 
