@@ -1,0 +1,108 @@
+"""Every block of README.md and docs/library.md does what the text around it says.
+
+A block says how it is run in a comment before it: ``<!-- run: NAME -->``. ``.ci/run`` and
+``chroot.sh`` paste the blocks ``try`` and ``test`` whole; here ``try`` runs without its first line,
+which installs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(
+    r"(?:<!-- (run|output): (\w+) -->\n)?```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def blocks(document: str) -> dict[tuple[str, str], str]:
+    """The fenced blocks of a document by kind and name."""
+    found = BLOCK.findall((ROOT / document).read_text())
+    return {(kind, name): text for kind, name, _language, text in found}
+
+
+README = blocks("README.md")
+
+
+def shell(script: str, directory: Path, **environment: str) -> str:
+    """What a script prints on both streams, with the tested ``vfiohost`` on its PATH."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("VFIOHOST_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=directory,
+        env=clean | {"PATH": path, "TMPDIR": str(directory)} | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def masked(text: str) -> list[str]:
+    """The lines, with UUIDs that are random made equal."""
+    return UUID.sub("UUID", text).splitlines()
+
+
+def assert_in_order(expected: list[str], lines: list[str]) -> None:
+    """Each expected line is one of the lines, and they come in this order."""
+    rest = iter(lines)
+    for line in expected:
+        assert line in rest, f"{line!r} is missing, or out of order, in:\n" + "\n".join(lines)
+
+
+def test_every_block_is_run_somewhere() -> None:
+    run = {"try", "test", "live", "library", "plugin"}
+    assert set(README) == {("run", name) for name in run} | {("output", "try")}
+
+
+def test_what_one_can_try_prints_what_the_text_shows(tmp_path: Path) -> None:
+    install, _, demonstration = README["run", "try"].partition("\n\n")
+    assert install.endswith("pip install .")
+    assert "\n" not in install
+    printed = shell(demonstration, tmp_path)
+    assert_in_order(masked(README["output", "try"]), masked(printed))
+
+
+def test_the_lines_for_a_live_host_work(tmp_path: Path) -> None:
+    shell("vfiohost sim a10-pair-nouveau host", tmp_path)
+    script = 'sudo() { "$@"; }\n' + README["run", "live"]
+    printed = shell(script, tmp_path, VFIOHOST_ROOT="host")
+    assert "nouveau -> vfio-pci" in printed
+    listed = shell("vfiohost --root host list 10de:2236 -o driver", tmp_path)
+    assert listed.split()[1:] == ["nouveau", "nouveau"]
+
+
+def test_the_library_block_binds(tmp_path: Path) -> None:
+    shell("vfiohost sim a10-pair-nouveau host", tmp_path)
+    (tmp_path / "block.py").write_text(README["run", "library"])
+    printed = shell("python -P block.py", tmp_path).splitlines()
+    assert printed[0] == "0000:65:00.0 nouveau 12"
+    assert printed[-1].startswith("4 [")
+    assert "vfio-pci" in shell("vfiohost --root host list 65:00.0", tmp_path)
+
+
+def test_the_plugin_block_is_a_test_that_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_block.py").write_text(README["run", "plugin"])
+    printed = shell("python -P -m pytest -p no:cacheprovider --rootdir . -q", tmp_path)
+    assert "1 passed" in printed
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    here = (ROOT / document).parent
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text())
+    assert links or document == "docs/concepts.md"
+    assert [link for link in links if not (here / link).exists()] == []
