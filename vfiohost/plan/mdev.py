@@ -224,36 +224,32 @@ def _find_type(bus: MdevBus, parents: Sequence[MdevParent], request: CreateReque
     offered = {t.type_id: t for parent in parents for t in parent.types}
     if request.type in offered:
         return offered[request.type]
-    wanted = _plain(request.type)
-    named = [t for t in offered.values() if t.name is not None and _plain(t.name) == wanted]
+    wanted = short_name(request.type)
+    named = [t for t in offered.values() if t.name is not None and short_name(t.name) == wanted]
     if len(named) > 1:
         raise AmbiguousError(request.type, [t.type_id for t in named])
     if named:
         return named[0]
     texts = {t.type_id.lower(): t.type_id for t in offered.values()}
-    texts |= {_plain(t.name).lower(): short_name(t.name) for t in offered.values() if t.name}
-    near = get_close_matches(wanted.lower(), texts, n=3)
+    texts |= {short_name(t.name).lower(): short_name(t.name) for t in offered.values() if t.name}
+    spellings = dict.fromkeys((request.type.lower(), wanted.lower()))
+    near = (text for s in spellings for text in get_close_matches(s, texts, n=2))
     raise NotFoundError(
         "mdev type",
         request.type,
-        near=tuple(texts[text] for text in near),
+        near=tuple(dict.fromkeys(texts[text] for text in near)),
         detail=_what_there_is(bus, request, list(offered.values())),
     )
-
-
-def _plain(name: str) -> str:
-    """A type's name without brand and without the difference of spaces and underscores."""
-    return short_name(name)
 
 
 def _what_there_is(bus: MdevBus, request: CreateRequest, offered: Sequence[MdevType]) -> str:
     """What the parent offers instead of a type, and who offers the type."""
     texts = [f"{t.type_id} ({t.name})" if t.name else t.type_id for t in offered]
-    wanted = _plain(request.type)
+    wanted = short_name(request.type)
     others = [
         p.name
         for p in bus.parents
-        if any(request.type == t.type_id or _plain(t.name or "") == wanted for t in p.types)
+        if any(request.type == t.type_id or short_name(t.name or "") == wanted for t in p.types)
     ]
     elsewhere = f" {listed(others)} would." if others else ""
     return f"{request.parent} offers {listed(texts) or 'no types'}.{elsewhere}"
