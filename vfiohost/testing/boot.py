@@ -24,6 +24,8 @@ def boot(machine: Machine) -> None:
         if path is not None:
             _complete_function(machine, address, path)
     _register_drivers(machine)
+    if machine.tree.exists("dev/vfio/vfio"):
+        groups.start(machine)
     for path in devices.values():
         driver = None if path is None else machine.tree.link_name(f"{path}/driver")
         if path is not None and driver is not None and is_vfio_driver(driver):

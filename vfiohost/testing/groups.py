@@ -66,13 +66,19 @@ def is_owned(machine: Machine, group: int | None) -> bool:
     return any(file.owned and file.group == group for file in machine.state.open_files)
 
 
+def start(machine: Machine) -> None:
+    """What the module vfio brings: the container node and the class of its devices."""
+    if not machine.tree.exists("dev/vfio/vfio"):
+        machine.tree.write("dev/vfio/vfio", "", 0o666)
+    machine.tree.mkdir(_VFIO_CLASS)
+
+
 def register(machine: Machine, path: str, group: int) -> None:
     """Make a device available through VFIO (``__vfio_register_dev``)."""
     tree = machine.tree
     number = _lowest_free(tree.listing(_VFIO_CLASS), "vfio")
     directory = f"{path}/vfio-dev/vfio{number}"
     tree.mkdir(directory)
-    tree.mkdir(_VFIO_CLASS)
     tree.link(f"{_VFIO_CLASS}/vfio{number}", directory)
     if tree.exists("dev/iommu"):  # a kernel with IOMMUFD and VFIO_DEVICE_CDEV
         tree.write(f"{directory}/dev", f"{_CDEV_MAJOR}:{number}\n", 0o444)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from vfiohost.testing import driver_core
+from vfiohost.testing import driver_core, groups
 from vfiohost.testing.machine import PCI_DRIVERS, AnswerError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _insert(machine: Machine, module: Module) -> None:
             tree.link(f"sys/module/{needed}/holders/{module.name}", directory)
             count(machine, needed, 1)
     if module.name == "vfio":
-        tree.write("dev/vfio/vfio", "", 0o666)
+        groups.start(machine)
     for driver in module.drivers:
         register_driver(machine, driver.name, module.name)
 
