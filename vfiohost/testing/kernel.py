@@ -350,11 +350,9 @@ class SimulatedKernel:
 
     def _submit(self, machine: Machine, path: str) -> AnswerError | None:
         operation = machine.operation
+        if operation.verb == "store":
+            self._check_sysfs(machine, path)
         refusal = submit(machine, path)
-        if operation.verb == "store" and not operation.path.startswith("sys/"):
-            raise UnsupportedError(
-                f"{self.sysfs.shown(path)} is not below sys: a store there would reach no kernel."
-            )
         waits = operation in machine.state.pending
         answer = refusal.errno if refusal is not None else None if waits else 0
         machine.log.append(
@@ -367,6 +365,16 @@ class SimulatedKernel:
             }
         )
         return refusal
+
+    def _check_sysfs(self, machine: Machine, path: str) -> None:
+        try:
+            resolved = machine.tree.resolve(path)
+        except OSError:
+            return  # the kernel's answer to opening it, then
+        if resolved != "sys" and not resolved.startswith("sys/"):
+            raise UnsupportedError(
+                f"{self.sysfs.shown(path)} is not below sys: a store there would reach no kernel."
+            )
 
     def _await(self, number: int, deadline: float) -> int | None:
         """The errno of a pending operation when it has ended, or ``None`` at the deadline."""

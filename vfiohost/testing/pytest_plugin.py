@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
     from pathlib import Path
 
@@ -19,20 +20,22 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def simulated_host(tmp_path: Path) -> Callable[[str | Recording], SimulatedKernel]:
+def simulated_host(
+    tmp_path: Path,
+) -> Callable[[str | os.PathLike[str] | Recording], SimulatedKernel]:
     """A function that makes simulated hosts for this test.
 
-    Call it with the name of a recorded host (``"a10-pair"``) or with a
+    Call it with the name of a recorded host (``"a10-pair"``), the path of a recording, or a
     :class:`vfiohost.recording.Recording`. Each call makes a new host in a directory of its own
-    below ``tmp_path``; its path is the kernel's ``root``.
+    below ``tmp_path``, which is the ``root`` of the kernel that it returns.
     """
+    made: list[SimulatedKernel] = []
 
-    def make(host: str | Recording) -> SimulatedKernel:
-        from vfiohost import testing  # noqa: PLC0415 - most pytest runs never get here
+    def make(host: str | os.PathLike[str] | Recording) -> SimulatedKernel:
+        from vfiohost import recording, testing  # noqa: PLC0415 - most test runs never get here
 
-        made = testing.load(host) if isinstance(host, str) else host
-        name = host if isinstance(host, str) else "host"
-        taken = sum(1 for path in tmp_path.iterdir() if path.name.startswith(f"{name}-"))
-        return testing.create(made, tmp_path / f"{name}-{taken}")
+        found = host if isinstance(host, recording.Recording) else testing.load(host)
+        made.append(testing.create(found, tmp_path / f"simulated-host-{len(made)}"))
+        return made[-1]
 
     return make

@@ -103,9 +103,9 @@ class Simulation:
             try:
                 machine = self._machine(tree)
                 before = machine.state.to_text()
+                _settle(machine)
                 yield machine
-                for number, answer in settle(machine):
-                    machine.log.append({"number": number, "errno": answer})
+                _settle(machine)
                 if machine.state.to_text() != before:
                     tree.write(_STATE, machine.state.to_text())
                 if machine.log:
@@ -175,3 +175,9 @@ class Simulation:
             operations = json.load(file)
         apply_operations(self._sysfs.fd, _SCRATCH, operations)
         os.unlink("redo.json", dir_fd=marker)
+
+
+def _settle(machine: Machine) -> None:
+    """Let pending operations go on, and log those that end."""
+    for number, answer in settle(machine):
+        machine.log.append({"number": number, "errno": answer})
