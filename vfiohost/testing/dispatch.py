@@ -38,17 +38,18 @@ _DEVICE_RULES = {
 }
 
 
-def submit(machine: Machine, path: str) -> AnswerError | None:
-    """Let the kernel answer ``machine.operation`` for the first time.
+def submit(machine: Machine, operation: Pending, path: str) -> AnswerError | None:
+    """Let the kernel answer an operation for the first time.
 
     Args:
         machine: the host.
+        operation: what is asked.
         path: the path as the caller gave it.
 
     Returns:
         The refusal; or ``None``: done, or the operation is among the pending ones now.
     """
-    operation = machine.operation
+    machine.start(operation)
     try:
         if operation.verb == "store":
             operation.path = _open(machine, path)
@@ -89,8 +90,7 @@ def _resume(machine: Machine, pending: Pending) -> int | None:
     """Run one pending operation again; its errno when it has ended."""
     if pending.not_before > time.time():
         return None
-    machine.operation = pending
-    machine.held = []
+    machine.start(pending)
     answer = 0
     try:
         _run(machine)

@@ -335,8 +335,7 @@ class SimulatedKernel:
         shown = path if verb == "load" else self.sysfs.shown(path)
         with self._simulation.session() as machine:
             operation = Pending(machine.state.take_number(), verb, path, value)
-            machine.operation = operation
-            refusal = self._submit(machine, path)
+            refusal = self._submit(machine, operation, path)
             waits = operation.number in {each.number for each in machine.state.pending}
         if refusal is not None:
             raise KernelError(refusal.op, refusal.errno, shown, value or None)
@@ -348,11 +347,10 @@ class SimulatedKernel:
                 raise KernelError("load" if verb == "load" else "write", number, shown, value)
         self._tell(verb, path, value)
 
-    def _submit(self, machine: Machine, path: str) -> AnswerError | None:
-        operation = machine.operation
+    def _submit(self, machine: Machine, operation: Pending, path: str) -> AnswerError | None:
         if operation.verb == "store":
             self._check_sysfs(machine, path)
-        refusal = submit(machine, path)
+        refusal = submit(machine, operation, path)
         waits = operation in machine.state.pending
         answer = refusal.errno if refusal is not None else None if waits else 0
         machine.log.append(

@@ -63,6 +63,11 @@ class Machine:
     held: list[str] = attrs.field(factory=list)
     log: list[dict[str, Any]] = attrs.field(factory=list)
 
+    def start(self, operation: Pending) -> None:
+        """Let an operation be the one that runs now."""
+        self.operation = operation
+        self.held = []
+
     @property
     def is_resumed(self) -> bool:
         """Whether the operation has been blocked before and now goes on."""
