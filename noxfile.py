@@ -19,6 +19,10 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types", "contracts", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+DEPENDENCIES = [
+    *PYPROJECT["project"]["dependencies"],
+    *PYPROJECT["project"]["optional-dependencies"]["test"],
+]
 
 
 @nox.session
@@ -39,8 +43,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types with mypy."""
-    test = PYPROJECT["project"]["optional-dependencies"]["test"]
-    session.install(*PYPROJECT["project"]["dependencies"], *test)
+    session.install(*DEPENDENCIES)
     install_group(session, "types")
     session.run("mypy")
 
@@ -53,35 +56,90 @@ def contracts(session: nox.Session) -> None:
 
 
 @nox.session
+def sanitizers(session: nox.Session) -> None:
+    """Test the C core, built with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    install_group(session, "build")
+    session.install(*DEPENDENCIES)
+    tmp = Path(session.create_tmp()).resolve()
+    tree = build(session, tmp, "--sdist")
+    (sdist,) = (tmp / "dist").glob("*.tar.gz")
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
+    # Uncached: pip would keep the instrumented build for the next who asks for this version.
+    session.install(
+        *("--no-deps", "--no-cache-dir", "--force-reinstall", str(sdist)), env={"CFLAGS": flags}
+    )
+    instrumented = (
+        "from vfiohost import _native; assert b'__asan' in open(_native.__file__, 'rb').read()"
+    )
+    environment = {
+        # The interpreter itself is not instrumented, so the runtime has to be there before it ...
+        "LD_PRELOAD": " ".join(compiler_library(name) for name in ("libasan.so", "libubsan.so")),
+        # ... it keeps memory until it exits, which is no leak, ...
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        # ... and its own allocator would hide from the runtime where a buffer ends.
+        "PYTHONMALLOC": "malloc",
+    }
+    with session.chdir(tree):
+        session.run("python", "-P", "-c", instrumented, env=environment)
+        session.run(
+            *("python", "-P", "-m", "pytest", *(session.posargs or ["tests/native"])),
+            env=environment,
+        )
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the sdist and a wheel from it, and test that wheel on every CPython there is."""
     install_group(session, "build")
     source, tmp = Path.cwd(), Path(session.create_tmp()).resolve()
-    dist, tree, venv = tmp / "dist", tmp / "tree", tmp / "venv"
-    for old in (dist, tree):
-        shutil.rmtree(old, ignore_errors=True)
-    tree.mkdir()
-    session.run("python", "-m", "build", "--outdir", str(dist))
-    (sdist,), (built,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
-    # The tests come out of the sdist too; without the package beside them they can only find the
-    # one that is installed.
-    session.run("tar", "-xzf", sdist, "-C", tree, "--strip-components=1", external=True)
-    shutil.rmtree(tree / "vfiohost")
+    tree = build(session, tmp)
+    (built,) = (tmp / "dist").glob("*.whl")
     pythons = find_pythons()
     if not pythons:
         session.error("this machine has no CPython >= 3.11 to test the wheel on")
     for name, python in pythons.items():
         session.log(f"testing {built.name} on {name}: {python}")
-        session.run("virtualenv", "-q", "--clear", "-p", python, str(venv))
-        inside = str(venv / "bin" / "python")
+        session.run("virtualenv", "-q", "--clear", "-p", python, str(tmp / "venv"))
+        inside = str(tmp / "venv" / "bin" / "python")
         session.run(inside, "-m", "pip", "install", "-q", f"{built}[test]", external=True)
         with session.chdir(tree):
             session.run(
                 *(inside, "-P", "-m", "pytest", *session.posargs),
-                env={"VFIOHOST_DIST": str(dist), "VFIOHOST_SOURCE": str(source)},
+                env={"VFIOHOST_DIST": str(tmp / "dist"), "VFIOHOST_SOURCE": str(source)},
                 external=True,
             )
     session.log(f"{built.name} passed on {', '.join(pythons)}")
+
+
+def build(session: nox.Session, tmp: Path, *options: str) -> Path:
+    """Build into ``tmp/dist``, and unpack the sdist into ``tmp/tree`` without the package.
+
+    Tests that run in that tree can only find the package that is installed.
+
+    Args:
+        session: with the group "build" installed.
+        tmp: a folder for both.
+        options: of ``python -m build``; by default it makes an sdist and a wheel from that.
+
+    Returns:
+        The tree.
+    """
+    dist, tree = tmp / "dist", tmp / "tree"
+    for old in (dist, tree):
+        shutil.rmtree(old, ignore_errors=True)
+    tree.mkdir()
+    session.run("python", "-m", "build", *options, "--outdir", str(dist))
+    (sdist,) = dist.glob("*.tar.gz")
+    session.run("tar", "-xzf", str(sdist), "-C", str(tree), "--strip-components=1", external=True)
+    shutil.rmtree(tree / "vfiohost")
+    return tree
+
+
+def compiler_library(name: str) -> str:
+    """Where the compiler keeps one of its run-time libraries."""
+    command = [os.environ.get("CC", "gcc"), f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
 
 
 def install_group(session: nox.Session, group: str) -> None:
