@@ -161,8 +161,9 @@ class KernelError(VfioHostError, OSError):
         return kernel_meaning(self.path.rsplit("/", 1)[-1], self.op, self.errno or 0)
 
     def __str__(self) -> str:
+        what = "" if self.value is None else f"{_shown(self.value)} to "
         doing = {
-            "write": f"write {_shown(self.value)} to {self.path}",
+            "write": f"write {what}{self.path}",
             "load": f"load module {self.path}",
             "list": f"list {self.path}",
         }.get(self.op, f"{self.op} {self.path}")

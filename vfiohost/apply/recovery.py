@@ -90,8 +90,8 @@ def recover(
                 recovery = _damaged(entry)
             elif entry.boot_id != journal.boot_id:
                 recovery = _close(entry, journal)
-            elif (helper := entry.waiting()) is not None:
-                recovery = _still_pending(entry, helper)
+            elif (waiting := entry.waiting()) is not None:
+                recovery = _still_pending(entry, waiting[1])
             else:
                 transaction = Transaction(
                     entry.plan,

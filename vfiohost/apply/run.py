@@ -45,8 +45,8 @@ def apply(
 ) -> Report:
     """Carry out a plan as one transaction.
 
-    An empty plan is success, and touches nothing. A plan whose steps all hold already is success,
-    too, without a journal.
+    An empty plan is success, and touches nothing. A plan whose work somebody else has done since
+    it was made is success, too, without a journal.
 
     Args:
         plan: what to do.
@@ -57,9 +57,9 @@ def apply(
         wait: seconds to wait for the lock.
         undoes: the id of the journal that this plan takes back, which is then undone.
         cancel: asked before each step; ``True`` takes back what was done.
-        progress: called after each step forward that came to an end. What it raises is treated
-            like an interruption. It is not called for steps that are taken back: the report in
-            the error has them.
+        progress: called after each step forward that was done or found done. What it raises is
+            treated like an interruption. It is not called for steps that are taken back: the report
+            in the error has them.
 
     Returns:
         What became of each step: ``done`` or ``already``.
@@ -111,7 +111,12 @@ def _carry_out(
     try:
         for index in range(len(transaction.plan.steps)):
             _stop_if(cancel)
-            result = transaction.forward(index)
+            try:
+                result = transaction.forward(index)
+            except StalePlanError:
+                if not transaction.is_done_by_others():
+                    raise
+                break
             if progress is not None:
                 progress(result)
         # An undo is journaled even if all was as it should be: its journal marks the other undone.

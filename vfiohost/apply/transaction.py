@@ -70,18 +70,23 @@ def observe(sysfs: Sysfs, expect: Expect, *, timeout: float) -> str | None | Una
         timeout: seconds until a text counts as unavailable.
 
     Returns:
-        What would have to be ``expect.value`` for it to hold, or why it cannot be told.
+        What would have to be ``expect.value`` for it to hold, or why it cannot be told. A device
+        that is gone is no device without a driver: where the directory of a link or text does not
+        exist, that is unavailable, with ENOENT.
     """
     try:
-        if expect.kind == "link":
-            return sysfs.link_name(expect.path)
         if expect.kind == "exists":
             return "yes" if sysfs.exists(expect.path) else "no"
-        seen = sysfs.read_bounded([expect.path], timeout=timeout)[expect.path]
+        if expect.kind == "link":
+            seen: str | None | Unavailable = sysfs.link_name(expect.path)
+        else:
+            seen = sysfs.read_bounded([expect.path], timeout=timeout)[expect.path]
+            if isinstance(seen, Unavailable) and seen.errno == errno.ENOENT:
+                seen = None
+        if seen is None and not sysfs.exists(expect.path.rpartition("/")[0]):
+            return Unavailable(errno.ENOENT, "its directory is gone")
     except KernelError as exc:
         return Unavailable(exc.errno or 0, os.strerror(exc.errno or 0))
-    if isinstance(seen, Unavailable) and seen.errno == errno.ENOENT:
-        return None
     return seen
 
 
@@ -198,6 +203,10 @@ class Transaction:
         except VfioHostError as exc:
             self._set(index, "failed", str(exc))
             self._note("failed", index, error=str(exc))
+            if index not in self.to_undo:
+                # It changed nothing. Say so before other steps are taken back: what they leave
+                # behind may look like this one's work.
+                self._note("undone", index)
             raise
         self.current = None
         return self._results[index]
@@ -208,7 +217,7 @@ class Transaction:
             seen = self._see(before)
             if seen == before.value:
                 return False
-            if isinstance(seen, Unavailable):
+            if isinstance(seen, Unavailable) and seen.errno != errno.ENOENT:
                 raise self._unreadable(before, seen)
             if step.after is None or not self._holds(step.after):
                 raise StalePlanError(
@@ -217,6 +226,25 @@ class Transaction:
                 )
             return True
         return step.after is not None and self._holds(step.after)
+
+    def is_done_by_others(self) -> bool:
+        """Whether the host is as the plan leaves it, after a step was found stale.
+
+        Then what is left of the plan counts as ``already``: two who want the same thing at once
+        both get it. Not so when steps were carried out that would have to be taken back.
+        """
+        last: dict[str, Expect] = {}
+        for step in self.plan.steps:
+            if step.after is None:
+                return False
+            last[step.after.path] = step.after
+        if self._undos() or not all(self._holds(expect) for expect in last.values()):
+            return False
+        for index, result in enumerate(self._results):
+            if result.outcome != "done":
+                self._set(index, "already")
+        self.current = None
+        return True
 
     def _store_and_check(self, index: int, step: Step) -> None:
         try:
@@ -281,7 +309,7 @@ class Transaction:
             done = f"Module {step.name} was loaded"
         else:
             done = f"The kernel accepted {step.value!r} for {self._sysfs.shown(step.path)}"
-        if isinstance(seen, Unavailable):
+        if isinstance(seen, Unavailable) and seen.errno != errno.ENOENT:
             return ApplyError(
                 f"{done}, but whether it had its effect cannot be seen: "
                 f"{self._sentence(after, seen)}"
@@ -442,6 +470,8 @@ class Transaction:
     def _sentence(self, expect: Expect, seen: str | None | Unavailable) -> str:
         """What is there instead of what should be."""
         shown = self._sysfs.shown(expect.path)
+        if isinstance(seen, Unavailable) and seen.errno == errno.ENOENT:
+            return f"{shown} is not there, and neither is the directory that it should be in."
         if isinstance(seen, Unavailable):
             return f"{shown} cannot be read ({seen})."
         return f"{shown} {_state(expect.kind, seen)}, but should {_wish(expect)}."

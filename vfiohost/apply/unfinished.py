@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vfiohost.errors import ApplyError, PendingError, StalePlanError
 from vfiohost.journal import DamagedJournal
-from vfiohost.plan.types import Report, StepResult, WriteAttr
+from vfiohost.plan.types import LoadModule, Report, StepResult, WriteAttr
 
 if TYPE_CHECKING:
     from vfiohost.journal import Journal, JournalEntry, Process
@@ -37,13 +37,16 @@ def check_journals(plan: Plan, undoes: str | None, sysfs: Sysfs, journal: Journa
                 f"A journal is damaged: {entry.reason} It may tell of a plan that was cut off: see "
                 f"whether the devices are as they should be, then move {entry.path} away."
             )
-        helper = entry.waiting()
-        if helper is None:
+        waiting = entry.waiting()
+        if waiting is None:
             raise ApplyError(
                 f"An earlier run was cut off: {entry}. Run `vfiohost recover` first, which brings "
                 "back what that run had changed."
             )
+        step, helper = waiting
         shared = _shared(plan, entry.plan, sysfs)
+        if isinstance(step, LoadModule) and step.name in _modules(plan):
+            shared.add(f"module {step.name}")
         if shared:
             raise _pending_before(plan, entry, helper, shared)
     if undoes is not None and undoes not in {e.id for e in journal.undoable()}:
@@ -64,7 +67,7 @@ def _pending_before(
 
 
 def _shared(plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:
-    """What two plans have in common: devices, mdevs, parents, modules.
+    """What two plans have in common: devices, mdevs, their parents.
 
     A virtual function and its physical function count as one: the kernel holds locks of the one
     while it works on the other. Two virtual functions of one card are two.
@@ -80,9 +83,11 @@ def _things(plan: Plan) -> set[str]:
         if isinstance(step, WriteAttr):
             for pattern in (_ADDRESS, _UUID, _MDEV_PARENT):
                 things.update(pattern.findall(f"{step.path} {step.value}"))
-        else:
-            things.add(f"module {step.name}")
     return things
+
+
+def _modules(plan: Plan) -> set[str]:
+    return {step.name for step in plan.steps if isinstance(step, LoadModule)}
 
 
 def _cards(things: set[str], sysfs: Sysfs) -> set[str]:

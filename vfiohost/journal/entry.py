@@ -14,6 +14,8 @@ from vfiohost.plan.types import Plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vfiohost.plan.types import Step
+
 SCHEMA = "vfiohost.journal/1"
 """The format's name and version, in each header."""
 
@@ -84,14 +86,14 @@ class JournalEntry:
         done = sorted(i for i, event in self.last_events.items() if event.kind == "done")
         return attrs.evolve(self.plan, steps=tuple(self.plan.steps[i] for i in done))
 
-    def waiting(self) -> Process | None:
-        """The helper process that still waits in the kernel for a store of this plan, if any.
+    def waiting(self) -> tuple[Step, Process] | None:
+        """The step that the kernel has not come back from, and the helper process that waits.
 
         Looks at ``/proc`` now: a helper that has ended, or is not known, waits no more.
         """
         for event in self.last_events.values():
             if event.kind == "pending" and event.helper is not None and event.helper.is_alive:
-                return event.helper
+                return self.plan.steps[event.step], event.helper
         return None
 
     def __str__(self) -> str:

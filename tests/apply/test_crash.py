@@ -1,0 +1,358 @@
+"""Kills: at every fsync, around every store, in a rollback, in a recovery. Then recover."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import traceback
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.apply.conftest import Bench, make_bench
+from tests.apply.fake import (
+    AUDIO,
+    DEVICES,
+    GPU,
+    OTHER_GPU,
+    Fault,
+    bind_plan,
+    files,
+    mdev_plan,
+    reboot,
+    restore_plan,
+    to_vfio,
+)
+from vfiohost.errors import ApplyError, LockBusyError, RollbackError
+from vfiohost.journal import lock
+from vfiohost.plan.types import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DIED = 3
+SURVIVED = 0
+
+
+def in_child(work: Callable[[], object], *, die_at_fsync: tuple[int, bool] | None = None) -> int:
+    """Run something in a forked process that kills itself at its n-th fsync.
+
+    Args:
+        work: what is run; an :class:`ApplyError` of it is no failure.
+        die_at_fsync: n, counted from 1, and whether what was written reached the disk by then.
+
+    Returns:
+        The exit status: :data:`DIED` or :data:`SURVIVED`.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if die_at_fsync is not None:
+                _arm(*die_at_fsync)
+            work()
+            status = SURVIVED
+        except ApplyError:
+            status = SURVIVED
+        except BaseException:  # noqa: BLE001 - this process must not go on as a second pytest
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    _, waited = os.waitpid(pid, 0)
+    status = os.waitstatus_to_exitcode(waited)
+    assert status in (DIED, SURVIVED), status
+    return status
+
+
+def _arm(number: int, after: bool) -> None:  # noqa: FBT001
+    """Let this process die at its n-th fsync; before it, what that should save is lost."""
+    real, calls = os.fsync, 0
+
+    def fsync(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number and not after:
+            if stat.S_ISREG(os.fstat(fd).st_mode):  # half of the last line reaches the disk
+                text = os.pread(fd, 1 << 20, 0)
+                size = text.rfind(b"\n", 0, -1) + 1
+                os.ftruncate(fd, (size + len(text)) // 2)
+            os._exit(DIED)
+        real(fd)
+        if calls == number:
+            os._exit(DIED)
+
+    os.fsync = fsync  # type: ignore[assignment]
+
+
+def survives_somewhere(
+    fresh: Callable[[], Bench], work: Callable[[Bench], object], check: Callable[[Bench], object]
+) -> int:
+    """Kill at every fsync until none is left; after each kill, check. Gives the number of kills."""
+    kills = 0
+    for after in (False, True):
+        for number in range(1, 200):
+            bench = fresh()
+            with bench.sysfs:
+                status = in_child(lambda b=bench: work(b), die_at_fsync=(number, after))  # type: ignore[misc]
+                check(bench)
+            if status == SURVIVED:
+                break
+            kills += 1
+        else:
+            pytest.fail("it never survives")
+    return kills
+
+
+def recover_and_check(bench: Bench, allowed: list[dict[str, str]]) -> None:
+    """After a crash and recover the host is in one of these states, and nothing is left open."""
+    recoveries = bench.recover()
+    assert all(r.outcome == "recovered" for r in recoveries), recoveries
+    assert bench.state() in allowed
+    assert bench.recover() == ()
+    assert not bench.journal.open_entries()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Callable[[], Bench]]:
+    """A maker of new hosts."""
+    made: list[Bench] = []
+
+    def make() -> Bench:
+        made.append(make_bench(tmp_path / str(len(made))))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.sysfs.close()
+
+
+# The one sets an override and clears it again, so that a look at the host alone misleads.
+PLANS = [bind_plan(GPU, once=True), mdev_plan()]
+PLAN_IDS = ["bind once", "mdev create"]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
+def test_kill_at_every_fsync_of_apply(fresh: Callable[[], Bench], plan: Plan) -> None:
+    done = fresh()
+    before = done.state()
+    done.apply(plan)
+    after = done.state()
+    seen: list[dict[str, str]] = []
+
+    def check(bench: Bench) -> None:
+        recover_and_check(bench, [before, after])
+        seen.append(bench.state())
+
+    kills = survives_somewhere(fresh, lambda bench: bench.apply(plan), check)
+    assert kills > 4 * len(plan.steps)
+    assert before in seen
+    assert after in seen
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
+def test_kill_at_every_fsync_of_a_rollback(fresh: Callable[[], Bench], plan: Plan) -> None:
+    before = fresh().state()
+    last = len(plan.steps) - 1
+
+    def fresh_and_failing() -> Bench:
+        bench = fresh()
+        bench.fail(last, Fault("refuse"))
+        return bench
+
+    def check(bench: Bench) -> None:
+        bench.kernel.faults.clear()
+        recover_and_check(bench, [before])
+
+    kills = survives_somewhere(fresh_and_failing, lambda bench: bench.apply(plan), check)
+    assert kills > 4 * len(plan.steps)
+
+
+@pytest.mark.parametrize(
+    "plan", [bind_plan(GPU, AUDIO), *PLANS], ids=["bind two", "bind once", "mdev create"]
+)
+@pytest.mark.parametrize("effect", [False, True], ids=["before the store", "after the store"])
+def test_kill_around_every_store(fresh: Callable[[], Bench], plan: Plan, effect: bool) -> None:  # noqa: FBT001
+    for k in range(len(plan.steps)):
+        bench = fresh()
+        before = bench.state()
+        bench.fail(k, Fault("die", effect=effect))
+        assert in_child(lambda b=bench: b.apply(plan)) == DIED  # type: ignore[misc]
+        bench.kernel.faults.clear()
+        (recovery,) = bench.recover()
+        assert recovery.outcome == "recovered"
+        assert bench.state() == before
+        assert bench.recover() == ()
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
+def test_kill_at_every_fsync_of_recover(fresh: Callable[[], Bench], plan: Plan) -> None:
+    before = fresh().state()
+    last = len(plan.steps) - 1
+
+    def crashed() -> Bench:
+        bench = fresh()
+        bench.fail(last, Fault("die", effect=True))
+        assert in_child(lambda: bench.apply(plan)) == DIED
+        bench.kernel.faults.clear()
+        return bench
+
+    kills = survives_somewhere(
+        crashed, lambda bench: bench.recover(), lambda bench: recover_and_check(bench, [before])
+    )
+    assert kills > 2 * last
+
+
+def test_kill_around_every_store_of_recover(fresh: Callable[[], Bench]) -> None:
+    plan = bind_plan(GPU, once=True)
+    for k in range(4):
+        for effect in (False, True):
+            bench = fresh()
+            before = bench.state()
+            bench.fail(4, Fault("die", effect=True))
+            assert in_child(lambda b=bench: b.apply(plan)) == DIED  # type: ignore[misc]
+            bench.kernel.faults = {k: Fault("die", effect=effect)}
+            assert in_child(lambda b=bench: b.recover()) == DIED  # type: ignore[misc]
+            bench.kernel.faults.clear()
+            recover_and_check(bench, [before])
+
+
+def crash(bench: Bench, plan: Plan, at: int, *, effect: bool = True) -> None:
+    bench.fail(at, Fault("die", effect=effect))
+    assert in_child(lambda: bench.apply(plan)) == DIED
+    bench.kernel.faults.clear()
+
+
+def test_after_a_crash_no_plan_is_carried_out_before_recover(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 2)
+    half = bench.state()
+    with pytest.raises(ApplyError, match=r"cut off: bind 0000:65:00\.0 .*Run `vfiohost recover`"):
+        bench.apply(bind_plan(OTHER_GPU))
+    assert bench.state() == half
+    bench.recover()
+    bench.apply(bind_plan(OTHER_GPU))
+
+
+def test_nothing_to_recover_makes_no_file(bench: Bench) -> None:
+    there = files(bench.root)
+    assert bench.recover() == ()
+    assert files(bench.root) == there
+
+
+def test_recover_names_what_it_did(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 2)
+    (recovery,) = bench.recover()
+    assert recovery.report is not None
+    assert [r.outcome for r in recovery.report.results] == ["done", "undone", "undone", "not-run"]
+    assert recovery.journal_id in recovery.sentence
+    assert bench.entries()[0].result == "recovered"
+
+
+def test_recover_leaves_alone_what_somebody_else_changed(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 3)
+    bench.kernel._act(f"{DEVICES}/{GPU}/driver_override", "foreign")
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "half-way"
+    assert recovery.commands == (
+        f"echo > /{DEVICES}/{GPU}/driver_override",
+        f"printf %s {GPU} > /sys/bus/pci/drivers/nouveau/bind",
+    )
+    assert "'foreign'" in recovery.sentence
+    assert (bench.root / DEVICES / GPU / "driver_override").read_text() == "foreign\n"
+    assert bench.recover() == ()
+    assert bench.entries()[0].result == "half-way"
+
+
+def test_recover_tells_of_an_undo_that_the_kernel_refuses(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 3)
+    bench.fail(0, Fault("refuse"))
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "half-way"
+    assert len(recovery.commands) == 2
+    assert "EBUSY" in recovery.sentence
+
+
+def test_a_journal_of_another_boot_is_closed_and_not_followed(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 2)
+    half = bench.state()
+    stores = len(bench.kernel.log)
+    reboot(bench.root)
+    bench.apply(Plan("bind", (OTHER_GPU,), to_vfio(OTHER_GPU)))
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "other-boot"
+    assert bench.state()[GPU] == half[GPU]
+    assert len(bench.kernel.log) == stores + 3
+    assert bench.recover() == ()
+    assert [e.result for e in bench.entries()] == ["other-boot", "committed"]
+
+
+def test_two_recoveries_at_once(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 2)
+
+    def second(_: int) -> None:
+        with pytest.raises(LockBusyError, match=f"pid {os.getpid()}, vfiohost recover"):
+            bench.recover()
+
+    stores = len(bench.kernel.log)
+    bench.kernel.before_store = second
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "recovered"
+    assert len(bench.kernel.log) > stores
+
+
+def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Bench) -> None:
+    """The helper of a store inherits the lock's descriptor, as native.store_bounded lets it."""
+    told, tell = os.pipe()
+    inheritable = True
+    caller = os.fork()
+    if caller == 0:
+        with lock(bench.sysfs, purpose="bind x") as fd:
+            helper = os.fork()
+            if helper == 0:
+                os.set_inheritable(fd, inheritable)
+                os.execvp("sleep", ["sleep", "60"])
+            os.write(tell, f"{helper}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(caller, 0)
+    helper = int(os.read(told, 100))
+    os.close(told)
+    os.close(tell)
+    try:
+        with pytest.raises(
+            LockBusyError, match="has ended, but a helper process of it still waits"
+        ):
+            bench.apply(bind_plan(GPU))
+    finally:
+        os.kill(helper, signal.SIGKILL)
+    with lock(bench.sysfs, purpose="after", wait=10):
+        pass
+
+
+def test_the_lock_is_released_for_a_helper_too_when_the_caller_ends_in_order(
+    bench: Bench,
+) -> None:
+    with lock(bench.sysfs, purpose="bind x") as fd:
+        kept = os.dup(fd)
+    with lock(bench.sysfs, purpose="another"), pytest.raises(BlockingIOError):
+        fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(kept)
+
+
+def test_restore_is_recovered_as_any_plan(bench: Bench) -> None:
+    bench.apply(bind_plan(GPU))
+    bound = bench.state()
+    crash(bench, restore_plan(GPU), 1)
+    bench.recover()
+    assert bench.state() == bound
+
+
+def test_a_failed_rollback_is_not_followed_again(bench: Bench) -> None:
+    bench.kernel.load_module("vfio_pci", timeout=1)
+    bench.fail(2, Fault("refuse"))
+    bench.fail(3, Fault("refuse"))
+    with pytest.raises(RollbackError):
+        bench.apply(bind_plan(GPU))
+    assert bench.recover() == ()
+    assert [str(o.driver) for o in bench.journal.origins().values()] == ["nouveau"]

@@ -1,0 +1,96 @@
+"""The lock: who holds it, who waits, what is in its file."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.apply.fake import GPU, bind_plan
+from vfiohost.errors import LockBusyError
+from vfiohost.journal import LOCK_PATH, lock
+
+if TYPE_CHECKING:
+    from tests.apply.conftest import Bench
+
+
+def test_who_comes_second_is_told_who_holds_it(bench: Bench) -> None:
+    with (
+        lock(bench.sysfs, purpose="bind 0000:65:00.0"),
+        pytest.raises(LockBusyError) as caught,
+        lock(bench.sysfs, purpose="another"),
+    ):
+        pytest.fail("two hold the lock")
+    assert caught.value.path == str(bench.root / LOCK_PATH)
+    assert caught.value.holder is not None
+    assert caught.value.holder.startswith(f"pid {os.getpid()}, vfiohost bind 0000:65:00.0, since ")
+
+
+def test_apply_says_what_it_holds_the_lock_for(bench: Bench) -> None:
+    def second(_: int) -> None:
+        with pytest.raises(LockBusyError, match=f"vfiohost bind {GPU}, since"):
+            bench.apply(bind_plan(GPU))
+
+    bench.kernel.before_store = second
+    bench.apply(bind_plan(GPU))
+    assert len(bench.kernel.log) == 4
+
+
+def test_it_is_free_after_an_error(bench: Bench) -> None:
+    with pytest.raises(ZeroDivisionError), lock(bench.sysfs, purpose="x"):
+        raise ZeroDivisionError
+    with lock(bench.sysfs, purpose="y"):
+        pass
+    assert (bench.root / LOCK_PATH).read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[" * 3000, b'{"pid": "x"}', b"null", b'{"pid": 1}', b"x" * 100_000],
+    ids=["nothing", "no text", "nested", "wrong type", "null", "incomplete", "long"],
+)
+def test_stale_content_is_harmless(bench: Bench, content: bytes) -> None:
+    with lock(bench.sysfs, purpose="x"):
+        (bench.root / LOCK_PATH).write_bytes(content)
+        with pytest.raises(LockBusyError, match="holder unknown"), lock(bench.sysfs, purpose="y"):
+            pytest.fail("two hold the lock")
+    (bench.root / LOCK_PATH).write_bytes(content)
+    with lock(bench.sysfs, purpose="z"):
+        assert b'"purpose": "z"' in (bench.root / LOCK_PATH).read_bytes()
+
+
+def test_waiting_for_it(bench: Bench) -> None:
+    taken, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock(bench.sysfs, purpose="x"):
+            taken.set()
+            release.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(10)
+    begin = time.monotonic()
+    with pytest.raises(LockBusyError), lock(bench.sysfs, purpose="y", wait=0.2):
+        pytest.fail("two hold the lock")
+    assert time.monotonic() - begin >= 0.2
+    threading.Timer(0.1, release.set).start()
+    with lock(bench.sysfs, purpose="y", wait=10):
+        assert release.is_set()
+    thread.join()
+
+
+def test_a_lock_file_that_is_replaced_does_not_let_two_in(bench: Bench) -> None:
+    """Who got the lock of a file that lost its name while waiting tries again with the new one."""
+    path = bench.root / LOCK_PATH
+    with lock(bench.sysfs, purpose="x"):
+        path.unlink()
+        with (
+            lock(bench.sysfs, purpose="y"),
+            pytest.raises(LockBusyError),
+            lock(bench.sysfs, purpose="z"),
+        ):
+            pytest.fail("two hold the lock")
