@@ -1,0 +1,45 @@
+"""Prepare images, or run one command in a guest.
+
+    python -m tests.kernel.lab prepare [FLAVOUR ...]
+    python -m tests.kernel.lab run FLAVOUR COMMAND [ARGUMENT ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.kernel.lab import guest
+from tests.kernel.lab.flavours import FLAVOURS, prepare
+from tests.kernel.lab.vm import Machine
+
+
+def main() -> int:
+    """Do what the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m tests.kernel.lab", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("prepare", help="download and build what the lab boots")
+    verb.add_argument("flavours", nargs="*", choices=[*FLAVOURS, []], default=list(FLAVOURS))
+    verb = verbs.add_parser("run", help="boot, run one command, and end the machine")
+    verb.add_argument("flavour", choices=FLAVOURS)
+    verb.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    if arguments.verb == "prepare":
+        for flavour in arguments.flavours:
+            started = time.monotonic()
+            image = prepare(flavour)
+            took = time.monotonic() - started
+            sys.stdout.write(f"{flavour}: {image.kernel.release}, {took:.1f} s\n")
+        return 0
+    started = time.monotonic()
+    with Machine(prepare(arguments.flavour)) as machine:
+        sys.stderr.write(f"{machine.release} after {time.monotonic() - started:.1f} s\n")
+        done = machine.call(guest.run, arguments.command, within=600)
+    sys.stdout.write(done["stdout"])
+    sys.stderr.write(done["stderr"])
+    return int(done["status"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

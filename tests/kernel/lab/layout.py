@@ -1,0 +1,99 @@
+"""The PCI functions of the machine: where they are, and the QEMU options that make them.
+
+The addresses do not change from boot to boot: QEMU puts the functions where it is told to, and the
+firmware numbers the buses behind the root ports in the order of the ports. The synthetic cards are
+plugged into the empty ports by the ``synthgpu`` module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOST_BRIDGE = "0000:00:00.0"
+EDU = "0000:00:07.0"
+"""A function that no driver of the kernel knows, without a way to reset it."""
+NIC = "0000:00:08.0"
+"""An e1000 alone in its group."""
+TWIN_NICS = ("0000:00:0a.0", "0000:00:0a.1")
+"""Two e1000 of one slot. Without ACS they share a group."""
+PORT = "0000:00:0b.0"
+"""The root port of :data:`PCIE_NIC`."""
+PCIE_NIC = "0000:01:00.0"
+"""An e1000e behind a root port."""
+NVME = "0000:02:00.0"
+"""A disk with SR-IOV."""
+NVME_VFS = tuple(f"0000:02:00.{number}" for number in range(1, 5))
+A10S = ("0000:03:00.0", "0000:04:00.0")
+RTX3090 = ("0000:05:00.0", "0000:05:00.1")
+"""A display function and its audio function, in one group."""
+RTX2080 = tuple(f"0000:06:00.{number}" for number in range(4))
+"""Display, audio, USB and UCSI, in one group."""
+T4 = "0000:07:00.0"
+EMPTY_PORT = "0000:00:15.0"
+"""A root port with nothing behind it."""
+
+DISK_MIB = 64
+AGENT_PORT = "vfiohost.lab"
+"""The name of the virtio port that the agent answers on."""
+
+
+def machine_options(folder: Path) -> list[str]:
+    """Return the options that make the machine.
+
+    Args:
+        folder: of this run. The disk's image and the agent's socket lie there.
+    """
+    return [
+        *("-machine", "q35,kernel-irqchip=split", "-accel", "tcg", "-cpu", "max"),
+        *("-smp", "2", "-m", "1G", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
+        *("-device", "intel-iommu,intremap=on,caching-mode=on"),
+        *("-serial", f"file:{folder / 'console.log'}"),
+        *_transport(folder),
+        *_functions(folder),
+        *_ports(),
+    ]
+
+
+def _transport(folder: Path) -> list[str]:
+    """The guest's way to the host's files, and the agent's to the tests."""
+    files = "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
+    return [
+        *("-fsdev", files, "-device", "virtio-9p-pci,addr=02.0,fsdev=host,mount_tag=host"),
+        *("-device", "virtio-serial-pci,addr=03.0"),
+        *("-chardev", f"socket,id=agent,path={folder / 'agent.socket'},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+    ]
+
+
+def _functions(folder: Path) -> list[str]:
+    """The functions that QEMU emulates. Without romfile no firmware stops to look at the NICs."""
+    sriov = "sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4"
+    disk = f"file,node-name=disk,filename={folder / 'disk.raw'}"
+    return [
+        *("-device", "edu,addr=07.0"),
+        *_nic("nic0", "e1000,addr=08.0"),
+        *_nic("nic1", "e1000,addr=0a.0,multifunction=on"),
+        *_nic("nic2", "e1000,addr=0a.1"),
+        *("-device", "pcie-root-port,id=port0b,chassis=1,addr=0b.0"),
+        *_nic("nic3", "e1000e,bus=port0b"),
+        *("-device", "pcie-root-port,id=port0c,chassis=2,addr=0c.0"),
+        *("-blockdev", disk, "-device", "nvme-subsys,id=subsys"),
+        *("-device", f"nvme,id=nvme,bus=port0c,serial=lab0,subsys=subsys,{sriov}"),
+        *("-device", "nvme-ns,bus=nvme,drive=disk"),
+    ]
+
+
+def _nic(name: str, device: str) -> list[str]:
+    network = f"user,id={name},restrict=on"
+    return ["-netdev", network, "-device", f"{device},netdev={name},romfile="]
+
+
+def _ports() -> list[str]:
+    """Empty root ports, with room for the BARs of a card and of its virtual functions."""
+    room = "hotplug=off,io-reserve=0,mem-reserve=32M,pref64-reserve=2G"
+    slots = range(0x10, 0x16)
+    devices = [f"pcie-root-port,chassis={slot},addr={slot:02x}.0,{room}" for slot in slots]
+    return [option for device in devices for option in ("-device", device)]
