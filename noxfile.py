@@ -95,6 +95,7 @@ def wheel(session: nox.Session) -> None:
     source, tmp = Path.cwd(), Path(session.create_tmp()).resolve()
     tree = build(session, tmp)
     (built,) = (tmp / "dist").glob("*.whl")
+    session.run("abi3audit", "--strict", "--report", str(built))
     pythons = find_pythons()
     if not pythons:
         session.error("this machine has no CPython >= 3.11 to test the wheel on")
