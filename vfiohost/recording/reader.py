@@ -48,8 +48,8 @@ class _Entry:
     quoted: bool
     mode: int | None
     text: str
-    block: bytes | None
     where: str
+    block: list[bytes] = attrs.field(factory=list)
 
 
 @attrs.frozen
@@ -84,36 +84,35 @@ def parse(text: str, *, name: str = "") -> Recording:
 
 def _split(text: str, name: str) -> tuple[_Section, list[_Section]]:
     """Split a text into the header and the sections."""
-    lines = _lines(text, name)
-    where, first = next(lines, (f"{name} line 1".strip(), ""))
+    first, _, rest = text.partition("\n")
+    where = f"{name} line 1".strip()
     if first.rstrip() != MAGIC:
         raise ParseError(first[:60], f"the first line of a recording ({MAGIC!r})", where=where)
     header = _Section("header", [], [], where)
     sections: list[_Section] = []
-    block: list[bytes] | None = None
-    for where, line in lines:
-        entries = (sections[-1] if sections else header).entries
-        if block is not None and tokens.is_block_line(line):
-            block.append(tokens.read_block_line(line, where))
-            entries[-1] = attrs.evolve(entries[-1], block=b"".join(block))
+    open_entry: _Entry | None = None
+    for where, line in _lines(rest, name):
+        if open_entry is not None and tokens.is_block_line(line):
+            open_entry.block.append(tokens.read_block_line(line, where))
             continue
         match = _ENTRY.fullmatch(line.rstrip())
-        if match:
-            entries.append(_entry(match, where))
-            block = [] if entries[-1].text == "" else None
-        else:
+        if match is None:
             sections.append(_section(line.rstrip(), where))
-            block = None
+            open_entry = None
+            continue
+        entry = _entry(match, where)
+        (sections[-1] if sections else header).entries.append(entry)
+        open_entry = entry if entry.text == "" else None
     for section in [header, *sections]:
         for entry in section.entries:
-            if entry.text == "" and entry.block is None:
+            if entry.text == "" and not entry.block:
                 raise ParseError(entry.name, "a name with a value or a block", where=entry.where)
     return header, sections
 
 
 def _lines(text: str, name: str) -> Iterator[tuple[str, str]]:
-    """The lines that say something, without their indentation."""
-    for number, line in enumerate(text.split("\n"), 1):
+    """The lines below the first that say something, without their indentation."""
+    for number, line in enumerate(text.split("\n"), 2):
         stripped = line.lstrip(" \t")
         if stripped and not stripped.isspace() and not stripped.startswith("#"):
             yield f"{name} line {number}".strip(), stripped
@@ -126,7 +125,6 @@ def _entry(match: re.Match[str], where: str) -> _Entry:
         quoted=name.startswith('"'),
         mode=None if mode is None else int(mode, 8),
         text=(match["value"] or "").strip(),
-        block=None,
         where=where,
     )
 
@@ -165,7 +163,7 @@ def _section(line: str, where: str) -> _Section:
 
 
 def _text(entry: _Entry) -> str:
-    if entry.block is not None:
+    if entry.block:
         raise ParseError(entry.name, "a name with its value on the same line", where=entry.where)
     if entry.mode is not None:
         raise ParseError(
@@ -209,10 +207,9 @@ def _address(text: str, where: str) -> PciAddress:
 
 
 def _attribute(entry: _Entry) -> Attribute:
-    content = entry.block
-    if content is None:
-        return Attribute(tokens.read_content(entry.text, entry.where), entry.mode)
-    return Attribute(content, entry.mode)
+    if entry.block:
+        return Attribute(b"".join(entry.block), entry.mode)
+    return Attribute(tokens.read_content(entry.text, entry.where), entry.mode)
 
 
 def _mode(entry: _Entry) -> int:

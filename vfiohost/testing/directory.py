@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _NAME_MAX = 255
-_PATH_MAX = 4095
+_PATH_MAX = 1000  # characters; always less than the 4096 bytes that the kernel takes
 
 
 class NewDirectory:
@@ -68,18 +68,20 @@ class NewDirectory:
         Raises:
             ParseError: the path leads out, or through something that is no directory.
         """
-        self._check(path)
-        missing = []
-        while path not in self._directories:
-            missing.append(path)
-            path = posixpath.dirname(path)
-        for each in reversed(missing):
-            if each in self._others:
-                raise ParseError(missing[0], f"a path that can be made: {each} is a file or a link")
-            os.mkdir(each, 0o755, dir_fd=self._fd)
-            self._directories.add(each)
+        if path not in self._directories:
+            self._make(path)
         if mode is not None:
-            self._modes.append((missing[0] if missing else path, mode))
+            self._modes.append((path, mode))
+
+    def _make(self, path: str) -> None:
+        above, _, name = path.rpartition("/")
+        _check(path, name)
+        if above not in self._directories:
+            self._make(above)
+        if path in self._others:
+            raise ParseError(path, "a path to go through: it is a file or a link")
+        os.mkdir(path, 0o755, dir_fd=self._fd)
+        self._directories.add(path)
 
     def file(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Make a regular file.
@@ -90,9 +92,12 @@ class NewDirectory:
         self._take(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600, dir_fd=self._fd)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
+        try:
+            while content:
+                content = content[os.write(fd, content) :]
             os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
 
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link with this text, wherever it points.
@@ -100,7 +105,7 @@ class NewDirectory:
         Raises:
             ParseError: as for :meth:`file`; or the target cannot be that of a link.
         """
-        if not target or "\0" in target or len(os.fsencode(target)) > _PATH_MAX:
+        if not target or "\0" in target or len(target) > _PATH_MAX:
             raise ParseError(target[:60], "the target of a symbolic link")
         self._take(path)
         os.symlink(target, path, dir_fd=self._fd)
@@ -110,21 +115,25 @@ class NewDirectory:
         self.link(path, posixpath.relpath(target, posixpath.dirname(path)))
 
     def _take(self, path: str) -> None:
-        self._check(path)
-        if "/" in path:
-            self.directory(posixpath.dirname(path))
+        above, _, name = path.rpartition("/")
+        _check(path, name)
+        if above not in self._directories:
+            self._make(above)
         if path in self:
             raise ParseError(path, "a path that is recorded once")
         self._others.add(path)
 
-    @staticmethod
-    def _check(path: str) -> None:
-        parts = path.split("/")
-        if (
-            any(part in {"", ".", ".."} or len(os.fsencode(part)) > _NAME_MAX for part in parts)
-            or "\0" in path
-            or len(os.fsencode(path)) > _PATH_MAX
-        ):
-            raise ParseError(
-                path[:200], "a path below the root: relative, without empty parts, . and .."
-            )
+
+def _check(path: str, name: str) -> None:
+    """Check the last component of a path. Those above were checked when they were made."""
+    if (
+        path.startswith("/")
+        or name in {"", ".", ".."}
+        or "\0" in name
+        or len(os.fsencode(name)) > _NAME_MAX
+        or len(path) > _PATH_MAX
+    ):
+        raise ParseError(
+            path[:200],
+            "a path below the root: relative, not too long, without empty parts, . and ..",
+        )
