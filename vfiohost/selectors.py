@@ -5,7 +5,9 @@
 ``65:00.0``                one device, in domain 0
 ``0000:0a:*.*``            a glob (``*``, ``?``, ``[0-3]``) over addresses; the short form
                            ``65:00.*`` looks in domain 0
-``class:gpu``              a class by name or by hexadecimal code (``class:0302``)
+``class:0302``             a class by its hexadecimal code, or by name (``class:net``)
+``class:gpu``              whole GPUs: no virtual functions, and no display of a server's
+                           management controller, which ``class:display`` hits as well
 ``10de:2236``              vendor and device
 ``group:8``                the endpoints of an IOMMU group; its bridges go to nobody
 =========================  ===============================================================
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from vfiohost.errors import AmbiguousError, NotFoundError, ParseError
-from vfiohost.model import CLASS_3D, CLASS_VGA, PciAddress
+from vfiohost.model import PciAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +48,7 @@ CLASSES = {
     "display": ("03",),
     "gpu": ("0300", "0302", "0380"),
     "net": ("02",),
+    "network": ("02",),
     "nvme": ("0108",),
     "sata": ("0106",),
     "storage": ("01",),
@@ -53,6 +56,11 @@ CLASSES = {
     "vga": ("0300",),
 }
 """The names of ``class:NAME`` and the leading digits of the class codes that they stand for."""
+
+# Displays of management controllers, which show a server's console and go to no guest: ASPEED,
+# Matrox G200 (iLO, iDRAC), HiSilicon Hi171x (iBMC).
+_BMC_VENDORS = frozenset({0x1A03, 0x102B})
+_BMC_DEVICES = frozenset({(0x19E5, 0x1711)})
 
 # How many near misses, and how many members of a set, a message names.
 _NEAR = 3
@@ -158,7 +166,18 @@ class ByGroup:
         return device.iommu_group == self.number and not device.is_bridge
 
 
-Criterion = ByAddress | ByGlob | ByClass | ByIds | ByGroup
+@attrs.frozen
+class ByGpu:
+    """Whole GPUs: VGA, 3D and other display controllers, but for VFs and a BMC's display."""
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        ids = (device.vendor_id, device.device_id)
+        is_bmc = device.vendor_id in _BMC_VENDORS or ids in _BMC_DEVICES
+        return ByClass(CLASSES["gpu"]).hits(device) and not device.is_vf and not is_bmc
+
+
+Criterion = ByAddress | ByGlob | ByClass | ByGpu | ByIds | ByGroup
 
 
 @attrs.frozen
@@ -280,9 +299,7 @@ def _criterion(text: str) -> Criterion | None:
     """What a text in lower case means, or ``None`` when it is nothing that we know."""
     kind, colon, key = text.partition(":")
     if kind == "class" and colon:
-        code = _CODE.fullmatch(key)
-        codes = CLASSES.get(key) or ((code[1],) if code else None)
-        return ByClass(codes) if codes else None
+        return _class(key)
     if kind == "group" and colon:
         return ByGroup(int(key)) if _NUMBER.fullmatch(key) else None
     if any(c in text for c in "*?["):
@@ -295,6 +312,14 @@ def _criterion(text: str) -> Criterion | None:
         return ByAddress(PciAddress.parse(text), is_short=text.count(":") == 1)
     except ParseError:
         return None
+
+
+def _class(key: str) -> Criterion | None:
+    if key == "gpu":
+        return ByGpu()
+    code = _CODE.fullmatch(key)
+    codes = CLASSES.get(key) or ((code[1],) if code else None)
+    return ByClass(codes) if codes else None
 
 
 def _is_one(address: PciAddress) -> str:
@@ -340,14 +365,15 @@ def _no_such_set(text: str, criterion: Criterion, snapshot: Snapshot) -> NoRetur
             near = tuple(own or get_close_matches(text.lower(), ids, n=_NEAR))[:_NEAR]
         case ByGroup():
             near, detail = _other_groups(criterion.number, snapshot)
-        case ByClass():
-            gpus = ByClass((f"{CLASS_VGA:04x}", f"{CLASS_3D:04x}", "12"))
-            like = criterion.codes == CLASSES["gpu"] and any(map(gpus.hits, snapshot.devices))
-            near = ("class:accelerator",) if like else ()
+        case ByGpu():
+            others = ("class:accelerator", "class:display")
+            near = tuple(
+                o for o in others if any(parse(o).criterion.hits(d) for d in snapshot.devices)
+            )
         case ByGlob():
             if _IDS.fullmatch(criterion.pattern.replace("*", "0000")):
                 detail = "A glob is about addresses; vendor and device are named in full."
-        case ByAddress():
+        case ByAddress() | ByClass():
             pass
     raise NotFoundError("PCI device", text, near=near, detail=detail)
 

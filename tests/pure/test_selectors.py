@@ -43,12 +43,12 @@ def hits(text: str, host: Snapshot = SERVER) -> list[str]:
         ("65:00.*", ["0000:65:00.0", "0000:65:00.1"]),
         ("*:65:00.[!0]", ["0000:65:00.1"]),
         ("10000:*", ["10000:e1:00.0"]),
-        ("class:gpu", ["0000:65:00.0", "0000:b4:00.0", "0001:65:00.0"]),
+        ("class:gpu", ["0000:65:00.0", "0000:b4:00.0"]),
         ("class:display", ["0000:65:00.0", "0000:b4:00.0", "0001:65:00.0"]),
         ("class:vga", ["0001:65:00.0"]),
         ("class:0302", ["0000:65:00.0", "0000:b4:00.0"]),
         ("class:0x030200", ["0000:65:00.0", "0000:b4:00.0"]),
-        ("CLASS:GPU", ["0000:65:00.0", "0000:b4:00.0", "0001:65:00.0"]),
+        ("CLASS:GPU", ["0000:65:00.0", "0000:b4:00.0"]),
         ("class:nvme", ["0000:0a:00.0", "10000:e1:00.0"]),
         ("class:storage", ["0000:0a:00.0", "10000:e1:00.0"]),
         ("class:net", ["0000:0a:00.1"]),
@@ -132,7 +132,7 @@ def test_a_text_without_a_guess_still_says_what_is_expected(text: str) -> None:
         ("class:usb", [], None),
         ("ff:*.*", [], None),
         ("10de:*", [], "A glob is about addresses; vendor and device are named in full."),
-        ("class:gpu:3", [], "The set has 3: 0 is 0000:65:00.0, 1 is 0000:b4:00.0, 2 is"),
+        ("class:gpu:3", [], "The set has 2: 0 is 0000:65:00.0, 1 is 0000:b4:00.0."),
     ],
 )
 def test_a_selector_that_hits_nothing_names_what_is_close(
@@ -163,8 +163,24 @@ def test_accelerators_are_offered_where_there_is_no_gpu() -> None:
         select(parse("class:gpu"), host)
 
 
+def test_gpus_are_whole_ones_and_not_the_servers_console() -> None:
+    host = snapshot(
+        device("0000:03:00.0", ids="102b:0538", class_code=0x030000),
+        device("0000:04:00.0", ids="19e5:1711", class_code=0x030000),
+        device("0000:65:00.0"),
+        device("0000:65:00.4", physfn="0000:65:00.0"),
+        device("0000:66:00.0", ids="1002:740f", class_code=0x038000),
+        device("0000:67:00.0", ids="8086:56a0", class_code=0x030000),
+    )
+    assert hits("class:gpu", host) == ["0000:65:00.0", "0000:66:00.0", "0000:67:00.0"]
+    assert hits("class:gpu:1", host) == ["0000:66:00.0"]
+    assert len(hits("class:display", host)) == 6
+    with pytest.raises(NotFoundError, match=r"Did you mean class:display\?"):
+        select(parse("class:gpu"), snapshot(host.devices[0]))
+
+
 def test_several_selectors_hit_each_device_once_in_the_order_of_the_request() -> None:
-    found = select_all(["b4:00.0", "class:gpu", "10de:2236"], SERVER)
+    found = select_all(["b4:00.0", "class:display", "10de:2236"], SERVER)
     assert [str(d.address) for d in found] == ["0000:b4:00.0", "0000:65:00.0", "0001:65:00.0"]
     assert select_all([], SERVER) == ()
 
