@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import cache
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +16,17 @@ from tests.face.support import Maker, Ran, Runner, place_names, read_recording
 from vfiohost import cli, testing
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+_MEMORY = "/dev/shm"
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A directory in memory, where there is one: a host has thousands of files."""
+    place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with TemporaryDirectory(prefix="vfiohost-tests-", dir=place) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
@@ -32,13 +46,12 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="session")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+def recorded(scratch: Path) -> Maker:
     """Make the directory of a fixture that nobody answers for, once: it is not to be changed."""
-    parent = tmp_path_factory.mktemp("recorded")
 
     @cache
     def make(name: str) -> Path:
-        root = parent / name
+        root = scratch / "recorded" / name
         testing.expand(read_recording(name), root)
         place_names(root)
         return root
@@ -46,24 +59,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     return make
 
 
-@pytest.fixture
-def spoilt(recorded: Maker, tmp_path: Path) -> Maker:
-    """Make a copy of a recorded host that a test may spoil."""
-
-    def make(name: str) -> Path:
-        return shutil.copytree(recorded(name), tmp_path / name, symlinks=True)
-
-    return make
-
-
 @pytest.fixture(scope="session")
-def unused(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+def unused(scratch: Path) -> Maker:
     """Make a simulated host that is copied and never used itself."""
-    parent = tmp_path_factory.mktemp("unused")
 
     @cache
     def make(name: str) -> Path:
-        root = parent / name
+        root = scratch / "unused" / name
         testing.create(read_recording(name), root)
         place_names(root)
         return root
@@ -72,10 +74,25 @@ def unused(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 @pytest.fixture
-def simulated(unused: Maker, tmp_path: Path) -> Maker:
-    """Make the directory of a fixture that a simulated kernel answers for."""
+def copied(scratch: Path) -> Iterator[Maker]:
+    """Copy a directory for one test."""
+    number = count()
+    with TemporaryDirectory(dir=scratch) as directory:
 
-    def make(name: str) -> Path:
-        return shutil.copytree(unused(name), tmp_path / name, symlinks=True)
+        def copy(source: str) -> Path:
+            target = Path(directory) / f"{Path(source).name}-{next(number)}"
+            return shutil.copytree(source, target, symlinks=True)
 
-    return make
+        yield copy
+
+
+@pytest.fixture
+def spoilt(recorded: Maker, copied: Maker) -> Maker:
+    """Make a copy of a recorded host that a test may spoil."""
+    return lambda name: copied(str(recorded(name)))
+
+
+@pytest.fixture
+def simulated(unused: Maker, copied: Maker) -> Maker:
+    """Make a directory that a simulated kernel answers for; each call makes another."""
+    return lambda name: copied(str(unused(name)))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import attrs
 import jsonschema
+from jsonschema.exceptions import best_match
 
 from vfiohost import recording
 
@@ -60,7 +61,8 @@ class Ran:
     def value(self) -> dict[str, Any]:
         """The one JSON object on stdout, checked against the published schema."""
         value: dict[str, Any] = json.loads(self.out)
-        validator().validate(value)
+        error = best_match(validator().iter_errors(value))
+        assert error is None, f"{error.json_path}: {error.message[:300]}"
         assert value.get("exit_code", self.code) == self.code
         return value
 
@@ -83,7 +85,12 @@ Maker = Callable[[str], Path]
 
 
 def read_recording(name: str) -> recording.Recording:
-    return recording.parse((HOSTS / f"{name}.host").read_text())
+    """Read a fixture; ``few-vfs`` is ``a10-pair-vgpu`` with 3 virtual functions on each GPU."""
+    if name != "few-vfs":
+        return recording.parse((HOSTS / f"{name}.host").read_text())
+    whole = read_recording("a10-pair-vgpu")
+    kept = tuple(f for f in whole.functions if f.vf_index is None or f.vf_index < 3)
+    return attrs.evolve(whole, functions=kept)
 
 
 def place_names(root: Path) -> None:
@@ -100,7 +107,7 @@ def steady(text: str, root: Path | None) -> str:
     found: dict[str, str] = {}
 
     def numbered(match: re.Match[str]) -> str:
-        return found.setdefault(match[0], f"UUID-{len(found) + 1}")
+        return found.setdefault(match[0], f"UUID-{len(found) + 1}".ljust(len(match[0]), "-"))
 
     return _RANDOM_UUID.sub(numbered, text)
 

@@ -156,7 +156,7 @@ def _change_each(session: Session, planner: Planner, devices: Sequence[PciDevice
             run |= plan_fields(error) | {"error": failure_value(error)}
             session.lines += refused_plan_lines(error, session)
             if not session.output.json:
-                explain(error, session)
+                explain(error, session, about=str(device.address))
         codes.append(session.exit_code)
         runs.append(run | {"exit_code": session.exit_code})
         if session.interruption.came:

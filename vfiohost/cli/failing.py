@@ -36,10 +36,18 @@ EXIT_CODES: dict[FailureCode, int] = {
 """The exit code of each kind of failure; see ``docs/cli.md``."""
 
 
-def explain(error: BaseException, session: Session) -> None:
-    """Say on stderr what went wrong and, for a plan that was begun, what became of its steps."""
+def explain(error: BaseException, session: Session, *, about: str | None = None) -> None:
+    """Say on stderr what went wrong and, for a plan that was begun, what became of its steps.
+
+    Args:
+        error: what went wrong.
+        session: the verb that it went wrong for.
+        about: what it is about, where one command is about several things.
+    """
     paint = session.output.paint_for(sys.stderr)
     lines = failure_lines(error, root=session.root, paint=paint)
+    if about is not None:
+        lines = [line if line.startswith(" ") else f"{about}: {line}" for line in lines]
     report: Report | None = getattr(error, "report", None)
     if report is not None and any(r.outcome != "not-run" for r in report.results):
         lines += report_lines(report, session.root, paint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import ParseError
@@ -23,6 +24,9 @@ ALLOW_WORDS = (
 
 DEFAULT_TIMEOUT = 20.0
 """Seconds that one store or module load may take."""
+
+MAX_TIMEOUT = 86400
+"""A day: more than any store takes, less than what overflows a timer."""
 
 
 class Options(argparse.Namespace):
@@ -76,7 +80,7 @@ class Options(argparse.Namespace):
         verb = "list" if self.verb == "ls" else self.verb
         return f"{verb} {self.mdev_verb}" if self.mdev_verb else verb
 
-    @property
+    @cached_property
     def allowed(self) -> frozenset[str]:
         """The words of all ``--allow``.
 
@@ -89,7 +93,7 @@ class Options(argparse.Namespace):
                 raise unknown(word, "a word of --allow", ALLOW_WORDS)
         return frozenset(words)
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """The time that one store may take.
 
@@ -103,16 +107,17 @@ class Options(argparse.Namespace):
         except ValueError:
             seconds = 0.0
         if not 0 < seconds <= MAX_TIMEOUT:
-            raise ParseError(
-                self.timeout,
-                f"a number of seconds above 0, at most {MAX_TIMEOUT}",
-                where="--timeout",
-            )
+            expected = f"a number of seconds above 0, at most {MAX_TIMEOUT}"
+            raise ParseError(self.timeout, expected, where="--timeout")
         return seconds
 
+    def check(self) -> tuple[object, ...]:
+        """Understand the values, so that a bad one is an error before anything is done.
 
-MAX_TIMEOUT = 86400
-"""A day: more than any store takes, less than what overflows a timer."""
+        Raises:
+            ParseError: one is not what it should be.
+        """
+        return self.allowed, self.seconds
 
 
 def unknown(text: str, what: str, known: Iterable[str]) -> ParseError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vfiohost.cli.options import ALLOW_WORDS, Options, near_misses, unknown
@@ -125,8 +126,14 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True) -> Parser:
     return parser
 
 
-def build() -> Parser:
-    """Make the parser of the whole command line."""
+def build(argv: Sequence[str]) -> Parser:
+    """Make the parser of a command line: the options of a verb only where it may be meant.
+
+    To make those of all verbs would take ``vfiohost list`` longer than to read the host.
+
+    Args:
+        argv: the words of the command line.
+    """
     allow: list[str] = []
     common = _global_options(allow)
     parser = Parser(
@@ -137,10 +144,15 @@ def build() -> Parser:
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
 
-    def verb(name: str, text: str, fill: Callable[[Parser], None], **kwargs: Any) -> None:
-        fill(verbs.add_parser(name, help=text, description=text, parents=[common], **kwargs))
+    def verb(name: str, text: str, fill: Callable[[Parser], None], *aliases: str) -> None:
+        is_meant = any(word in argv for word in (name, *aliases))
+        made = verbs.add_parser(
+            name, help=text, description=text, aliases=aliases, parents=[common] if is_meant else []
+        )
+        if is_meant:
+            fill(made)
 
-    verb("list", "List PCI functions: what they are and who has them.", _list, aliases=["ls"])
+    verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
     verb("unbind", "Take the driver away from devices.", _devices)
@@ -149,7 +161,11 @@ def build() -> Parser:
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
     verb("sim", "Make a simulated host in a directory.", _sim)
 
-    mdev = verbs.add_parser("mdev", help="Mediated devices.", parents=[common])
+    verb("mdev", "List, create and remove mediated devices.", partial(_mdev, common, allow))
+    return parser
+
+
+def _mdev(common: Parser, allow: list[str], mdev: Parser) -> None:
     mdev_verbs = mdev.add_subparsers(dest="mdev_verb", metavar="VERB", title="verbs")
     for name, text, fill in (
         ("types", "List what can be created, by parent.", _mdev_types),
@@ -160,7 +176,6 @@ def build() -> Parser:
     text = "Create mediated devices."
     counted = _global_options(allow, short_dry_run=False)
     _mdev_create(mdev_verbs.add_parser("create", help=text, description=text, parents=[counted]))
-    return parser
 
 
 def _nothing(_parser: Parser) -> None:
@@ -251,15 +266,19 @@ _LISTS = {
 """Verbs that take a list of words, and the option that has it."""
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse(argv: Sequence[str], options: Options) -> None:
     """Read a command line.
+
+    Args:
+        argv: the words after the program's name.
+        options: takes the values; when an error comes up, as far as they were understood.
 
     Raises:
         ParseError: what is wrong with it, with what was probably meant.
         Shown: a help text or the version was asked for.
     """
-    parser = build()
-    options, rest = parser.parse_known_args(list(argv), Options())
+    parser = build(argv)
+    _, rest = parser.parse_known_args(list(argv), options)
     command = options.command
     if command is None or command == "mdev":
         raise _missing(parser.prog if command is None else "vfiohost mdev", "a verb")
@@ -274,7 +293,6 @@ def parse(argv: Sequence[str]) -> Options:
         # argparse leaves over the words that come after an option: `bind A --driver D B`.
         setattr(options, name, [*getattr(options, name), *words])
     _check_words(options, command)
-    return options
 
 
 _NEEDS = {

@@ -10,7 +10,6 @@ from vfiohost.cli.options import Options
 from vfiohost.cli.output import Output
 from vfiohost.cli.parser import Shown, parse
 from vfiohost.cli.session import Session
-from vfiohost.errors import ParseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,23 +18,26 @@ if TYPE_CHECKING:
 def run(argv: Sequence[str] | None = None) -> int:
     """Run a command line; see :func:`vfiohost.cli.main`."""
     words = sys.argv[1:] if argv is None else list(argv)
-    output = Output(json=_wants_json(words))
+    session = Session(Options(), Output(json=_wants_json(words)))
     try:
-        options = parse(words)
-        output.color = options.color
-        options.root = options.root or os.environ.get("VFIOHOST_ROOT")
-        session = Session(options, output)
-    except Shown as shown:
-        return _show(shown, output)
-    except ParseError as error:
-        return _fail(error, Session(Options(), output))
-    try:
-        _verb(options)(session)
-        return _finish(session)
+        return _run(words, session)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - each gets its exit code
         return _fail(error, session)
     finally:
         session.close()
+
+
+def _run(words: Sequence[str], session: Session) -> int:
+    options = session.options
+    try:
+        parse(words, options)
+    except Shown as shown:
+        return _show(shown, session)
+    session.output.color = options.color
+    options.root = options.root or os.environ.get("VFIOHOST_ROOT")
+    options.check()
+    _verb(options)(session)
+    return _finish(session)
 
 
 def _wants_json(words: Sequence[str]) -> bool:
@@ -46,8 +48,6 @@ def _wants_json(words: Sequence[str]) -> bool:
 
 def _verb(options: Options) -> Callable[[Session], None]:
     """The function of a verb; each group of verbs is imported only when one of it is used."""
-    options.allowed  # noqa: B018 - a bad word is an error for every verb, before anything is done
-    options.seconds  # noqa: B018
     command = options.command or ""
     if command in ("list", "groups", "mdev types", "mdev list"):
         from vfiohost.cli import reading
@@ -66,13 +66,13 @@ def _verb(options: Options) -> Callable[[Session], None]:
     return changing.VERBS[command]
 
 
-def _show(shown: Shown, output: Output) -> int:
-    if output.json:
-        text = shown.text
-        if shown.command == "version":
-            text = text.split()[-1]
-        return 0 if output.value({"command": shown.command, shown.command: text}) else 1
-    return 0 if output.lines(shown.text.rstrip("\n").split("\n")) else 1
+def _show(shown: Shown, session: Session) -> int:
+    """Print a help text or the version."""
+    session.value = {"command": shown.command, shown.command: shown.text}
+    if shown.command == "version":
+        session.value["version"] = shown.text.split()[-1]
+    session.lines = shown.text.rstrip("\n").split("\n")
+    return _finish(session)
 
 
 def _finish(session: Session) -> int:

@@ -128,11 +128,12 @@ def failure_lines(error: BaseException, *, root: str = "/", paint: Paint = plain
     """
     if isinstance(error, PlanRefused):
         return refusal_lines(error.refusals, paint)
-    lines = [printable(message_of(error))]
-    if isinstance(error, RollbackError):
-        lines.append("finish by hand, in this order:")
-        lines += [f"  {printable(_below(root, command))}" for command in error.commands]
-    return lines
+    message = printable(message_of(error))
+    if not isinstance(error, RollbackError):
+        return [message]
+    # The commands stand in the sentence too; here each gets a line, ready to be pasted.
+    said = message.removesuffix("; ".join(map(printable, error.commands)))
+    return [said.rstrip(), *(f"  {printable(_below(root, command))}" for command in error.commands)]
 
 
 def _below(root: str, command: str) -> str:

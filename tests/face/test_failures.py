@@ -1,0 +1,248 @@
+"""What goes wrong, and how the command says so: exit codes, sentences, JSON, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vfiohost import cli, testing
+from vfiohost.journal import lock
+from vfiohost.sysfs import Sysfs
+
+if TYPE_CHECKING:
+    from tests.face.support import Maker, Runner
+
+BIND = "*/drivers/vfio-pci/bind"
+
+
+def test_a_plain_recording_is_never_written(run: Runner, recorded: Maker) -> None:
+    root = recorded("a10-pair-vgpu")
+    for line in (
+        "bind ca:00.0 --driver none --allow display",
+        "unbind 31:00.0",
+        "mdev create -p 65:00.4 -t A10-12Q",
+    ):
+        ran = run(*line.split(), root=root)
+        assert ran.code in (4, 9)
+        if ran.code == 9:
+            assert "is a recording" in ran.err
+            assert run(*line.split(), "--json", root=root).value["error"]["code"] == "unsupported"
+            assert run(*line.split(), "--dry-run", root=root).code == 0
+    assert not (root / "run/vfiohost").exists()
+    assert not (root / "var").exists()
+
+
+def test_a_refused_store_is_rolled_back(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    testing.SimulatedKernel(root).refuse(BIND, errno.EBUSY)
+    ran = run("bind", "65:00.0", root=root)
+    assert (ran.code, ran.out) == (1, "")
+    assert "EBUSY" in ran.err
+    assert ran.err.count("undone") == 2
+    testing.SimulatedKernel(root).refuse(BIND, errno.EBUSY)
+    value = run("bind", "65:00.0", "--json", root=root).value
+    assert value["error"]["code"] == "failed"
+    assert value["error"]["cause"]["errno_name"] == "EBUSY"
+    outcomes = [r["outcome"] for r in value["report"]["results"]]
+    assert outcomes == ["undone", "undone", "failed"]
+    listed = run("list", "65:00.0", "--json", root=root).value["devices"][0]
+    assert listed["driver"] == "nouveau"
+
+
+def test_a_missing_permission_is_exit_5(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    testing.SimulatedKernel(root).refuse(BIND, errno.EACCES, op="open", count=None)
+    ran = run("bind", "65:00.0", root=root)
+    assert ran.code == 5
+    assert "needs root" in ran.err
+    assert run("bind", "65:00.0", "--json", root=root).value["error"]["code"] == "permission"
+
+
+def test_a_failed_undo_names_the_commands(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    kernel = testing.SimulatedKernel(root)
+    kernel.refuse(BIND, errno.EIO)
+    kernel.refuse("*/drivers/nouveau/bind", errno.EBUSY)
+    ran = run("bind", "65:00.0", root=root)
+    assert ran.code == 7
+    command = f"printf %s 0000:65:00.0 > {root}/sys/bus/pci/drivers/nouveau/bind"
+    assert f"  {command}\n" in ran.err
+    assert run("restore", "65:00.0", root=root).out == "0000:65:00.0  none -> nouveau  group 12\n"
+    kernel.refuse(BIND, errno.EIO)
+    kernel.refuse("*/drivers/nouveau/bind", errno.EBUSY)
+    error = run("bind", "65:00.0", "--json", root=root).value["error"]
+    assert (error["code"], len(error["commands"])) == ("rollback-incomplete", 1)
+
+
+def test_a_store_that_blocks_is_pending(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    with testing.SimulatedKernel(root).open_device("0000:65:00.0"):
+        ran = run("unbind", "65:00.0", "--timeout", "0.1", "--json", root=root)
+        assert ran.code == 6
+        assert ran.value["error"]["code"] == "pending"
+        again = run("unbind", "65:00.0", "--timeout", "0.1", root=root)
+        assert again.code in (4, 6)
+    assert run("recover", root=root).code == 0
+
+
+def test_a_host_that_is_being_changed_is_exit_8(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    with Sysfs(root) as sysfs, lock(sysfs, purpose="a test"):
+        ran = run("bind", "65:00.0", root=root)
+        value = run("bind", "65:00.0", "--json", root=root).value
+    assert ran.code == 8
+    assert "a test" in ran.err
+    assert value["error"]["code"] == "lock-busy"
+    assert run("bind", "65:00.0", root=root).code == 0
+
+
+def test_keep_going_makes_each_device_its_own(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    testing.SimulatedKernel(root).refuse(BIND, errno.EIO)
+    ran = run("bind", "10de:2236", "--keep-going", root=root)
+    assert ran.code == 1
+    assert ran.out.startswith("0000:ca:00.0  nouveau -> vfio-pci")
+    assert ran.err.startswith("vfiohost: 0000:65:00.0: ")
+    assert run("restore", "--all", root=root).code == 0
+    testing.SimulatedKernel(root).refuse(BIND, errno.EIO)
+    runs = run("bind", "10de:2236", "--keep-going", "--json", root=root).value["runs"]
+    assert [(r["subject"], r["exit_code"]) for r in runs] == [
+        ("0000:65:00.0", 1),
+        ("0000:ca:00.0", 0),
+    ]
+    assert "error" in runs[0]
+    assert "error" not in runs[1]
+
+
+def test_one_transaction_without_keep_going(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    testing.SimulatedKernel(root).refuse("*/drivers/vfio-pci/bind", errno.EIO)
+    assert run("bind", "10de:2236", root=root).code == 1
+    listed = run("list", "10de:2236", "--json", root=root).value["devices"]
+    assert {d["driver"] for d in listed} == {"nouveau"}
+
+
+def send(number: int, after: float) -> threading.Thread:
+    def shoot() -> None:
+        time.sleep(after)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=shoot)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_between_steps_takes_back(number: int, run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    # The store comes back within its grace, so the signal counts between two steps.
+    testing.SimulatedKernel(root).delay("*/drivers/nouveau/unbind", 0.5)
+    handlers = signal.getsignal(number)
+    thread = send(number, 0.3)
+    ran = run("bind", "10de:2236", root=root)
+    thread.join()
+    assert ran.code == 1
+    assert "Interrupted" in ran.err
+    assert signal.getsignal(number) == handlers
+    listed = run("list", "10de:2236", "--json", root=root).value["devices"]
+    assert {d["driver"] for d in listed} == {"nouveau"}
+
+
+def test_a_signal_in_a_blocked_store_is_pending(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    with testing.SimulatedKernel(root).open_device("0000:65:00.0"):
+        thread = send(signal.SIGINT, 0.3)
+        began = time.monotonic()
+        ran = run("unbind", "65:00.0", root=root)
+        assert time.monotonic() - began < 10
+        thread.join()
+    assert ran.code == 6
+    assert "vfiohost recover" in ran.err
+
+
+def test_ctrl_c_while_reading(
+    run: Runner, recorded: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vfiohost.host.scan", interrupted)
+    ran = run("list", root=recorded("mtty"))
+    assert (ran.code, ran.out, ran.err) == (130, "", "vfiohost: Interrupted.\n")
+    assert run("list", "--json", root=recorded("mtty")).value["error"]["code"] == "interrupted"
+
+
+def test_a_bug_shows_where_it_is(
+    run: Runner, recorded: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object, **_options: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("vfiohost.host.scan", broken)
+    ran = run("list", root=recorded("mtty"))
+    assert ran.code == 70
+    assert "Traceback" in ran.err
+    assert "this is a bug in vfiohost" in ran.err
+    json = run("list", "--json", root=recorded("mtty"))
+    assert json.value["error"] == {"code": "internal", "message": "ZeroDivisionError: a bug"}
+
+
+def command(root: Path, line: str) -> list[str]:
+    return [sys.executable, "-m", "vfiohost.cli", "--root", str(root), *line.split()]
+
+
+def test_a_reader_that_goes_away(recorded: Maker) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run(
+        command(recorded("a10-pair-vgpu"), "list"),
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
+def test_a_full_disk(recorded: Maker) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            command(recorded("mtty"), "list"), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == b"vfiohost: Cannot write the output: No space left on device.\n"
+
+
+def test_closed_streams(recorded: Maker) -> None:
+    line = " ".join(command(recorded("mtty"), "list"))
+    ran = subprocess.run(["sh", "-c", f"{line} >&- 2>&-"], check=False)
+    assert ran.returncode == 0
+
+
+def test_a_terminal_that_knows_ascii_only(recorded: Maker, spoilt: Maker) -> None:
+    root = spoilt("a10-pair")
+    (root / "usr/share/misc/pci.ids").write_text("10de  Nvidiä\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(
+        command(root, "list 65:00.0"), capture_output=True, env=environment, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"Nvidi\\xe4" in ran.stdout
+
+
+def test_main_stays_what_the_package_exports(run: Runner, recorded: Maker) -> None:
+    # A submodule of that name would take its place when it is imported.
+    assert run("list", root=recorded("mtty")).code == 0
+    assert callable(cli.main)

@@ -1,0 +1,236 @@
+"""The main jobs from end to end on simulated hosts, as text and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.face.support import Ran, check_golden, steady
+from vfiohost import testing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.face.support import Maker, Runner
+
+RTX = {
+    "0000:01:00.0": "nouveau",
+    "0000:01:00.1": "snd_hda_intel",
+    "0000:01:00.2": "xhci_hcd",
+    "0000:01:00.3": "nvidia-gpu",
+}
+
+
+def drivers_of(run: Runner, root: Path, selector: str) -> dict[str, Any]:
+    devices = run("list", selector, "--json", root=root).value["devices"]
+    return {d["address"]: d["driver"] for d in devices}
+
+
+def both(run: Runner, simulated: Maker, host: str, *lines: str) -> tuple[Ran, Ran, Path]:
+    """Run the same lines on two equal hosts, the last of them once as text and once as JSON."""
+    roots = [simulated(host)]
+    text = _run_all(run, roots[0], lines)
+    if "--dry-run" not in lines[-1] and text.code == 0:
+        roots.append(simulated(host))
+        _run_all(run, roots[-1], lines[:-1])
+    json = run(*lines[-1].split(), "--json", root=roots[-1])
+    assert json.err == ""
+    assert json.value["exit_code"] == text.code
+    assert asked(roots[0]) == asked(roots[-1])
+    return text, json, roots[0]
+
+
+def _run_all(run: Runner, root: Path, lines: Sequence[str]) -> Ran:
+    for line in lines[:-1]:
+        assert run(*line.split(), root=root).code == 0
+    return run(*lines[-1].split(), root=root) if lines else Ran(0, "", "")
+
+
+def asked(root: Path) -> list[tuple[str, str]]:
+    """What the kernel was asked for, without random UUIDs."""
+    answers = testing.SimulatedKernel(root).answers
+    return [(a.verb, steady(f"{a.path} {a.value}", None)) for a in answers]
+
+
+GOLDEN_RUNS = [
+    ("bind-dry-run", "a10-pair", ["bind 65:00.0 --dry-run"]),
+    ("bind", "a10-pair", ["bind 65:00.0"]),
+    ("bind-nouveau", "a10-pair-nouveau", ["bind 10de:2236"]),
+    ("bind-again", "a10-pair", ["bind 65:00.0", "bind 65:00.0"]),
+    ("bind-again-dry-run", "a10-pair", ["bind 65:00.0", "bind 65:00.0 -n --exit-code"]),
+    ("bind-verbose", "a10-pair-nouveau", ["bind 65:00.0 -v"]),
+    ("bind-quiet", "a10-pair-nouveau", ["bind 65:00.0 -q"]),
+    ("bind-none", "a10-pair-nouveau", ["bind 65:00.0 --driver none"]),
+    ("bind-auto", "a10-pair", ["bind 65:00.0 --driver auto"]),
+    ("bind-once", "a10-pair", ["bind 65:00.0 --once", "list 65:00.0 -o address,driver,override"]),
+    ("bind-no-load", "a10-pair", ["bind 65:00.0 --no-load"]),
+    ("bind-exit-code", "a10-pair", ["bind 65:00.0 -n --exit-code"]),
+    ("bind-no-such-driver", "a10-pair", ["bind 65:00.0 --driver nouveaux"]),
+    ("bind-bridge", "a10-pair", ["bind 64:02.0"]),
+    ("bind-no-iommu", "no-iommu", ["bind class:3d"]),
+    ("bind-vf", "few-vfs", ["bind 65:00.4"]),
+    ("bind-pf", "few-vfs", ["bind 65:00.0"]),
+    ("bind-rtx-alone", "rtx-workstation", ["bind 01:00.0"]),
+    ("bind-rtx-alone-dry-run", "rtx-workstation", ["bind 01:00.0 -n"]),
+    ("bind-rtx-group", "rtx-workstation", ["bind 01:00.0 --group --allow display"]),
+    ("bind-keep-going", "rtx-workstation", ["bind 01:00.1 01:00.0 02:00.0 --keep-going"]),
+    ("unbind", "a10-pair-nouveau", ["unbind ca:00.0"]),
+    ("unbind-again", "a10-pair", ["unbind ca:00.0"]),
+    ("restore", "a10-pair-nouveau", ["bind 65:00.0", "restore 65:00.0"]),
+    ("restore-untouched", "a10-pair-nouveau", ["restore 65:00.0"]),
+    ("restore-nothing", "a10-pair", ["restore --all"]),
+    ("undo", "a10-pair-nouveau", ["bind 65:00.0", "undo"]),
+    ("undo-dry-run", "a10-pair-nouveau", ["bind 65:00.0", "undo -n"]),
+    ("undo-nothing", "a10-pair", ["undo"]),
+    ("undo-unknown", "a10-pair", ["undo 20260101T000000.000000Z-00000000"]),
+    ("recover-nothing", "a10-pair", ["recover"]),
+    ("mdev-create-dry-run", "few-vfs", ["mdev create -p 65:00.4 -t A10-12Q --dry-run"]),
+    ("mdev-create", "few-vfs", ["mdev create -p 65:00.0 -t A10-12Q -n 2"]),
+    ("mdev-create-quiet", "mtty", ["mdev create -p mtty -t mtty-2 -q"]),
+    (
+        "mdev-create-third",
+        "few-vfs",
+        ["mdev create -p 65:00.0 -t A10-12Q -n 2", "mdev create -p 65:00.0 -t A10-12Q"],
+    ),
+    ("mdev-create-type-near", "few-vfs", ["mdev create -p 65:00.4 -t A10-13Q"]),
+    ("mdev-list", "mtty", ["mdev create -p mtty -t mtty-1", "mdev list"]),
+    ("mdev-remove-not-there", "mtty", ["mdev remove b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10"]),
+]
+
+
+@pytest.mark.parametrize(("name", "host", "lines"), GOLDEN_RUNS, ids=[r[0] for r in GOLDEN_RUNS])
+def test_what_is_printed(
+    name: str, host: str, lines: list[str], run: Runner, simulated: Maker
+) -> None:
+    text, _json, root = both(run, simulated, host, *lines)
+    check_golden(name, text, root)
+
+
+def test_an_rtx_card_goes_to_a_guest_and_comes_back(run: Runner, simulated: Maker) -> None:
+    root = simulated("rtx-workstation")
+    kernel = testing.SimulatedKernel(root)
+
+    alone = run("bind", "01:00.0", root=root)
+    assert alone.code == 4
+    for sibling, driver in list(RTX.items())[1:]:
+        assert f"{sibling} on {driver}" in alone.err
+    assert "boot_vga" in alone.err
+    reasons = run("bind", "01:00.0", "--json", root=root).value["error"]["refusals"]
+    assert {r["code"] for r in reasons} == {"boot-vga", "group-not-viable"}
+    assert kernel.answers == ()
+
+    ran = run("bind", "01:00.0", "--group", "--allow", "display", "--json", root=root)
+    bound = ran.value["devices"]
+    assert {d["address"]: d["driver_before"] for d in bound} == RTX
+    assert {d["driver"] for d in bound} == {"vfio-pci"}
+    assert {d["node"] for d in bound} == {"/dev/vfio/1"}
+    assert run("groups", "1", "--json", root=root).value["groups"][0]["viable"] is True
+
+    stores = len(kernel.answers)
+    again = run("bind", "01:00.0", "--group", "--allow", "display", root=root)
+    assert (again.code, again.out.count("already bound to vfio-pci")) == (0, 4)
+    assert len(kernel.answers) == stores
+
+    assert run("restore", "01:00.*", "--json", root=root).value["report"]["writes"] > 0
+    assert drivers_of(run, root, "01:00.*") == RTX
+    overrides = run("list", "01:00.*", "-o", "+override", "--json", root=root).value["devices"]
+    assert {d["driver_override"] for d in overrides} == {None}
+
+
+def test_the_a10_host_from_list_to_the_third_vgpu(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    listed = run("list", "65:00.0", "ca:00.0", "--json", root=root).value["devices"]
+    assert [(d["num_vfs"], d["total_vfs"], d["driver"]) for d in listed] == [(32, 32, "nvidia")] * 2
+
+    create = ["mdev", "create", "-p", "65:00.0", "-t", "NVIDIA A10-12Q"]
+    made = run(*create, "-n", "2", "--json", root=root).value["mdevs"]
+    assert [(m["type_id"], m["type_name"]) for m in made] == [("nvidia-596", "NVIDIA A10-12Q")] * 2
+    assert all(m["node"] == f"/dev/vfio/{m['iommu_group']}" for m in made)
+    parents = {m["parent"] for m in made}
+    types = run("mdev", "types", "-p", made[0]["parent"], "--json", root=root).value["parents"]
+    assert {t["available_instances"] for t in types[0]["types"]} == {0}
+
+    third = run(*create, root=root)
+    assert third.code == 4
+    assert "room for 0 more NVIDIA A10-12Q" in third.err
+    assert "ca:00.0" in third.err
+    assert len(run("mdev", "list", "--json", root=root).value["mdevs"]) == 2
+
+    uuids = [m["uuid"] for m in made]
+    removed = run("mdev", "remove", *uuids, root=root)
+    assert removed.out == "".join(f"{u}  removed\n" for u in uuids)
+    assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
+    assert run(*create, "-u", uuids[0].upper(), root=root).out.startswith(uuids[0])
+    assert len(parents) == 2
+
+
+def test_an_attribute_that_is_refused_takes_the_device_back(run: Runner, simulated: Maker) -> None:
+    root = simulated("mtty")
+    testing.SimulatedKernel(root).refuse("*/nonsense", 22)
+    ran = run("mdev", "create", "-p", "mtty", "-t", "mtty-1", "--attr", "nonsense=1", root=root)
+    assert ran.code == 1
+    assert "nonsense" in ran.err
+    assert "undone" in ran.err
+    assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
+
+
+def test_a_dry_run_leaves_no_trace(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+
+    def files() -> dict[str, bytes | None]:
+        return {str(p): p.read_bytes() if p.is_file() else None for p in root.rglob("*")}
+
+    before = files()
+    for line in (
+        "bind 65:00.0 -n",
+        "unbind 65:00.0 -n",
+        "restore 65:00.0 -n",
+        "restore --all --dry-run",
+        "bind 03:00.0 -n",
+        "mdev create -p mtty -t x --dry-run",
+        "recover -n",
+        "list -n",
+    ):
+        assert run(*line.split(), root=root).code in (0, 3, 4)
+    assert files() == before
+
+
+def test_once_binds_and_leaves_no_override(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", "--once", root=root).code == 0
+    listed = run("list", "65:00.0", "-o", "+override", "--json", root=root).value["devices"][0]
+    assert (listed["driver"], listed["driver_override"]) == ("vfio-pci", None)
+
+
+def test_undo_goes_back_plan_by_plan(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    first = run("bind", "65:00.0", "--json", root=root).value["report"]["journal_id"]
+    second = run("bind", "ca:00.0", "--json", root=root).value["report"]["journal_id"]
+    assert run("undo", "--json", root=root).value["journal_id"] == second
+    assert drivers_of(run, root, "10de:2236") == {
+        "0000:65:00.0": "vfio-pci",
+        "0000:ca:00.0": "nouveau",
+    }
+    assert run("undo", first, "--json", root=root).value["journal_id"] == first
+    assert set(drivers_of(run, root, "10de:2236").values()) == {"nouveau"}
+    assert run("undo", root=root).code == 3
+
+
+def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    journal = next((root / "var/lib/vfiohost/journal").iterdir())
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]))  # killed before the journal was closed
+
+    refused = run("bind", "ca:00.0", root=root)
+    assert refused.code == 1
+    assert "vfiohost recover" in refused.err
+    dry = run("recover", "-n", "--exit-code", "--json", root=root)
+    assert (dry.code, len(dry.value["open"])) == (10, 1)
+    ran = run("recover", "--json", root=root)
+    assert [r["outcome"] for r in ran.value["recoveries"]] == ["recovered"]
+    assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "nouveau"}
+    assert run("recover", root=root).out == "nothing to recover\n"
