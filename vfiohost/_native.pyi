@@ -11,6 +11,11 @@ class _Lib:
     VH_PHASE_CHECK: Final[int]
     VH_PHASE_TRANSFER: Final[int]
     VH_ANSWER_MAX: Final[int]
+    VH_SCAN_ENTRIES: Final[int]
+    VH_SCAN_FUNCTIONS: Final[int]
+    VH_SCAN_PATH: Final[int]
+    VH_SCAN_NAME: Final[int]
+    VH_SCAN_TEXT: Final[int]
     VH_FIELDS: Final[int]
     VH_MALFORMED: Final[int]
 

@@ -400,15 +400,17 @@ def _device_path(sysfs: Sysfs, link: str, problems: list[Problem]) -> str | None
     folder, _, name = link.rpartition("/")
     try:
         target = sysfs.readlink(link)
+        path = posixpath.normpath(f"{folder}/{target}")
+        if target.startswith("/") or not path.startswith("sys/devices/"):
+            why = "its link does not lead to a directory below sys/devices."
+        elif sysfs.exists(path):
+            return path
+        else:
+            why = "its directory is gone, or its link leads nowhere."
     except KernelError as error:
-        problems.append(Problem(name, link, f"{name} was left out: {error}"))
-        return None
-    path = posixpath.normpath(f"{folder}/{target}")
-    if target.startswith("/") or not path.startswith("sys/devices/"):
-        why = f"{name} was left out: its link does not lead to a directory below sys/devices."
-        problems.append(Problem(name, link, why))
-        return None
-    return path
+        why = str(error)
+    problems.append(Problem(name, link, f"{name} was left out: {why}"))
+    return None
 
 
 def _parent_key(name: str) -> tuple[bool, PciAddress | str]:

@@ -271,6 +271,8 @@ class LiveKernel:
         except subprocess.TimeoutExpired:
             raise StoreTimeoutError("modprobe", name, process.pid, timeout) from None
         finally:
+            if process.stderr is not None:
+                process.stderr.close()
             _loading[:] = [p for p in _loading if p.poll() is None]
         if process.returncode != 0:
             raise _load_error(name, said.decode("utf-8", "backslashreplace"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from tests.native.trees import Tree
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NOBODY = 65534
-
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
@@ -20,16 +19,8 @@ def tree(tmp_path: Path) -> Tree:
 
 
 @pytest.fixture
-def as_user() -> Iterator[int]:
-    """Run the test as an ordinary user: as nobody where it would be root."""
-    if os.geteuid() != 0:
-        yield os.geteuid()
-        return
-    group = os.getegid()
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield NOBODY
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder for many files: in memory, where this machine has such a place."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)

@@ -14,11 +14,10 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -65,10 +64,10 @@ def full(tmp_path: Path) -> Iterator[Pipe]:
 
 
 def bounded(
-    root: int, path: str, data: bytes = b"vfio-pci", *, timeout: float = 20, **options: bool | int
+    root: int, path: str, data: bytes = b"vfio-pci", *, timeout: float = 20, **options: Any
 ) -> None:
-    arguments = {"only_sysfs": False} | options
-    native.store_bounded(root, path, data, timeout=timeout, shown=f"R/{path}", **arguments)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"only_sysfs": False} | options
+    native.store_bounded(root, path, data, timeout=timeout, shown=f"R/{path}", **arguments)
 
 
 def plain(root: int, path: str, data: bytes = b"vfio-pci", *, fallback: bool = False) -> None:
@@ -90,12 +89,16 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def open_fds() -> set[str]:
+    return {fd.name for fd in Path("/proc/self/fd").iterdir()}
+
+
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-def blocked_store(root: int, **options: bool | int) -> StoreTimeoutError:
+def blocked_store(root: int, **options: Any) -> StoreTimeoutError:
     """Start a store to the full pipe and stop waiting for it."""
     with pytest.raises(StoreTimeoutError) as caught:
         bounded(root, "full", timeout=0.1, **options)
@@ -205,9 +208,7 @@ def test_an_open_that_blocks_is_bounded_too(root: int, tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_helpers_that_were_left_are_collected_later(
-    root: int, tmp_path: Path, full: Pipe
-) -> None:
+def test_helpers_that_were_left_are_collected_later(root: int, tmp_path: Path, full: Pipe) -> None:
     pid = blocked_store(root).pid or 0
     full.drain()
     until(lambda: is_gone(pid))
@@ -228,7 +229,7 @@ def test_a_helper_keeps_no_file_of_its_caller(
     for keep in (lock, None):
         options = {"fallback": fallback} | ({} if keep is None else {"keep_fd": keep})
         pid = blocked_store(root, **options).pid
-        held = {path.name: os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        held = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
         pipe = [name for name, target in held.items() if target.startswith("pipe:")]
         assert len(pipe) == 1
         assert held.pop(pipe[0])
@@ -274,7 +275,7 @@ def test_the_lock_outlives_a_caller_that_is_killed(tmp_path: Path, full: Pipe) -
 
 
 def has_opened(pid: int, file: Path) -> bool:
-    return str(file) in {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    return file in {fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def test_a_caller_that_unlocks_unlocks_for_the_helper_too(
@@ -338,15 +339,13 @@ def test_a_handler_that_returns_lets_the_wait_go_on(root: int, full: Pipe) -> No
 
 
 def test_a_helper_that_is_killed_is_an_error(root: int, full: Pipe) -> None:
-    me = threading.get_native_id()
+    before = set(children(os.getpid()))
 
     def kill() -> None:
-        task = Path(f"/proc/self/task/{me}/children")
-        until(lambda: bool(task.read_text()))
-        os.kill(int(task.read_text().split()[-1]), signal.SIGKILL)
+        until(lambda: bool(set(children(os.getpid())) - before))
+        (helper,) = set(children(os.getpid())) - before
+        os.kill(helper, signal.SIGKILL)
 
-    for pid in tuple(native._left):
-        until(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
     with ThreadPoolExecutor(1) as pool:
         killing = pool.submit(kill)
         with pytest.raises(KernelError) as caught:
@@ -369,10 +368,10 @@ def test_threads_store_side_by_side(root: int, tmp_path: Path) -> None:
 
 def test_no_fd_is_left_behind(root: int, tmp_path: Path, full: Pipe) -> None:
     (tmp_path / "attribute").touch()
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     bounded(root, "attribute")
     blocked_store(root)
     with pytest.raises(KernelError):
         bounded(root, "none")
-    assert os.listdir("/proc/self/fd") == before
+    assert open_fds() == before
     full.drain()

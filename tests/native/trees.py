@@ -5,11 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from pathlib import Path
-from typing import Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 A10 = "pci:v000010DEd00002236sv000010DEsd00001482bc03sc02i00"
 BUS = "sys/bus/pci/devices"
+NOBODY = 65534
 
 
 class Tree:
@@ -52,6 +57,22 @@ class Tree:
             self.write(f"{path}/{name}", text)
         self.link(f"{BUS}/{address}", f"../../../devices/{bridge}/{address}")
         return self.root / path
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Be an ordinary user for a while: nobody, where the tests run as root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    group = os.getegid()
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
 
 
 class Lookout:

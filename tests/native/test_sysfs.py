@@ -1,0 +1,220 @@
+"""Sysfs: reads, links and listings below a root; LiveKernel: what reaches the kernel."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.native.trees import ordinary_user
+from vfiohost import sysfs as module
+from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
+from vfiohost.sysfs import LiveKernel, Sysfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vfiohost.errors import KernelOp
+    from vfiohost.sysfs import Kernel
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Iterator[Sysfs]:
+    (tmp_path / "host").mkdir()
+    with Sysfs(tmp_path / "host") as made:
+        yield made
+
+
+def error_of(call: Callable[[], object]) -> tuple[KernelOp, str]:
+    with pytest.raises(KernelError) as caught:
+        call()
+    return caught.value.op, caught.value.code
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("none", "file"):
+        with pytest.raises(NotFoundError, match=name):
+            Sysfs(tmp_path / name)
+
+
+def test_paths_are_shown_as_they_would_be_typed(sysfs: Sysfs, tmp_path: Path) -> None:
+    assert sysfs.shown("sys/bus") == f"{tmp_path}/host/sys/bus"
+    with Sysfs(f"{tmp_path}/host//") as other:
+        assert other.root == f"{tmp_path}/host"
+    with Sysfs() as machine:
+        assert machine.root == "/"
+        assert machine.shown("sys/bus") == "/sys/bus"
+
+
+def test_closing_twice_is_no_error(tmp_path: Path) -> None:
+    made = Sysfs(tmp_path)
+    fd = made.fd
+    made.close()
+    made.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_one_newline_is_taken_off(sysfs: Sysfs, tmp_path: Path) -> None:
+    for content, text in ((b"a", "a"), (b"a\n", "a"), (b"a\n\n", "a\n"), (b"", ""), (b"\n", "")):
+        (tmp_path / "host/attribute").write_bytes(content)
+        assert sysfs.read("attribute") == text
+        assert sysfs.read_bytes("attribute") == content
+
+
+def test_what_is_no_utf8_can_be_read_and_printed(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/attribute").write_bytes(b"\xffv\xc3\xa4\n")
+    assert sysfs.read("attribute") == "\\xffvä"
+    (tmp_path / "host/link").symlink_to(os.fsdecode(b"drivers/\xff"))
+    assert sysfs.link_name("link") == "\\xff"
+
+
+def test_a_limit_is_a_limit(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/attribute").write_bytes(b"x" * 100)
+    assert sysfs.read("attribute", limit=100) == "x" * 100
+    assert error_of(lambda: sysfs.read("attribute", limit=99)) == ("read", "EFBIG")
+
+
+def test_what_is_no_file_is_not_read(sysfs: Sysfs, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "host/fifo")
+    (tmp_path / "host/folder").mkdir()
+    assert error_of(lambda: sysfs.read("fifo")) == ("read", "EINVAL")
+    assert error_of(lambda: sysfs.read("folder")) == ("read", "EISDIR")
+    assert error_of(lambda: sysfs.read("none")) == ("open", "ENOENT")
+
+
+def test_links(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/link").symlink_to("../../bus/pci/drivers/vfio-pci")
+    (tmp_path / "host/slash").symlink_to("../drivers/vfio-pci/")
+    (tmp_path / "host/file").touch()
+    assert sysfs.readlink("link") == "../../bus/pci/drivers/vfio-pci"
+    assert sysfs.link_name("link") == "vfio-pci"
+    assert sysfs.link_name("slash") == "vfio-pci"
+    assert sysfs.link_name("none") is None
+    assert error_of(lambda: sysfs.link_name("file")) == ("readlink", "EINVAL")
+    assert error_of(lambda: sysfs.link_name("file/x")) == ("readlink", "ENOTDIR")
+
+
+def test_listings_are_sorted(sysfs: Sysfs, tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        (tmp_path / "host" / name).touch()
+    assert sysfs.listdir(".") == ["a", "b", "c"]
+    assert error_of(lambda: sysfs.listdir("a")) == ("list", "ENOTDIR")
+    assert error_of(lambda: sysfs.listdir("none")) == ("list", "ENOENT")
+
+
+def test_a_dangling_link_exists(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/link").symlink_to("none")
+    (tmp_path / "host/file").touch()
+    assert sysfs.exists("link")
+    assert not sysfs.exists("none")
+    assert not sysfs.exists("file/below")
+
+
+def test_what_may_not_be_looked_at_is_not_called_absent(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/shut").mkdir(mode=0)
+    with ordinary_user():
+        assert error_of(lambda: sysfs.exists("shut/file")) == ("open", "EACCES")
+        assert error_of(lambda: sysfs.link_name("shut/link")) == ("readlink", "EACCES")
+        assert error_of(lambda: sysfs.listdir("shut")) == ("list", "EACCES")
+
+
+def test_a_recording_takes_no_stores(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/sys").mkdir()
+    (tmp_path / "host/sys/attribute").write_text("before")
+    kernel: Kernel = LiveKernel(sysfs)
+    assert not sysfs.is_live()
+    with pytest.raises(UnsupportedError, match=r"is a recording.*vfiohost sim"):
+        kernel.check_writable()
+    with pytest.raises(UnsupportedError, match="not on a mounted sysfs"):
+        kernel.store("sys/attribute", "after", timeout=20)
+    assert (tmp_path / "host/sys/attribute").read_text() == "before"
+    with pytest.raises(UnsupportedError, match="is a recording"):
+        kernel.load_module("vfio_pci", timeout=20)
+
+
+def test_a_root_without_sys_is_not_live(sysfs: Sysfs) -> None:
+    assert not sysfs.is_live()
+
+
+@pytest.mark.skipif(not os.path.ismount("/sys"), reason="no sysfs is mounted here")
+def test_this_machine_is_live() -> None:
+    with Sysfs() as machine:
+        assert machine.is_live()
+        LiveKernel(machine).check_writable()
+
+
+@pytest.fixture
+def modprobe(
+    sysfs: Sysfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], LiveKernel]:
+    """Put a script in modprobe's place; its arguments land in the file ``called``."""
+    monkeypatch.setattr(Sysfs, "is_live", lambda _: True)
+    monkeypatch.setattr(module, "_modprobe", lambda: str(tmp_path / "modprobe"))
+
+    def make(body: str) -> LiveKernel:
+        called = shlex.quote(str(tmp_path / "called"))
+        script = f'#!/bin/sh\necho "$LC_ALL" "$@" > {called}\n{body}\n'
+        (tmp_path / "modprobe").write_text(script)
+        (tmp_path / "modprobe").chmod(0o755)
+        return LiveKernel(sysfs)
+
+    return make
+
+
+def test_modules_are_loaded_below_the_root(
+    modprobe: Callable[[str], LiveKernel], tmp_path: Path
+) -> None:
+    modprobe("exit 0").load_module("vfio_pci", timeout=20)
+    assert (tmp_path / "called").read_text() == f"C -d {tmp_path}/host -- vfio_pci\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("modprobe: FATAL: Module x not found in directory /lib/modules/6.12", "ENOENT"),
+        ("modprobe: ERROR: could not insert 'x': Operation not permitted", "EPERM"),
+        ("modprobe: ERROR: could not insert 'x': Exec format error", "ENOEXEC"),
+        ("modprobe: ERROR: could not insert 'x': Key was rejected by service", "EKEYREJECTED"),
+        ("modprobe: something that nobody foresaw", "EIO"),
+        ("", "EIO"),
+    ],
+)
+def test_what_modprobe_says_is_passed_on(
+    modprobe: Callable[[str], LiveKernel], said: str, code: str
+) -> None:
+    kernel = modprobe(f"echo {shlex.quote(said)} >&2; exit 1")
+    with pytest.raises(KernelError) as caught:
+        kernel.load_module("x", timeout=20)
+    assert (caught.value.op, caught.value.code, caught.value.path) == ("load", code, "x")
+    assert str(caught.value).startswith("Cannot load module x: ")
+    assert str(caught.value).endswith(said)
+
+
+def test_a_modprobe_that_does_not_come_back_is_left_alone(
+    modprobe: Callable[[str], LiveKernel], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "gate")
+    kernel = modprobe(f"read line < {shlex.quote(str(tmp_path / 'gate'))}; exit 0")
+    with pytest.raises(StoreTimeoutError) as caught:
+        kernel.load_module("x", timeout=0.2)
+    assert caught.value.pid is not None
+    os.kill(caught.value.pid, 0)
+    with (tmp_path / "gate").open("w"):
+        pass
+    deadline = time.monotonic() + 10
+    while module._loading and time.monotonic() < deadline:
+        modprobe("exit 0").load_module("y", timeout=20)
+    assert module._loading == []
+
+
+def test_a_machine_without_modprobe(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sysfs, "is_live", lambda _: True)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(UnsupportedError, match="There is no modprobe on this machine"):
+        LiveKernel(sysfs).load_module("vfio_pci", timeout=20)
