@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
 from vfiohost.errors import (
@@ -21,7 +20,7 @@ from vfiohost.errors import (
     UnsupportedError,
     VfioHostError,
 )
-from vfiohost.render.plans import refusal_lines
+from vfiohost.render.plans import below, refusal_lines
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
@@ -89,8 +88,13 @@ def _is_permission(error: object) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
 
 
-def failure_value(error: BaseException) -> dict[str, Any]:
-    """An error as a JSON object: its code, its sentence, and what is known besides."""
+def failure_value(error: BaseException, *, root: str = "/") -> dict[str, Any]:
+    """An error as a JSON object: its code, its sentence, and what is known besides.
+
+    Args:
+        error: the error.
+        root: the root that the commands are for.
+    """
     value: dict[str, Any] = {"code": failure_code(error), "message": message_of(error)}
     if isinstance(error, ParseError):
         value |= {"text": error.text, "expected": error.expected, "where": error.where}
@@ -112,7 +116,7 @@ def failure_value(error: BaseException) -> dict[str, Any]:
         value["cause"] = failure_value(error.cause) if error.cause else None
         value |= {"pid": error.pid} if isinstance(error, PendingError) else {}
         if isinstance(error, RollbackError):
-            value["commands"] = list(error.commands)
+            value["commands"] = [below(root, command) for command in error.commands]
     return value
 
 
@@ -133,12 +137,7 @@ def failure_lines(error: BaseException, *, root: str = "/", paint: Paint = plain
         return [message]
     # The commands stand in the sentence too; here each gets a line, ready to be pasted.
     said = message.removesuffix("; ".join(map(printable, error.commands)))
-    return [said.rstrip(), *(f"  {printable(_below(root, command))}" for command in error.commands)]
-
-
-def _below(root: str, command: str) -> str:
-    """A shell line for ``/`` as one for another root: never let it reach the wrong host."""
-    return command if root == "/" else command.replace(" > /", f" > {shlex.quote(root)}/")
+    return [said.rstrip(), *(f"  {printable(below(root, c))}" for c in error.commands)]
 
 
 def message_of(error: BaseException) -> str:

@@ -127,11 +127,16 @@ def device_table(
     return format_table([c.upper() for c in columns], rows, right=("GROUP", "NUMA"), paint=paint)
 
 
-def _member(device: PciDevice, group: IommuGroup) -> str:
-    shown = f"{device.address} {text_of(device.driver)}"
-    if device in group.blockers:
-        return f"{shown} (blocks)"
-    return f"{shown} (bridge)" if device.is_bridge else shown
+def _members(group: IommuGroup) -> str:
+    """The members of a group with their drivers; those that block, and bridges, are marked."""
+    blockers = {m.address for m in group.blockers}
+
+    def marked(member: PciDevice) -> str:
+        if member.address in blockers:
+            return " (blocks)"
+        return " (bridge)" if member.is_bridge else ""
+
+    return "   ".join(f"{m.address} {text_of(m.driver)}{marked(m)}" for m in group.members)
 
 
 def group_table(
@@ -147,7 +152,7 @@ def group_table(
 
     def members(group: IommuGroup) -> str:
         if why:
-            return "   ".join(_member(m, group) for m in group.members)
+            return _members(group)
         return " ".join(str(m.address) for m in group.members)
 
     rows: list[list[Cell]] = [

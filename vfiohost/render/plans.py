@@ -18,16 +18,25 @@ if TYPE_CHECKING:
     Paint = Callable[[str, Kind], str]
 
 
-def shell_line(store: Store, root: str = "/") -> str:
-    """A store as a shell line below a root.
+def below(root: str, line: str) -> str:
+    """A shell line that stores something, for another root than ``/``.
 
-    The root stands in the line, so that what is pasted from a simulation cannot reach the host.
+    What is pasted from a simulation must not reach the host that it is looked at on.
+
+    Args:
+        root: the root directory.
+        line: a :class:`vfiohost.plan.types.Store` as text.
     """
-    line = str(store)
-    if root == "/":
-        return printable(line)
-    place = f"/{store.path}"
-    return printable(line.removesuffix(place) + shlex.quote(root.rstrip("/") + place))
+    if root == "/" or " > " not in line:
+        return line
+    doing, _, place = line.rpartition(" > ")
+    (path,) = shlex.split(place)
+    return f"{doing} > {shlex.quote(root.rstrip('/') + path)}"
+
+
+def shell_line(store: Store, root: str = "/") -> str:
+    """A store as a shell line below a root."""
+    return printable(below(root, str(store)))
 
 
 def step_line(step: Step, root: str = "/") -> str:

@@ -112,7 +112,7 @@ def _names_value(device: PciDevice, names: PciNames | None) -> Value | None:
 
 def group_value(group: IommuGroup) -> Value:
     """One IOMMU group, with the members that keep it from a VFIO user."""
-    blockers = group.blockers
+    blockers = {m.address for m in group.blockers}
     return {
         "number": group.number,
         "viable": group.is_viable,
@@ -123,7 +123,7 @@ def group_value(group: IommuGroup) -> Value:
                 "class_code": f"{m.class_code:06x}",
                 "driver": plain_value(m.driver),
                 "is_bridge": m.is_bridge,
-                "blocks": m in blockers,
+                "blocks": m.address in blockers,
             }
             for m in group.members
         ],
