@@ -41,6 +41,15 @@ class AbstractHost:
     modules: Mapping[str, str | None]
     registered: set[str]
 
+    def copy(self) -> AbstractHost:
+        """Another host in the same state."""
+        return attrs.evolve(
+            self,
+            bound=dict(self.bound),
+            overrides=dict(self.overrides),
+            registered=set(self.registered),
+        )
+
     def run(self, plan: Plan) -> None:
         """Carry out a plan; each step must find what it expects and leave what it promises."""
         for step in plan.steps:

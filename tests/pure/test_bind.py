@@ -378,7 +378,8 @@ class TestRefusals:
             "0000:65:00.0",
             "0000:65:00.0 has 2 virtual functions; without nvidia they stay behind and cannot be "
             "removed any more.",
-            "Remove them first: echo 0 > /sys/bus/pci/devices/0000:65:00.0/sriov_numvfs.",
+            "Remove them first: echo 0 > /sys/bus/pci/devices/0000:65:00.0/sriov_numvfs "
+            "(or NVIDIA's sriov-manage -d 0000:65:00.0).",
         )
         assert self.code(lambda: bind(host, A10)) == expected
         assert self.code(lambda: bind(host, A10, driver="none")) == expected

@@ -194,6 +194,8 @@ def _physical_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
     subject, driver = str(change.address), change.now.driver
     what = f"{subject} has {counted(number, 'virtual function')}"
     remove = f"echo 0 > /{DEVICES}/{subject}/sriov_numvfs"
+    if snapshot.pci[change.address].vendor_id == NVIDIA_VENDOR:
+        remove += f" (or NVIDIA's sriov-manage -d {subject})"
     if driver is None:
         sentence = f"{what}, and {change.want.driver} takes no device that has some."
         remedy = f"Give it back to its own driver (vfiohost restore {subject}), then: {remove}."

@@ -29,7 +29,8 @@ def plan_restore(
     A device with an origin gets the driver and the override that it had. Without one, its override
     is cleared and it goes to its native driver: the only one of those that are loaded which
     ``modules.alias`` names for it, by ``bind``; where it names none or several, the kernel chooses
-    (``drivers_probe``). Modules are loaded only for an origin's driver.
+    (``drivers_probe``). Modules are loaded only for an origin's driver. Whether a group is viable
+    is not asked: what was before comes back.
 
     Args:
         snapshot: the host, with the details of the devices.
