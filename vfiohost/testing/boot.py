@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def boot(machine: Machine) -> None:
-    """Complete the tree of a freshly expanded recording."""
+    """Complete the tree of a freshly expanded recording, once."""
+    if machine.state.booted:
+        return
+    machine.state.booted = True
     _bus_controls(machine, "pci")
     devices = {name: machine.pci_path(name) for name in machine.tree.listing(PCI_DEVICES)}
     for address, path in devices.items():

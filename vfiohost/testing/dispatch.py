@@ -115,13 +115,10 @@ def _run(machine: Machine) -> None:
             modules.load(machine, machine.operation.path)
         else:
             _answer(machine)
-    except (AnswerError, NotADirectoryError, IsADirectoryError) as error:
+    except AnswerError:
         machine.tree.roll_back(tree)
         machine.state = state
-        if isinstance(error, AnswerError):
-            raise
-        # Something stands in the tree that leads elsewhere; it was not followed.
-        raise AnswerError(errno.EXDEV, "open") from error
+        raise
 
 
 def _open(machine: Machine, path: str) -> str:

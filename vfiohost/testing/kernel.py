@@ -104,9 +104,7 @@ def create(recording: Recording, directory: str | os.PathLike[str]) -> Simulated
     expand(recording, directory)
     with Sysfs(directory) as sysfs:
         create_marker(sysfs.fd, recordings.format(recording))
-    kernel = SimulatedKernel(directory)
-    kernel._boot()  # noqa: SLF001 - only ever done here
-    return kernel
+    return SimulatedKernel(directory)
 
 
 def is_simulation(directory: str | os.PathLike[str]) -> bool:
@@ -138,8 +136,8 @@ class SimulatedKernel:
         self.sysfs = Sysfs(root)
         self._simulation = Simulation(self.sysfs)
         self._callbacks: list[Callable[[str, str], object]] = []
-        with self._simulation.session():
-            pass  # finishes what a killed caller has begun
+        with self._simulation.session() as machine:  # finishes what a killed caller has begun
+            boot(machine)
 
     # ---- the kernel's side ----------------------------------------------------------------------
 
@@ -324,10 +322,6 @@ class SimulatedKernel:
             return [(each.path, each.value) for each in machine.state.pending]
 
     # ---- inner ----------------------------------------------------------------------------------
-
-    def _boot(self) -> None:
-        with self._simulation.session() as machine:
-            boot(machine)
 
     def _ask(self, verb: Verb, path: str, value: str, timeout: float) -> None:
         """Submit, wait for the answer, and say it."""

@@ -97,8 +97,12 @@ class Simulation:
         """The host, locked. What was changed when the block ends is committed, all or nothing.
 
         An exception inside the block leaves the host as it was.
+
+        Raises:
+            KernelError: EXDEV where a symbolic link stands in the way of a change; it was not
+                followed.
         """
-        with self._locked():
+        with self._confined(), self._locked():
             tree = Tree(self._sysfs.fd)
             try:
                 machine = self._machine(tree)
@@ -116,7 +120,7 @@ class Simulation:
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of ``stores.log``."""
-        with self._locked():
+        with self._confined(), self._locked():
             tree = Tree(self._sysfs.fd)
             content = tree.content(_LOG) or b""
             tree.close()
@@ -129,6 +133,18 @@ class Simulation:
         state = State.from_text(content.decode())
         nothing = Pending(0, "none", "", "")
         return Machine(tree, state, self._blueprint, nothing)
+
+    @contextlib.contextmanager
+    def _confined(self) -> Iterator[None]:
+        """Say it in the usual way when something in the directory was not followed."""
+        try:
+            yield
+        except OSError as error:
+            led_away = error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+            if isinstance(error, KernelError) or not led_away:
+                raise
+            path = error.filename if isinstance(error.filename, str) else ""
+            raise KernelError("open", errno.EXDEV, self._sysfs.shown(path)) from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -150,10 +166,7 @@ class Simulation:
         if not operations:
             return
         root = self._sysfs.fd
-        try:
-            check_operations(root, operations)
-        except OSError as error:
-            raise KernelError("open", errno.EXDEV, error.filename or self._sysfs.root) from error
+        check_operations(root, operations)
         scratch = open_directory(root, _SCRATCH)
         marker = open_directory(root, MARKER)
         try:

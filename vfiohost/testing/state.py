@@ -96,6 +96,7 @@ class State:
     """Everything that lives beside the tree.
 
     Attributes:
+        booted: the tree has been completed.
         next_number: for open files and pending operations.
         drivers: PCI drivers in the order in which they were registered: who is asked first.
         dynamic_ids: by driver: vendor, device, subvendor, subdevice, class, class mask.
@@ -108,6 +109,7 @@ class State:
         results: by number of an operation that was pending: its errno, 0 for success.
     """
 
+    booted: bool = False
     next_number: int = 1
     drivers: list[str] = attrs.field(factory=list)
     dynamic_ids: dict[str, list[list[int]]] = attrs.field(factory=dict)

@@ -279,6 +279,8 @@ class Tree:
 
     def append(self, path: str, text: str) -> None:
         """Add a text to the end of a file that exists, once in a commit; it is not read back."""
+        if self.kind(path) != "file":
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         parent, name = self._parent(path)
         size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
         self._operations.append({"op": "append", "path": path, "at": size, "text": text})
