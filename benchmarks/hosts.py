@@ -46,7 +46,7 @@ def make(root: Path, count: int) -> None:
     """Make a host with so many PCI functions.
 
     Args:
-        root: a directory, best on a tmpfs: it gets about 15 files and links per function.
+        root: a directory, best on a tmpfs: it gets about ten files and links per function.
         count: how many.
     """
     bus = root / "sys/bus/pci"
@@ -70,13 +70,8 @@ def _make_function(root: Path, function: Function, group: int) -> None:
     files = {
         "modalias": f"pci:v{vendor}d{device}sv{subvendor}sd{subdevice}"
         f"bc{base}sc{sub}i{interface.lower()}",
-        "vendor": f"0x{function.ids.split()[0]}",
-        "device": f"0x{function.ids.split()[1]}",
-        "class": f"0x{function.class_code}",
         "revision": "0xa1",
         "numa_node": str(group % 2),
-        "driver_override": "(null)",
-        "uevent": f"DRIVER={function.driver}\nPCI_SLOT_NAME={function.address}",
     }
     if function.driver == "nvidia" and function.physfn is None:
         files["sriov_totalvfs"] = str(VFS)

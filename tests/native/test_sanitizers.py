@@ -93,7 +93,14 @@ def paths(tree: Tree) -> list[str]:
     (tree.root / deep).mkdir(parents=True)
     return [
         *("attribute", "large", "fifo", "up", "abs", "one", "long", "none", ".", "..", "/", "//"),
-        *("up/attribute", "up/../up/abs", "attribute/", "attribute/x", "abs/.", "long/long"),
+        *(
+            "up/attribute",
+            "up/../up/abs",
+            "attribute/",
+            "attribute/x",
+            "abs/.",
+            f"long/{'x' * 200}",
+        ),
         *("x" * 256, "x/" * 2047, "x" * 5000, deep, f"{deep}..", f"{deep}../" + "../" * 300),
         "sys/bus/pci/devices/0000:65:00.0/modalias",
     ]
