@@ -16,10 +16,10 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from vfiohost.errors import KernelError, NotFoundError
-from vfiohost.model import MdevBus, PciDevice
+from vfiohost.model import MdevBus, PciAddress, PciDevice
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import LiveKernel, Sysfs
 
@@ -31,15 +31,14 @@ if TYPE_CHECKING:
     from vfiohost.apply import Recovery
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
-    from vfiohost.model import PciAddress, Snapshot
+    from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
     from vfiohost.plan.types import Plan, Report, StepResult
     from vfiohost.sysfs import Kernel
 
-    Devices = Iterable[PciDevice | PciAddress | str]
-    """Devices themselves, their addresses, or selectors such as ``65:00.0`` and ``class:gpu``."""
-
-_T = TypeVar("_T")
+    Device = PciDevice | PciAddress | str
+    Devices = Device | Iterable[Device]
+    """Devices themselves, their addresses, or selectors such as ``65:00.0``; or one of these."""
 
 STORE_TIMEOUT = 20.0
 """Seconds that one store or module load may take."""
@@ -158,7 +157,8 @@ class Host:
         """
         from vfiohost.selectors import select_all
 
-        texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in _many(devices)]
+        many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
+        texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         return select_all(texts, self.scan() if snapshot is None else snapshot)
 
     @cached_property
@@ -322,7 +322,8 @@ class Host:
         """
         from vfiohost.plan.mdev import plan_remove
 
-        return plan_remove(self._bus() if bus is None else bus, tuple(_many(uuids)))
+        many = (uuids,) if isinstance(uuids, str) else tuple(uuids)
+        return plan_remove(self._bus() if bus is None else bus, many)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -433,8 +434,3 @@ class Host:
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev
         return MdevBus((), ()) if bus is None else bus
-
-
-def _many(things: Iterable[_T]) -> Iterable[_T | str]:
-    """One text where several things may stand is one thing, not its letters."""
-    return (things,) if isinstance(things, str) else things

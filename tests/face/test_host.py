@@ -101,7 +101,7 @@ def test_devices_may_be_given_in_any_form(simulated: Maker) -> None:
         device = snapshot.pci[GPU]
         plans = [
             host.plan_bind(devices, snapshot=snapshot)
-            for devices in ([GPU], [device], [GPU_TEXT], GPU_TEXT, (d for d in [device]))
+            for devices in ([GPU], GPU, [device], device, [GPU_TEXT], GPU_TEXT, iter([GPU]))
         ]
         assert all(plan == plans[0] for plan in plans)
         assert Plan.from_json(plans[0].to_json()) == plans[0]
