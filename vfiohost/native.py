@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 _ANSWER: Final = struct.Struct("ii")  # struct vh_answer, struct vh_outcome
 _LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cut
-_PATIENCE: Final = 1 / 8  # of the timeout: after so long without an answer a read counts as stuck
+# After so long without an answer a read counts as stuck: a share of the timeout, and seconds.
+_PATIENCE: Final = 1 / 8
+_PATIENCE_MAX: Final = 0.25
 
 _INFO_SIZE: Final = 256  # the structure and the capabilities that kernels have today
 _INFO_MAX: Final = 1 << 20
@@ -270,7 +272,7 @@ def read_bounded(
     """
     answers: list[bytes | int | None] = [None] * len(paths)
     deadline = time.monotonic() + timeout
-    patience = timeout * _PATIENCE
+    patience = min(timeout * _PATIENCE, _PATIENCE_MAX)
     poll = select.poll()
     helpers: dict[int, _Reader] = {}
     newest: _Reader | None = None

@@ -279,7 +279,8 @@ def with_details(
         sysfs: the host.
         snapshot: what was scanned.
         addresses: whose details; those that the snapshot has already are read again.
-        timeout: seconds for all of them.
+        timeout: seconds for all of them; a millisecond more is given for each attribute, so that
+            thousands of functions that answer are not taken for one that does not.
 
     Returns:
         The snapshot with the details. An attribute that did not answer in time is
@@ -290,7 +291,7 @@ def with_details(
     # Those that no lock guards come first: they are answered whatever happens to the others.
     names = ("modalias", "boot_vga", "driver_override", "uevent")
     paths = [f"{DEVICES}/{address}/{name}" for name in names for address in wanted]
-    texts = sysfs.read_bounded(paths, timeout=timeout)
+    texts = sysfs.read_bounded(paths, timeout=timeout + len(paths) / 1000)
     details = {
         address: _details({name: texts[f"{DEVICES}/{address}/{name}"] for name in names})
         for address in wanted

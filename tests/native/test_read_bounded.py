@@ -133,7 +133,7 @@ def test_a_late_answer_counts(root: int, stuck: Stuck, monkeypatch: pytest.Monke
         return start(*arguments)
 
     monkeypatch.setattr(stuck, "vh_read_start", late)
-    assert native.read_bounded(root, ["a", "b", "c"], timeout=4) == [b"a", b"late", b"c"]
+    assert native.read_bounded(root, ["a", "b", "c"], timeout=20) == [b"a", b"late", b"c"]
 
 
 def test_a_helper_that_dies_leaves_its_paths_unanswered(
