@@ -7,6 +7,7 @@ of hosts that could exist, whose directories can be made and recorded again.
 from __future__ import annotations
 
 import errno
+import posixpath
 from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
@@ -251,7 +252,8 @@ def host_trees(draw: st.DrawFn) -> Recording:
         parent = draw(st.sampled_from(["pci0000:00/", *inside]))
         found.append(draw(_host_function(address, f"{parent}{address}", drivers)))
     for index, function in enumerate(found[1:]):
-        if draw(st.booleans()):
+        beside = posixpath.dirname(function.path) == posixpath.dirname(found[0].path)
+        if draw(st.booleans()) and beside:
             vf = attrs.evolve(function, physfn=found[0].address, vf_index=index)
             found[index + 1] = vf
     groups = {f.iommu_group for f in found if f.iommu_group is not None}

@@ -129,7 +129,7 @@ class _Capture:
             mdev_tables=tuple(tables.tables),
             virtual_parents=tuple(tables.virtual_parents(self.paths.values())),
             mdevs=tuple(read_mdevs(self.sysfs)),
-            files=self._files(),
+            files=self._files(functions),
             notes=tuple(self.notes),
         )
 
@@ -284,7 +284,7 @@ class _Capture:
 
     # -- everything else
 
-    def _files(self) -> tuple[File, ...]:
+    def _files(self, functions: Iterable[Function]) -> tuple[File, ...]:
         found = {}
         for path in _FILES:
             try:
@@ -298,4 +298,21 @@ class _Capture:
                 if target is not None:
                     found[link] = File(link, posixpath.relpath(target, path))
                     found[target] = File(target, None)
+        found |= {link: File(link, text) for link, text in self._unusual_links(functions)}
         return tuple(found[path] for path in sorted(found))
+
+    def _unusual_links(self, functions: Iterable[Function]) -> Iterator[tuple[str, str]]:
+        """Links whose text is not the one that follows from the functions: copies have such."""
+        for function in functions:
+            path = self.paths[function.address]
+            usual = {f"{_PCI}/devices/{function.address}": path}
+            if function.driver is not None:
+                usual[f"{path}/driver"] = f"{_PCI}/drivers/{function.driver}"
+            if function.iommu_group is not None:
+                usual[f"{path}/iommu_group"] = f"{_GROUPS}/{function.iommu_group}"
+            if function.physfn is not None:
+                usual[f"{path}/physfn"] = self.paths[function.physfn]
+            for link, target in usual.items():
+                text = self.sysfs.readlink(link)
+                if text != posixpath.relpath(target, posixpath.dirname(link)):
+                    yield link, text
