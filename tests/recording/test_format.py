@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -247,3 +248,15 @@ def test_a_file_may_be_a_link_or_a_directory() -> None:
         'link l -> "../x y"',
         "directory d\n  mode = 0700",
     ]
+
+
+def test_the_example_of_the_readme_is_a_recording() -> None:
+    readme = Path(__file__).parents[2] / "fixtures/sysfs/README.md"
+    example = readme.read_text(encoding="utf-8").split("```")[1].strip()
+    host = recording.parse(example)
+    first, second = host.functions
+    assert first.attributes.keys() - second.attributes.keys() == {"resource"}
+    assert (first.driver, second.driver) == ("nouveau", None)
+    assert isinstance(second.attributes["uevent"].content, bytes)
+    assert b"PCI_SLOT_NAME=0000:01:00.1" in second.attributes["uevent"].content
+    assert [file.path for file in host.files][1:] == ["sys/devices/virtual/some/link", "var/empty"]

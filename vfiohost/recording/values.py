@@ -147,7 +147,8 @@ class Module:
     """A kernel module of the recorded host.
 
     Attributes:
-        name: with underscores (``vfio_pci``).
+        name: with underscores (``vfio_pci``); a built-in driver whose module cannot be seen
+            stands under its own name.
         state: ``loaded``, ``loadable`` (under ``lib/modules``) or ``builtin``.
         drivers: the PCI drivers that it registers; a module may have none (``vfio``).
         depends: modules that are loaded before it.
