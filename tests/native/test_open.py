@@ -173,7 +173,7 @@ def outcome(root: int, path: str, flags: int, *, fallback: bool) -> tuple[int, .
         os.close(fd)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(things=st.dictionaries(PLACES, THINGS, max_size=8), path=PATHS, flags=FLAGS)
 def test_the_walk_does_what_the_kernel_does(things: dict[str, str], path: str, flags: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
