@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skip",
         action="store_true",
-        help="count every skipped test as failed: for CI, where everything that tests need is there",
+        help="count every skipped test as failed: CI has everything that tests need",
     )
 
 

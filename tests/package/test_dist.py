@@ -1,6 +1,7 @@
 """The sdist and the wheel: complete, and nothing in them that does not belong there.
 
-``nox -s wheel`` builds both and names their folder in ``VFIOHOST_DIST``.
+``nox -s wheel`` builds both, names their folder in ``VFIOHOST_DIST`` and, when they were built from
+a git checkout, that in ``VFIOHOST_SOURCE``.
 """
 
 from __future__ import annotations
@@ -18,20 +19,12 @@ import pytest
 import vfiohost
 from vfiohost import _native
 
-DIST = os.environ.get("VFIOHOST_DIST")
+DIST = Path(os.environ["VFIOHOST_DIST"])
 SOURCE = os.environ.get("VFIOHOST_SOURCE")
-
-needs_dist = pytest.mark.skipif(
-    DIST is None, reason="VFIOHOST_DIST names no folder with an sdist and a wheel (nox -s wheel)"
-)
-needs_source = pytest.mark.skipif(
-    SOURCE is None, reason="VFIOHOST_SOURCE names no git checkout (nox -s wheel)"
-)
 
 
 def one_file(pattern: str) -> Path:
-    assert DIST is not None
-    (path,) = Path(DIST).glob(pattern)
+    (path,) = DIST.glob(pattern)
     return path
 
 
@@ -49,8 +42,7 @@ def wheel() -> set[str]:
         return set(archive.namelist())
 
 
-@needs_dist
-@needs_source
+@pytest.mark.skipif(SOURCE is None, reason="VFIOHOST_SOURCE names no git checkout")
 def test_the_sdist_is_the_whole_source_tree(sdist: set[str]) -> None:
     listed = subprocess.run(
         ["git", "-C", str(SOURCE), "ls-files"], capture_output=True, check=True, text=True
@@ -58,7 +50,6 @@ def test_the_sdist_is_the_whole_source_tree(sdist: set[str]) -> None:
     assert set(listed.stdout.splitlines()) - sdist == {".gitignore"}
 
 
-@needs_dist
 def test_the_wheel_is_the_package_the_core_and_the_recordings(
     sdist: set[str], wheel: set[str]
 ) -> None:
@@ -71,7 +62,6 @@ def test_the_wheel_is_the_package_the_core_and_the_recordings(
     assert {name for name in wheel if ".dist-info/" not in name} == expected
 
 
-@needs_dist
 def test_one_wheel_is_for_every_cpython_from_3_11_on() -> None:
     path = one_file("*.whl")
     with zipfile.ZipFile(path) as archive:
@@ -80,7 +70,6 @@ def test_one_wheel_is_for_every_cpython_from_3_11_on() -> None:
     assert headers["Tag"] == f"cp311-abi3-linux_{platform.machine()}"
 
 
-@needs_dist
 def test_it_is_the_installed_wheel_that_is_tested() -> None:
     assert Path(vfiohost.__file__).parent.parent.name == "site-packages"
     assert Path(_native.__file__).name == "_native.abi3.so"

@@ -33,7 +33,7 @@ README = blocks("README.md")
 
 def shell(script: str, directory: Path, **environment: str) -> str:
     """What a script prints on both streams, with the tested ``vfiohost`` on its PATH."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("VFIOHOST_")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VFIOHOST_", "PYTEST_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
