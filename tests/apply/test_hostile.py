@@ -60,7 +60,7 @@ def test_a_symbolic_link_instead_of_our_directory(
     inside.mkdir()
     path = bench.root / where
     path.parent.mkdir(parents=True, mode=0o700)
-    path.symlink_to({"inside": "/inside", "outside": outside}.get(target, "nowhere"))
+    path.symlink_to({"inside": "/inside", "outside": str(outside)}.get(target, "nowhere"))
     with pytest.raises(UnsupportedError, match="is a symbolic link where a directory should be"):
         bench.apply(bind_plan(GPU))
     assert bench.kernel.log == []
@@ -90,8 +90,9 @@ def make_socket(path: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], object]] = {
     "a FIFO": os.mkfifo,
-    "a directory": lambda path: path.mkdir(),
+    "a directory": lambda path: Path(path).mkdir(),
     "a socket": make_socket,
+    "a symbolic link": lambda path: path.symlink_to("/etc/passwd"),
 }
 
 
@@ -102,7 +103,7 @@ def test_a_lock_that_is_no_plain_file(
     path = bench.root / LOCK_PATH
     path.parent.mkdir(parents=True, mode=0o700)
     monkeypatch.chdir(path.parent)
-    MAKERS.get(kind, lambda p: p.symlink_to("/etc/passwd"))(path)
+    MAKERS[kind](path)
     with pytest.raises((UnsupportedError, ApplyError)) as caught:
         bench.apply(bind_plan(GPU))
     assert str(path) in str(caught.value)

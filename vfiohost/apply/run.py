@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfiohost.apply.transaction import Transaction
-from vfiohost.apply.unfinished import check_journals
+from vfiohost.apply.unfinished import check_journals, nothing_done
 from vfiohost.errors import (
     ApplyError,
     KernelError,
@@ -98,7 +98,9 @@ def apply(
                 transaction.close()
     except KernelError as exc:
         # From the lock or a look at the journals: no step was begun.
-        raise ApplyError(f"{exc} Nothing was changed.", cause=exc) from exc
+        raise ApplyError(
+            f"{exc} Nothing was changed.", report=nothing_done(plan), cause=exc
+        ) from exc
 
 
 def _carry_out(

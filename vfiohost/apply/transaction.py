@@ -440,10 +440,12 @@ class Transaction:
         self._set(index, "pending", text)
         helper = None if pid is None else Process.of(pid)
         self._note("pending", index, error=text, helper=helper)
+        step = self.plan.steps[index]
+        users = "Most often another process still uses the device. "
         error = PendingError(
-            f"{text} Most often another process still uses the device. The steps before it stay "
-            "as they are. When the kernel has come back, `vfiohost recover` takes them back.",
-            step=self.plan.steps[index],
+            f"{text} {'' if isinstance(step, LoadModule) else users}What was done before stays as "
+            "it is. When the kernel has come back, `vfiohost recover` takes it back.",
+            step=step,
             report=self.report,
             cause=cause,
         )

@@ -35,13 +35,15 @@ def check_journals(plan: Plan, undoes: str | None, sysfs: Sysfs, journal: Journa
         if isinstance(entry, DamagedJournal):
             raise ApplyError(
                 f"A journal is damaged: {entry.reason} It may tell of a plan that was cut off: see "
-                f"whether the devices are as they should be, then move {entry.path} away."
+                f"whether the devices are as they should be, then move {entry.path} away.",
+                report=nothing_done(plan),
             )
         waiting = entry.waiting()
         if waiting is None:
             raise ApplyError(
                 f"An earlier run was cut off: {entry}. Run `vfiohost recover` first, which brings "
-                "back what that run had changed."
+                "back what that run had changed.",
+                report=nothing_done(plan),
             )
         step, helper = waiting
         shared = _shared(plan, entry.plan, sysfs)
@@ -50,7 +52,15 @@ def check_journals(plan: Plan, undoes: str | None, sysfs: Sysfs, journal: Journa
         if shared:
             raise _pending_before(plan, entry, helper, shared)
     if undoes is not None and undoes not in {e.id for e in journal.undoable()}:
-        raise StalePlanError(f"The plan of journal {undoes} has been undone, or cannot be undone.")
+        raise StalePlanError(
+            f"The plan of journal {undoes} has been undone, or cannot be undone.",
+            report=nothing_done(plan),
+        )
+
+
+def nothing_done(plan: Plan) -> Report:
+    """Report that no step of a plan was begun."""
+    return Report(plan, tuple(StepResult(step, "not-run") for step in plan.steps))
 
 
 def _pending_before(
@@ -60,7 +70,7 @@ def _pending_before(
         f"An earlier run still waits for the kernel (helper process {helper.pid}), and this plan "
         f"is about {', '.join(sorted(shared))}, too: {entry}. Find out who uses the device; when "
         "the kernel has come back, run `vfiohost recover`, then try again. Nothing was changed.",
-        report=Report(plan, tuple(StepResult(step, "not-run") for step in plan.steps)),
+        report=nothing_done(plan),
     )
     error.pid = helper.pid
     return error
