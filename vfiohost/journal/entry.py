@@ -117,6 +117,9 @@ class DamagedJournal:
     reason: str
     boot_id: str | None
 
+    def __str__(self) -> str:
+        return f"damaged: {self.reason}"
+
 
 def has_ended(raw: bytes) -> bool:
     """Whether the last whole line is an ``end``, without reading the (long) header."""
