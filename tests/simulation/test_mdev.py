@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
-from tests.simulation.hosts import GPU_VFS, UUID, UUID_2, UUID_3, Shell, answers
+from tests.simulation.hosts import (
+    GPU_VFS,
+    UUID,
+    UUID_2,
+    UUID_3,
+    Shell,
+    answers,
+    small_host,
+)
+from vfiohost import testing
 from vfiohost.errors import StoreTimeoutError
 
 if TYPE_CHECKING:
@@ -141,16 +153,32 @@ def test_68_69_remove_waits_for_an_open_device_and_leaves_an_invisible_zombie(ho
     host.create("mtty", "mtty-1", UUID)
 
 
-def test_68_a_second_remove_of_what_is_being_removed_is_eagain(host: Shell, root: Path) -> None:
-    host.create("mtty", "mtty-1", UUID)
-    directory = root / "sys/devices/virtual/mtty/mtty" / UUID
+def test_68_while_the_parent_goes_remove_is_enodev(scratch: Path) -> None:
+    recording = small_host()
+    table = attrs.evolve(recording.mdev_tables[0], scope="parent", per_parent=None)
+    recording = attrs.evolve(recording, mdev_tables=(table, *recording.mdev_tables[1:]))
+    host = Shell(testing.create(recording, scratch / "host"))
+    host.create(VF, "nvidia-594", UUID)
+    host.create(VF, "nvidia-594", UUID_2)
     with host.kernel.open_mdev(UUID):
         with pytest.raises(StoreTimeoutError):
-            host.remove(UUID, timeout=0)
-        # Somebody who opened the file before it vanished: as if it were still there.
-        (directory / "remove").write_text("")
-        with answers("EAGAIN"):
-            host.echo("1", f"sys/devices/virtual/mtty/mtty/{UUID}/remove")
+            host.unbind("nvidia", VF, timeout=0)
+        with answers("ENODEV"):
+            host.remove(UUID_2)
+    assert host.ls("sys/bus/mdev/devices") == []
+
+
+def test_68_a_write_that_comes_after_the_removal_is_enodev(host: Shell) -> None:
+    host.create("mtty", "mtty-1", UUID)
+    host.kernel.delay("*/remove", 0.1)
+    with pytest.raises(StoreTimeoutError):
+        host.remove(UUID, timeout=0)
+    host.remove(UUID)
+    time.sleep(0.15)
+    assert host.kernel.pending == []
+    late, _ = host.kernel.answers[-2:]
+    assert late.errno == errno.ENODEV
+    assert host.available("mtty", "mtty-1") == 24
 
 
 def test_70_a_driverless_mdev_can_only_be_removed(host: Shell) -> None:

@@ -93,6 +93,7 @@ def _resume(machine: Machine, pending: Pending) -> int | None:
     machine.start(pending)
     answer = 0
     try:
+        _check_still_there(machine)
         _run(machine)
     except BlockedError:
         pending.blocked = True
@@ -105,6 +106,15 @@ def _resume(machine: Machine, pending: Pending) -> int | None:
     if not pending.abandoned:
         state.results[str(pending.number)] = answer
     return answer
+
+
+def _check_still_there(machine: Machine) -> None:
+    """A write to an open attribute of a device that has gone is ENODEV (``kernfs_get_active``)."""
+    operation, state = machine.operation, machine.state
+    removes_itself = any(each.operation == operation.number for each in state.zombies.values())
+    is_store = operation.verb == "store"
+    if is_store and not removes_itself and not machine.tree.exists(operation.path):
+        raise AnswerError(errno.ENODEV)
 
 
 def _run(machine: Machine) -> None:

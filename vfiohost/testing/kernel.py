@@ -14,7 +14,7 @@ from vfiohost.sysfs import Sysfs
 from vfiohost.testing import processes
 from vfiohost.testing.boot import boot
 from vfiohost.testing.dispatch import submit
-from vfiohost.testing.expand import expand
+from vfiohost.testing.expansion import expand
 from vfiohost.testing.session import Simulation, create_marker, is_marked
 from vfiohost.testing.state import Fault, Pending
 

@@ -54,9 +54,8 @@ def store_remove(machine: Machine, path: str, data: bytes) -> None:
         raise AnswerError(errno.EINVAL)
     if value == 0:
         return
-    zombie = machine.state.zombies.get(posixpath.basename(path))
-    if zombie is not None and zombie.operation != machine.operation.number:
-        raise AnswerError(errno.EAGAIN)
+    if not machine.is_resumed and _table(machine, posixpath.dirname(path)) is None:
+        raise AnswerError(errno.ENODEV)  # the parent is being unregistered
     _remove(machine, path)
 
 
