@@ -18,6 +18,7 @@ import pytest
 
 import vfiohost
 from vfiohost import _native
+from vfiohost.testing import fixtures
 
 DIST = Path(os.environ["VFIOHOST_DIST"])
 SOURCE = os.environ.get("VFIOHOST_SOURCE")
@@ -73,3 +74,10 @@ def test_one_wheel_is_for_every_cpython_from_3_11_on() -> None:
 def test_it_is_the_installed_wheel_that_is_tested() -> None:
     assert Path(vfiohost.__file__).parent.parent.name == "site-packages"
     assert Path(_native.__file__).name == "_native.abi3.so"
+
+
+def test_the_installed_package_brings_the_recorded_hosts(wheel: set[str]) -> None:
+    inside = {PurePosixPath(name).stem for name in wheel if name.endswith(".host")}
+    assert set(fixtures.names()) == inside
+    folder = Path(vfiohost.__file__).parent / "_fixtures"
+    assert {path.stem for path in folder.glob("*.host")} == inside
