@@ -48,3 +48,30 @@ def readlink(path: str) -> str | None:
 def listdir(path: str) -> list[str]:
     """List a folder, sorted."""
     return sorted(os.listdir(path))
+
+
+def groups() -> dict[str, list[str]]:
+    """List the IOMMU groups with their devices."""
+    top = "/sys/kernel/iommu_groups"
+    return {group: listdir(f"{top}/{group}/devices") for group in listdir(top)}
+
+
+def load(module: str, *parameters: str) -> None:
+    """Load a module.
+
+    Raises:
+        RuntimeError: it cannot be loaded.
+    """
+    done = run(["modprobe", module, *parameters])
+    if done["status"] != 0:
+        raise RuntimeError(done["stderr"])
+
+
+def mdev_types(parent: str) -> dict[str, dict[str, str]]:
+    """Read the mdev types of a parent with all that they tell."""
+    top = f"/sys/class/mdev_bus/{parent}/mdev_supported_types"
+    names = ("name", "available_instances", "description", "device_api")
+    return {
+        name: {key: read(f"{top}/{name}/{key}").rstrip("\n") for key in names}
+        for name in listdir(top)
+    }

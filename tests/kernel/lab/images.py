@@ -61,6 +61,7 @@ def prepare_image(cache: Cache, kernel: Kernel) -> Image:
         # Links to the same files: a kernel's modules take hundreds of megabytes.
         shutil.copytree(kernel.modules, modules, symlinks=True, copy_function=os.link)
         _build_modules(kernel, folder / "build", modules / "updates")
+        _put_first(modules)
         run("depmod", "-b", str(folder), kernel.release)
         (folder / "initramfs.gz").write_bytes(gzip.compress(_initramfs(modules), compresslevel=1))
 
@@ -81,6 +82,18 @@ def _build_modules(kernel: Kernel, work: Path, target: Path) -> None:
     for module in work.rglob("*.ko"):
         module.rename(target / module.name)
     shutil.rmtree(work)
+
+
+def _put_first(modules: Path) -> None:
+    """Give our modules their place in the order by which lspci lists modules of one alias.
+
+    A kernel that comes with nvidiafb has it before nouveau: that order shows in NVIDIA's documents.
+    """
+    ours = sorted((f"updates/{path.name}" for path in (modules / "updates").iterdir()), reverse=True)
+    order = modules / "modules.order"
+    theirs = order.read_text()
+    order.unlink()  # it is the unpacked kernel's own file
+    order.write_text("\n".join([*ours, theirs]))
 
 
 def _initramfs(modules: Path) -> bytes:

@@ -83,6 +83,7 @@ class Machine:
         need(QEMU)
         self.answers: dict[int, dict[str, Any]] = {}
         self.release = ""
+        self.workers: set[str] = set()
         self._numbers = itertools.count(1)
         self._rest = b""
         self._end = contextlib.ExitStack()
@@ -125,6 +126,7 @@ class Machine:
         """
         name = f"{function.__module__}:{function.__qualname__}"
         number = next(self._numbers)
+        self.workers.add(worker)
         request = {"id": number, "worker": worker, "call": name, "args": args, "kwargs": kwargs}
         self._send(request)
         return Call(self, number, f"{name}{args}")
@@ -147,6 +149,7 @@ class Machine:
             Whether there was one.
         """
         number = next(self._numbers)
+        self.workers.discard(worker)
         self._send({"id": number, "kill": worker})
         return bool(Call(self, number, f"the kill of {worker}").result())
 
@@ -178,6 +181,7 @@ class Machine:
             "console=ttyS0 loglevel=5 panic=-1 oops=panic intel_iommu=on iommu=pt "
             + " ".join(f"{name}={value}" for name, value in environment.items())
         )
+        log = self._end.enter_context(self._log.open("wb"))
         self._qemu = subprocess.Popen(
             [
                 QEMU,
@@ -186,7 +190,7 @@ class Machine:
                 *("-append", command_line),
             ],
             stdin=subprocess.DEVNULL,
-            stdout=self._log.open("wb"),
+            stdout=log,
             stderr=subprocess.STDOUT,
         )
         self._end.callback(self._stop)
@@ -240,5 +244,7 @@ class Machine:
         return True
 
     def _ended(self) -> LabError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._qemu.wait(timeout=5.0)  # its end of the socket goes first
         said = self._log.read_text(errors="replace")
         return LabError(f"the machine ended; QEMU said:\n{said}\nits console:\n{self.console()}")

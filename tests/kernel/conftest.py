@@ -1,0 +1,129 @@
+"""Tests on real kernels: ``pytest tests/kernel --kernel=6.12,6.1,iommufd``.
+
+Without ``--kernel`` they are not run. A test that takes ``lab`` gets a running machine in the state
+in which machines start, once for each kernel that was asked for; one machine serves all tests of a
+kernel, and is replaced when a test has broken it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.lab import state
+from tests.kernel.lab.errors import LabError, LabUnavailableError
+from tests.kernel.lab.flavours import FLAVOURS, prepare
+from tests.kernel.lab.vm import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETTLE_SECONDS = 60.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--kernel``."""
+    parser.addoption(
+        "--kernel",
+        metavar="FLAVOUR[,FLAVOUR...]",
+        default="",
+        help=f"run the tests on real kernels: {', '.join(FLAVOURS)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark ``kernel``."""
+    config.addinivalue_line("markers", "kernel: runs in the lab, when --kernel names a kernel")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with a machine once for each kernel."""
+    if "flavour" in metafunc.fixturenames:
+        wanted = _wanted(metafunc.config) or ("none",)
+        metafunc.parametrize("flavour", wanted, scope="session", indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests with a machine; leave them out when no kernel was asked for."""
+    in_lab = [item for item in items if "lab" in getattr(item, "fixturenames", ())]
+    for item in in_lab:
+        item.add_marker("kernel")
+    if in_lab and not _wanted(config):
+        config.hook.pytest_deselected(items=in_lab)
+        items[:] = [item for item in items if item not in in_lab]
+
+
+def _wanted(config: pytest.Config) -> tuple[str, ...]:
+    """Return the kernels that were asked for; a run of all tests does not even have the option."""
+    text = config.getoption("kernel", "")
+    wanted = tuple(part for part in text.split(",") if part)
+    unknown = sorted(set(wanted) - set(FLAVOURS))
+    if unknown:
+        raise pytest.UsageError(f"--kernel: no {', '.join(unknown)}; there are {FLAVOURS}")
+    return wanted
+
+
+class Machines:
+    """The machine of one kernel, booted when it is first needed and again when it is broken."""
+
+    def __init__(self, flavour: str) -> None:
+        self.image = prepare(flavour)
+        self.machine: Machine | None = None
+
+    def get(self) -> Machine:
+        """Return a running machine in its first state."""
+        if self.machine is None:
+            self.machine = Machine(self.image)
+            self.machine.call(state.set_up)
+        return self.machine
+
+    def settle(self) -> None:
+        """Bring the machine back to its first state, or drop it.
+
+        Raises:
+            LabError: it had to be dropped; with the reason.
+        """
+        if self.machine is None:
+            return
+        try:
+            for worker in self.machine.workers - {"main"}:
+                self.machine.kill(worker)
+            self.machine.call(state.tidy_up, within=SETTLE_SECONDS)
+        except LabError as error:
+            console = self.machine.console()
+            self.drop()
+            raise LabError(f"the test left a broken machine: {error}\n{console}") from error
+
+    def drop(self) -> None:
+        """End the machine."""
+        if self.machine is not None:
+            self.machine.close()
+        self.machine = None
+
+
+@pytest.fixture(scope="session")
+def flavour(request: pytest.FixtureRequest) -> str:
+    """The name of the kernel that a test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def machines(flavour: str) -> Iterator[Machines]:
+    """The machine of this kernel."""
+    try:
+        found = Machines(flavour)
+    except LabUnavailableError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must be able to run the lab: {error}")
+        pytest.skip(f"the lab cannot run here: {error}")
+    yield found
+    found.drop()
+
+
+@pytest.fixture
+def lab(machines: Machines) -> Iterator[Machine]:
+    """A machine in its first state: no display driver is loaded, everything else is native."""
+    yield machines.get()
+    machines.settle()
