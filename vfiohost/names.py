@@ -80,6 +80,8 @@ class PciNames:
     ) -> str:
         """The name of the card that carries the device, or ``NVIDIA Corporation Device 1482``.
 
+        A card with the ids of the device itself has the device's name.
+
         Args:
             vendor_id: the device's vendor.
             device_id: the device.
@@ -87,6 +89,8 @@ class PciNames:
             subdevice_id: the card, as its vendor numbers it.
         """
         known = self._subsystem(vendor_id, device_id, subvendor_id, subdevice_id)
+        if known is None and (vendor_id, device_id) == (subvendor_id, subdevice_id):
+            known = self._device(vendor_id, device_id)
         vendor = self._vendor(subvendor_id)
         if vendor is None:
             return known or f"Device {subvendor_id:04x}:{subdevice_id:04x}"

@@ -63,6 +63,8 @@ def test_unknown_reads_as_with_lspci(names: PciNames) -> None:
 def test_subsystem_belongs_to_its_device(names: PciNames) -> None:
     assert names.subsystem(0x10DE, 0x2236, 0x10DE, 0x1482) == "NVIDIA Corporation A10"
     assert names.subsystem(0x10DE, 0x2237, 0x10DE, 0x1482) == "NVIDIA Corporation Device 1482"
+    same = names.subsystem(0x10DE, 0x2237, 0x10DE, 0x2237)
+    assert same == "NVIDIA Corporation GA102GL [A10G]"
 
 
 def test_class_names(names: PciNames) -> None:
