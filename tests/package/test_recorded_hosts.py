@@ -1,4 +1,4 @@
-"""The recorded hosts are found: in a wheel inside the package, else at the top of the source tree."""
+"""The recorded hosts are found: inside the package in a wheel, else at the top of the source."""
 
 from __future__ import annotations
 
