@@ -26,7 +26,7 @@ from tests.apply.fake import (
     to_vfio,
 )
 from vfiohost.errors import ApplyError, LockBusyError, RollbackError
-from vfiohost.journal import lock
+from vfiohost.journal import JOURNAL_PATH, lock
 from vfiohost.plan.types import Plan
 
 if TYPE_CHECKING:
@@ -239,6 +239,17 @@ def test_nothing_to_recover_makes_no_file(bench: Bench) -> None:
     there = files(bench.root)
     assert bench.recover() == ()
     assert files(bench.root) == there
+
+
+def test_a_journal_that_goes_on_after_its_end_is_open(bench: Bench) -> None:
+    """Ctrl-C right after the last line, and a kill while that was taken back."""
+    before = bench.state()
+    bench.apply(bind_plan(GPU))
+    (file,) = (bench.root / JOURNAL_PATH).iterdir()
+    with file.open("a") as journal:
+        journal.write('{"event": "undo-begin", "step": 3}\n')
+    assert [r.outcome for r in bench.recover()] == ["recovered"]
+    assert bench.state() == before
 
 
 def test_recover_names_what_it_did(bench: Bench) -> None:

@@ -160,6 +160,7 @@ def parse(entry_id: str, raw: bytes, shown: str) -> JournalEntry:
             result = cast("EntryResult", fields["result"])
         else:
             events.append(_event(fields, len(plan.steps), where))
+            result = None  # interrupted right after its end, and taken back
     undoes = header.get("undoes")
     return JournalEntry(
         id=entry_id,
