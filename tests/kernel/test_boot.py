@@ -8,10 +8,10 @@ import pytest
 
 from tests.kernel.lab import guest, layout
 from tests.kernel.lab.errors import GuestError, LabError, StillRunningError
-from tests.kernel.lab.vm import Machine
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import Machines
+    from tests.kernel.lab.vm import Machine
 
 DOCUMENTED = """\
 {slot} 3D controller [0302]: NVIDIA Corporation GA102GL [A10] [10de:2236] (rev a1)
@@ -30,9 +30,8 @@ def test_lspci_shows_what_nvidia_documents(lab: Machine) -> None:
     shown = lab.call(guest.run, ["lspci", "-nnk", "-s", "03:00.0"])["stdout"]
     assert shown == DOCUMENTED.format(slot="03:00.0")
     every = lab.call(guest.run, ["lspci", "-n", "-d", "10de:"])["stdout"]
-    ids = [line.split()[2] for line in every.splitlines()]
-    a10, rtx3090, rtx2080 = "10de:2236", ["10de:2204", "10de:1aef"], ["1e87", "10f8", "1ad8", "1ad9"]
-    assert ids == [a10, a10, *rtx3090, *(f"10de:{device}" for device in rtx2080), "10de:1eb8"]
+    ids = [line.split(":")[-1][:4] for line in every.splitlines()]
+    assert ids == ["2236", "2236", "2204", "1aef", "1e87", "10f8", "1ad8", "1ad9", "1eb8"]
 
 
 def test_functions_without_isolation_share_a_group(lab: Machine) -> None:

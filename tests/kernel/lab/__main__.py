@@ -1,7 +1,7 @@
 """Prepare images, or run one command in a guest.
 
-    python -m tests.kernel.lab prepare [FLAVOUR ...]
-    python -m tests.kernel.lab run FLAVOUR COMMAND [ARGUMENT ...]
+``python -m tests.kernel.lab prepare [FLAVOUR ...]``
+``python -m tests.kernel.lab run FLAVOUR COMMAND [ARGUMENT ...]``
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What runs inside the guest: calls Python functions for the tests and tells what they returned.
 
-Requests and answers are JSON objects, one a line, over a virtio port. Each request names a worker,
-a process of its own that is made at the first request to it. So a call that the kernel keeps waiting
+Requests and answers are JSON objects, one a line, over a virtio port. Each request names a worker, a
+process of its own that is made at the first request to it. So a call that the kernel keeps waiting
 for ever holds up its own worker alone, and a worker keeps what it has open from call to call.
 
 Request: ``{"id": 7, "worker": "main", "call": "module:function", "args": [], "kwargs": {}}``, or
@@ -102,7 +102,7 @@ class Agent:
         worker.channel.send(request)
 
     def _start(self, name: str) -> Worker:
-        inside = [self._outside.fd, self._selector.fileno()]  # type: ignore[attr-defined]
+        inside = [self._outside.fd, self._selector.fileno()]
         worker = Worker([*inside, *(other.channel.fd for other in self._workers.values())])
         self._selector.register(worker.channel.fd, selectors.EVENT_READ, name)
         return worker

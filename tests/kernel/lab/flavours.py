@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tests.kernel.lab.built import prepare_iommufd
 from tests.kernel.lab.cache import Cache
 from tests.kernel.lab.images import Image, prepare_image
 from tests.kernel.lab.kernels import prepare_debian
 from tests.kernel.lab.packages import Apt
 
-FLAVOURS = ("6.12", "6.1")
+FLAVOURS = ("6.12", "6.1", "iommufd")
 
 
 def prepare(flavour: str) -> Image:
@@ -18,4 +19,7 @@ def prepare(flavour: str) -> Image:
         LabError: a build failed.
     """
     cache = Cache()
-    return prepare_image(cache, prepare_debian(cache, Apt(cache.root), flavour))
+    apt = Apt(cache.root)
+    if flavour == "iommufd":
+        return prepare_image(cache, prepare_iommufd(cache, apt))
+    return prepare_image(cache, prepare_debian(cache, apt, flavour))

@@ -89,11 +89,11 @@ def _put_first(modules: Path) -> None:
 
     A kernel that comes with nvidiafb has it before nouveau: that order shows in NVIDIA's documents.
     """
-    ours = sorted((f"updates/{path.name}" for path in (modules / "updates").iterdir()), reverse=True)
+    names = sorted((path.name for path in (modules / "updates").iterdir()), reverse=True)
     order = modules / "modules.order"
     theirs = order.read_text()
     order.unlink()  # it is the unpacked kernel's own file
-    order.write_text("\n".join([*ours, theirs]))
+    order.write_text("".join(f"updates/{name}\n" for name in names) + theirs)
 
 
 def _initramfs(modules: Path) -> bytes:
