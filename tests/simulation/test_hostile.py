@@ -46,7 +46,7 @@ def exercise(root: Path) -> None:
         (f"sys/bus/pci/devices/{NVME}/sriov_numvfs", "0"),
         ("sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1/create", UUID),
         (f"sys/bus/mdev/devices/{UUID}/remove", "1"),
-        (f"sys/bus/pci/drivers/nvidia/unbind", GPU_VFS[0]),
+        ("sys/bus/pci/drivers/nvidia/unbind", GPU_VFS[0]),
     ]
     with contextlib.suppress(VfioHostError):
         kernel = SimulatedKernel(root)
@@ -192,7 +192,7 @@ def test_a_path_through_a_file_is_enotdir(host: Shell) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda path: os.mkfifo(path),
+        os.mkfifo,
         lambda path: path.mkdir(),
         lambda path: path.write_bytes(b"\xff\xfe\0\n"),
         lambda path: path.write_bytes(b"x" * (1 << 20)),

@@ -179,7 +179,14 @@ def test_48_sriov_drivers_autoprobe_reads_a_boolean(host: Shell) -> None:
     for value in ("garbage", "2", "o", "\n"):
         with answers("EINVAL"):
             host.echo(value, path)
-    for value, reads in (("n", "0"), ("Y", "1"), ("off", "0"), ("on", "1"), ("0", "0"), ("1x", "1")):
+    for value, reads in (
+        ("n", "0"),
+        ("Y", "1"),
+        ("off", "0"),
+        ("on", "1"),
+        ("0", "0"),
+        ("1x", "1"),
+    ):
         host.echo(value, path)
         assert host.cat(path) == reads
 

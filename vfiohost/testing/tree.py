@@ -83,6 +83,20 @@ def open_directory(rootfd: int, path: str) -> int:
     return fd
 
 
+def _making(path: str, node: Node) -> Operation:
+    """The operation that makes a node."""
+    match node:
+        case File(content=content, mode=mode):
+            text = content.decode("utf-8", "surrogateescape")
+            return {"op": "write", "path": path, "text": text, "mode": mode}
+        case Link(target=target):
+            return {"op": "link", "path": path, "target": target}
+        case Directory(mode=mode):
+            return {"op": "mkdir", "path": path, "mode": mode}
+        case Gone():
+            return {"op": "remove", "path": path}
+
+
 class Tree:
     """The directory, with the changes of the store that is being answered on top.
 
@@ -95,7 +109,8 @@ class Tree:
         self._open_directories: dict[str, int] = {}
         self._nodes: dict[str, Node] = {}
         self._children: dict[str, set[str]] = {}
-        self._operations: list[Operation] = []
+        self._removed: set[str] = set()  # from what is on disk
+        self._appended: dict[str, Operation] = {}
 
     def close(self) -> None:
         """Let go of the directories that were read."""
@@ -244,7 +259,6 @@ class Tree:
         if mode is None:
             mode = self.mode(path) if self.kind(path) == "file" else 0o644
         self._change(path, File(text.encode("utf-8", "surrogateescape"), mode))
-        self._operations.append({"op": "write", "path": path, "text": text, "mode": mode})
 
     def link(self, path: str, target: str) -> None:
         """Make a relative symbolic link that leads to another path below the root."""
@@ -254,7 +268,6 @@ class Tree:
         """Make a symbolic link with exactly this text; directories above it are made."""
         self.mkdir(posixpath.dirname(path))
         self._change(path, Link(text))
-        self._operations.append({"op": "link", "path": path, "target": text})
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
         """Make a directory and its parents, where they do not exist."""
@@ -265,17 +278,17 @@ class Tree:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         self.mkdir(posixpath.dirname(path))
         self._change(path, Directory(mode))
-        self._operations.append({"op": "mkdir", "path": path, "mode": mode})
 
     def remove(self, path: str) -> None:
         """Remove whatever stands at a path, with all below it; nothing there is fine."""
         if not self.exists(path):
             return
+        if not isinstance(self._nodes.get(path), Directory):
+            self._removed.add(path)
         for below in [known for known in self._nodes if known.startswith(path + "/")]:
             del self._nodes[below]
             self._children.pop(posixpath.dirname(below), None)
         self._change(path, Gone())
-        self._operations.append({"op": "remove", "path": path})
 
     def append(self, path: str, text: str) -> None:
         """Add a text to the end of a file that exists, once in a commit; it is not read back."""
@@ -283,20 +296,31 @@ class Tree:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         parent, name = self._parent(path)
         size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
-        self._operations.append({"op": "append", "path": path, "at": size, "text": text})
+        self._appended[path] = {"op": "append", "path": path, "at": size, "text": text}
 
     def operations(self) -> list[Operation]:
-        """What to do to the directory, in order."""
-        return list(self._operations)
+        """What to do to the directory, in order: what goes, what comes, what is added to files.
+
+        Doing a part of it and then all of it, from the beginning, is as good as doing it once:
+        whatever stands where something is removed goes, and comes again if it belongs there.
+        """
+        removals: list[Operation] = [{"op": "remove", "path": path} for path in self._removed]
+        removals.sort(key=lambda operation: operation["path"])
+        made = [
+            _making(path, node)
+            for path, node in sorted(self._nodes.items(), key=lambda item: item[0])
+            if not isinstance(node, Gone)
+        ]
+        return [*removals, *made, *self._appended.values()]
 
     def savepoint(self) -> tuple[Any, ...]:
         """A mark to which :meth:`roll_back` returns."""
         children = {path: set(names) for path, names in self._children.items()}
-        return dict(self._nodes), children, list(self._operations)
+        return dict(self._nodes), children, set(self._removed)
 
     def roll_back(self, savepoint: tuple[Any, ...]) -> None:
         """Forget the changes since a savepoint."""
-        self._nodes, self._children, self._operations = savepoint
+        self._nodes, self._children, self._removed = savepoint
 
     # ---- inner --------------------------------------------------------------------------------
 
