@@ -173,10 +173,10 @@ class Host:
         for sysfs in roots:
             for path in WELL_KNOWN_PATHS:
                 try:
-                    return PciNames.from_text(sysfs.read(path, limit=_PCI_IDS_LIMIT))
+                    return PciNames(sysfs.read_bytes(path, limit=_PCI_IDS_LIMIT))
                 except KernelError:
                     continue  # names are a courtesy: another place, or numbers
-        return PciNames.from_text("")
+        return PciNames(b"")
 
     # -- deciding --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Names of vendors, devices and classes from the text of ``pci.ids``. Pure: it is given the text.
+"""Names of vendors, devices and classes from ``pci.ids``. Pure: it is given the file's content.
 
 The file has some 40,000 lines; a command needs a few dozen names of it. So nothing is parsed ahead:
 a lookup cuts out the block of one vendor (or class) and searches only there. The words for what is
@@ -49,16 +49,17 @@ class PciNames:
     It holds no file and no lock: share it between threads and pickle it as you like.
     """
 
-    def __init__(self, text: str) -> None:
-        """Keep the text; see :meth:`from_text`."""
-        self._text = "\n" + text.replace("\r\n", "\n")
-        self._blocks: dict[str, str] = {}
+    def __init__(self, content: bytes) -> None:
+        """Take the content of a ``pci.ids`` file, in UTF-8; an empty one knows no names."""
+        # Bytes: to decode a million letters takes longer than to find a dozen names among them.
+        self._content = content
+        self._blocks: dict[str, bytes] = {}
         self._found: dict[tuple[str, ...], str | None] = {}
 
     @classmethod
     def from_text(cls, text: str) -> PciNames:
         """Take the text of a ``pci.ids`` file; an empty one knows no names."""
-        return cls(text)
+        return cls(text.encode("utf-8", "backslashreplace"))
 
     def vendor(self, vendor_id: int) -> str:
         """The vendor's name (``NVIDIA Corporation``), or ``Vendor 10de``."""
@@ -135,8 +136,8 @@ class PciNames:
     ) -> str | None:
         def find() -> str | None:
             block = self._block(f"{vendor_id:04x}")
-            inner = _cut(block, f"\n\t{device_id:04x}  ", _INNER_BLOCK_END)
-            return _after(inner, f"\n\t\t{subvendor_id:04x} {subdevice_id:04x}  ")
+            inner = _cut(block, f"\t{device_id:04x}  ", _INNER_BLOCK_END)
+            return _after(inner, f"\t\t{subvendor_id:04x} {subdevice_id:04x}  ")
 
         key = tuple(f"{i:04x}" for i in (vendor_id, device_id, subvendor_id, subdevice_id))
         return self._once(key, find)
@@ -148,16 +149,16 @@ class PciNames:
         return self._line(f"C {base:02x}", f"\t{sub:02x}  ")
 
     def _heading(self, head: str) -> str | None:
-        return self._once((head,), lambda: _after(self._block(head), f"\n{head}  "))
+        return self._once((head,), lambda: _after(self._block(head), f"{head}  "))
 
     def _line(self, head: str, start: str) -> str | None:
-        return self._once((head, start), lambda: _after(self._block(head), f"\n{start}"))
+        return self._once((head, start), lambda: _after(self._block(head), start))
 
-    def _block(self, head: str) -> str:
+    def _block(self, head: str) -> bytes:
         """The line of a vendor or class, and the indented lines below it."""
         block = self._blocks.get(head)
         if block is None:
-            block = self._blocks[head] = _cut(self._text, f"\n{head}  ", _BLOCK_END)
+            block = self._blocks[head] = _cut(self._content, f"{head}  ", _BLOCK_END)
         return block
 
     def _once(self, key: tuple[str, ...], find: Callable[[], str | None]) -> str | None:
@@ -168,24 +169,34 @@ class PciNames:
 
 # Where a block ends: at the next line that is not indented so far. Comments and empty lines end
 # nothing in the file.
-_BLOCK_END = re.compile(r"\n(?![\t#\n]|\Z)")
-_INNER_BLOCK_END = re.compile(r"\n(?!\t\t|#|\n|\Z)")
+_BLOCK_END = re.compile(rb"\n[^\t#\r\n]")
+_INNER_BLOCK_END = re.compile(rb"\n(?:\t[^\t]|[^\t#\r\n])")
 
 
-def _cut(text: str, start: str, end: re.Pattern[str]) -> str:
+def _begin_of_line(content: bytes, start: str) -> int:
+    """Where the first line that begins with ``start`` begins, or -1."""
+    head = start.encode()
+    if content.startswith(head):
+        return 0
+    found = content.find(b"\n" + head)
+    return found + 1 if found >= 0 else -1
+
+
+def _cut(content: bytes, start: str, end: re.Pattern[bytes]) -> bytes:
     """The line that begins with ``start``, up to where ``end`` matches."""
-    begin = text.find(start)
+    begin = _begin_of_line(content, start)
     if begin < 0:
-        return ""
-    match = end.search(text, begin + 1)
-    return text[begin : match.start()] if match else text[begin:]
+        return b""
+    match = end.search(content, begin)
+    return content[begin : match.start()] if match else content[begin:]
 
 
-def _after(text: str, start: str) -> str | None:
-    """What stands after ``start`` on its line."""
-    begin = text.find(start)
+def _after(content: bytes, start: str) -> str | None:
+    """What stands after ``start`` on the first line that begins with it."""
+    begin = _begin_of_line(content, start)
     if begin < 0:
         return None
     begin += len(start)
-    end = text.find("\n", begin)
-    return (text[begin:] if end < 0 else text[begin:end]).strip() or None
+    end = content.find(b"\n", begin)
+    line = content[begin:] if end < 0 else content[begin:end]
+    return line.decode("utf-8", "backslashreplace").strip() or None
