@@ -234,3 +234,19 @@ def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> N
     assert [r["outcome"] for r in ran.value["recoveries"]] == ["recovered"]
     assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "nouveau"}
     assert run("recover", root=root).out == "nothing to recover\n"
+
+
+def test_keep_going_dry_run_shows_each_plan(run: Runner, simulated: Maker) -> None:
+    root = simulated("rtx-workstation")
+    words = ["bind", "01:00.0", "02:00.0", "--keep-going", "-n"]
+    ran = run(*words, "--exit-code", root=root)
+    assert ran.code == 4
+    assert "bind 0000:01:00.0: 4 steps" in ran.out
+    assert "bind 0000:02:00.0: 4 steps" in ran.out
+    assert ran.err.startswith("vfiohost: 0000:01:00.0: refused: ")
+    runs = run(*words, "--json", root=root).value["runs"]
+    assert [r["exit_code"] for r in runs] == [4, 0]
+    assert all(len(r["plan"]["steps"]) == 4 for r in runs)
+    only = run("bind", "02:00.0", "--keep-going", "-n", "--exit-code", "--json", root=root)
+    assert only.value["runs"][0]["exit_code"] == 10
+    assert asked(root) == []
