@@ -20,7 +20,7 @@ from tests.simulation.hosts import (
 )
 from vfiohost import testing
 from vfiohost.errors import StoreTimeoutError
-from vfiohost.recording import Attribute, Function
+from vfiohost.recording import Attribute, Function, Module, PciDriver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,6 +189,30 @@ def test_48_sriov_drivers_autoprobe_reads_a_boolean(host: Shell) -> None:
     ):
         host.echo(value, path)
         assert host.cat(path) == reads
+
+
+def test_49_msix_vectors_of_a_vf(scratch: Path) -> None:
+    recording = small_host()
+    modules = (
+        *recording.modules,
+        Module("mlx5_core", "loaded", (PciDriver("mlx5_core", sriov=True),)),
+    )
+    host = Shell(testing.create(attrs.evolve(recording, modules=modules), scratch / "host"))
+    count = f"sys/bus/pci/devices/{NVME_VFS[0]}/sriov_vf_msix_count"
+    host.numvfs(NVME, "1")
+    with answers("EINVAL"):
+        host.echo("-1", count)
+    with answers("EOPNOTSUPP"):
+        host.echo("4", count)
+    host.unbind("nvme", NVME)
+    with answers("EOPNOTSUPP"):
+        host.echo("4", count)
+    host.override(NVME, "mlx5_core")
+    host.bind("mlx5_core", NVME)
+    with answers("EBUSY"):
+        host.echo("4", count)
+    host.unbind("nvme", NVME_VFS[0])
+    host.echo("4", count)
 
 
 def test_50_a_pf_on_vfio_pci_with_enable_sriov_captures_its_vfs(host: Shell, root: Path) -> None:

@@ -35,6 +35,7 @@ _DEVICE_RULES = {
     "driver_override": bus.store_driver_override,
     "sriov_numvfs": sriov.store_numvfs,
     "sriov_drivers_autoprobe": sriov.store_drivers_autoprobe,
+    "sriov_vf_msix_count": sriov.store_vf_msix_count,
 }
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _LAST_BUS = 0xFF
 
+# Drivers with a sriov_set_msix_vec_count (Linux 6.12).
+_SETS_MSIX_VECTORS = frozenset({"ice", "mlx5_core"})
+
 # What a VF takes over from its PF when no VF of the card was recorded.
 _INHERITED = (
     "class",
@@ -62,6 +65,20 @@ def store_drivers_autoprobe(machine: Machine, path: str, data: bytes) -> None:
     if value is None:
         raise AnswerError(errno.EINVAL)
     machine.tree.write(f"{path}/sriov_drivers_autoprobe", f"{value:d}\n")
+
+
+def store_vf_msix_count(machine: Machine, path: str, data: bytes) -> None:
+    """``sriov_vf_msix_count_store`` on a virtual function."""
+    value = kernel_text.unsigned(data, bits=31)
+    if value is None:
+        raise AnswerError(errno.EINVAL)
+    physfn = machine.tree.link_name(f"{path}/physfn") or ""
+    machine.lock(physfn)
+    if machine.driver_of(physfn) not in _SETS_MSIX_VECTORS:
+        raise AnswerError(errno.EOPNOTSUPP)
+    machine.lock(posixpath.basename(path))
+    if machine.driver_of(posixpath.basename(path)) is not None:
+        raise AnswerError(errno.EBUSY)
 
 
 def disable(machine: Machine, address: str) -> None:
@@ -193,6 +210,7 @@ def _vf_attributes(
             if text is not None
         }
         found["modalias"] = Attribute(modalias_text(found) or b"")
+        found["sriov_vf_msix_count"] = Attribute(b"", 0o200)
     found["driver_override"] = Attribute(b"(null)\n")
     if template is None or "uevent" in found:
         found["uevent"] = Attribute(uevent_text(address, None, found) or b"")
