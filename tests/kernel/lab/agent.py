@@ -1,8 +1,8 @@
 """What runs inside the guest: calls Python functions for the tests and tells what they returned.
 
-Requests and answers are JSON objects, one a line, over a virtio port. Each request names a worker, a
-process of its own that is made at the first request to it. So a call that the kernel keeps waiting
-for ever holds up its own worker alone, and a worker keeps what it has open from call to call.
+Requests and answers are JSON objects, one a line, over a virtio port. Each request names a worker,
+a process of its own that is made at the first request to it. So a call that the kernel keeps for
+ever holds up its own worker alone, and a worker keeps what it has open from call to call.
 
 Request: ``{"id": 7, "worker": "main", "call": "module:function", "args": [], "kwargs": {}}``, or
 ``{"id": 8, "kill": "main"}``. Answer: ``{"id": 7, "result": ...}``, or ``{"id": 7, "error":

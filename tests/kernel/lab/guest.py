@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+NOBODY = 65534
+
 
 def run(command: list[str], stdin: str = "") -> dict[str, int | str]:
     """Run a program and return its ``status``, ``stdout`` and ``stderr``."""
@@ -13,28 +15,40 @@ def run(command: list[str], stdin: str = "") -> dict[str, int | str]:
     return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
 
-def store(path: str, value: str) -> list[str | int] | None:
+def store(path: str, value: str, *, as_root: bool = True) -> list[str | int] | None:
     """Store a value with one open and one write.
 
     Returns:
         ``None``, or the phase that failed (``open`` or ``write``) and its errno.
     """
+    phase = "open"
     try:
+        if not as_root:
+            os.seteuid(NOBODY)
         fd = os.open(path, os.O_WRONLY)
+        try:
+            phase = "write"
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
     except OSError as error:
-        return ["open", error.errno or 0]
-    try:
-        os.write(fd, value.encode())
-    except OSError as error:
-        return ["write", error.errno or 0]
+        return [phase, error.errno or 0]
     finally:
-        os.close(fd)
+        os.seteuid(0)
     return None
 
 
 def read(path: str) -> str:
     """Read a text file."""
     return Path(path).read_text()
+
+
+def read_if_there(path: str) -> str | None:
+    """Read a text file, or return ``None`` when there is none."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
 
 
 def readlink(path: str) -> str | None:
@@ -46,8 +60,8 @@ def readlink(path: str) -> str | None:
 
 
 def listdir(path: str) -> list[str]:
-    """List a folder, sorted."""
-    return sorted(os.listdir(path))
+    """List a folder, sorted; one that is not there is empty."""
+    return sorted(os.listdir(path)) if Path(path).is_dir() else []
 
 
 def groups() -> dict[str, list[str]]:

@@ -1,0 +1,219 @@
+"""One language for what is done to a kernel and what comes of it, for every executor of it.
+
+A scenario is a sequence of steps, each an action with its outcome or a fact that must hold. An
+executor is a kernel that actions are done to: the real one in the lab (:class:`RealKernel`), or
+another that claims to do the same. All is plain data: paths begin with a slash, outcomes are texts.
+
+Outcomes: ``ok``; ``blocks`` (no answer in :data:`PATIENCE` seconds; it goes on); or what failed, with
+its errno: ``open ENOENT``, ``write EBUSY``, ``SET_CONTAINER EPERM``. A module's load just ``fails``.
+"""
+
+from __future__ import annotations
+
+from errno import errorcode
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from tests.kernel.lab import guest, vfio_user
+from tests.kernel.lab.errors import StillRunningError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.kernel.lab.vm import Call, Machine
+
+PATIENCE = 3.0
+
+
+@attrs.frozen
+class Store:
+    """One open and one write; ``as_root`` says whose."""
+
+    path: str
+    value: str
+    as_root: bool = True
+
+
+@attrs.frozen
+class Load:
+    """Load a module."""
+
+    module: str
+
+
+@attrs.frozen
+class Unload:
+    """Unload a module, as ``modprobe -r`` does."""
+
+    module: str
+
+
+@attrs.frozen
+class Open:
+    """A process opens a device (PCI address or mdev's UUID) through VFIO, or its group alone."""
+
+    subject: str
+    only_group: bool = False
+
+
+@attrs.frozen
+class Close:
+    """That process closes all that it has open."""
+
+
+@attrs.frozen
+class Finish:
+    """Wait for the action that blocked; its outcome is this one's."""
+
+
+Action = Store | Load | Unload | Open | Close | Finish
+
+
+@attrs.frozen
+class Do:
+    """An action that has this outcome."""
+
+    action: Action
+    outcome: str = "ok"
+
+
+@attrs.frozen
+class Link:
+    """A link's last component, or ``None``: there is no such link."""
+
+    path: str
+    target: str | None
+
+
+@attrs.frozen
+class Text:
+    """A file's content without the newline at its end, or ``None``: there is no such file."""
+
+    path: str
+    content: str | None
+
+
+@attrs.frozen
+class Listed:
+    """Whether a folder has an entry."""
+
+    path: str
+    name: str
+    is_there: bool
+
+
+Step = Do | Link | Text | Listed
+
+
+class Executor(Protocol):
+    """A kernel that scenarios are run on. Reading tells ``blocks`` when there is no answer."""
+
+    def perform(self, action: Action) -> str:
+        """Do an action and return its outcome."""
+
+    def link(self, path: str) -> str | None:
+        """Read the last component of a link's target."""
+
+    def text(self, path: str) -> str | None:
+        """Read a file without the newline at its end."""
+
+    def names(self, path: str) -> list[str]:
+        """List a folder; one that is not there is empty."""
+
+
+def run(steps: Iterable[Step], executor: Executor) -> None:
+    """Run a scenario.
+
+    Raises:
+        AssertionError: a step came out otherwise; says which one, and how.
+    """
+    for number, step in enumerate(steps, 1):
+        expected, found = _take(step, executor)
+        assert found == expected, f"step {number}, {step}: {found}"
+
+
+def _take(step: Step, executor: Executor) -> tuple[str | bool | None, str | bool | None]:
+    """Take a step: what it should give and what it gives."""
+    match step:
+        case Do(action, outcome):
+            return outcome, executor.perform(action)
+        case Link(path, target):
+            return target, executor.link(path)
+        case Text(path, content):
+            return content, executor.text(path)
+        case Listed(path, name, is_there):
+            return is_there, name in executor.names(path)
+
+
+class RealKernel:
+    """The kernel of a machine in the lab."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._blocked: Call | None = None
+        self._stores = 0
+
+    def perform(self, action: Action) -> str:
+        """Do an action and return its outcome."""
+        match action:
+            case Store(path, value, as_root):
+                return self._store(path, value, as_root=as_root)
+            case Load(module):
+                return self._modprobe(module)
+            case Unload(module):
+                return self._modprobe("-r", module)
+            case Open(subject, only_group):
+                call = vfio_user.open_device
+                return str(self._machine.call(call, subject, worker="user", only_group=only_group))
+            case Close():
+                self._machine.call(vfio_user.close, worker="user")
+                return "ok"
+            case Finish():
+                assert self._blocked is not None, "nothing has blocked"
+                return _outcome(self._blocked.result())
+
+    def link(self, path: str) -> str | None:
+        """Read the last component of a link's target."""
+        name: str | None = self._machine.call(guest.readlink, path)
+        return name
+
+    def text(self, path: str) -> str | None:
+        """Read a file without the newline at its end."""
+        call = self._machine.submit(guest.read_if_there, path, worker=self._worker())
+        try:
+            content: str | None = call.result(PATIENCE)
+        except StillRunningError:
+            return "blocks"
+        return None if content is None else content.removesuffix("\n")
+
+    def names(self, path: str) -> list[str]:
+        """List a folder; one that is not there is empty."""
+        found: list[str] = self._machine.call(guest.listdir, path)
+        return found
+
+    def _store(self, path: str, value: str, *, as_root: bool) -> str:
+        worker = self._worker()
+        call = self._machine.submit(guest.store, path, value, worker=worker, as_root=as_root)
+        try:
+            return _outcome(call.result(PATIENCE))
+        except StillRunningError:
+            self._stores += 1  # this worker is busy from now on
+            self._blocked = call
+            return "blocks"
+
+    def _worker(self) -> str:
+        """Name a process that waits for nothing."""
+        return f"store-{self._stores}"
+
+    def _modprobe(self, *arguments: str) -> str:
+        status = self._machine.call(guest.run, ["modprobe", *arguments])["status"]
+        return "fails" if status else "ok"
+
+
+def _outcome(failed: list[str | int] | None) -> str:
+    """Say what became of a store."""
+    if failed is None:
+        return "ok"
+    phase, number = failed
+    return f"{phase} {errorcode[int(number)]}"

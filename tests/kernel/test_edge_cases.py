@@ -1,0 +1,25 @@
+"""The numbered edge cases, on real kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.edge_cases import CASES, Case
+from tests.kernel.scenario import RealKernel, run
+
+if TYPE_CHECKING:
+    from tests.kernel.lab.vm import Machine
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_edge_case(lab: Machine, flavour: str, case: Case) -> None:
+    if case.kernels and flavour not in case.kernels:
+        pytest.skip(f"holds on {', '.join(sorted(case.kernels))} only")
+    run(case.steps, RealKernel(lab))
+
+
+def test_names_are_unique() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
