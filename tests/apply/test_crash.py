@@ -24,10 +24,11 @@ from tests.apply.fake import (
     reboot,
     restore_plan,
     to_vfio,
+    unbind,
 )
 from vfiohost.errors import ApplyError, LockBusyError, RollbackError
 from vfiohost.journal import JOURNAL_PATH, lock
-from vfiohost.plan.types import Plan
+from vfiohost.plan.types import Plan, Store, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,6 +188,35 @@ def test_kill_around_every_store(fresh: Callable[[], Bench], plan: Plan, effect:
         assert bench.recover() == ()
 
 
+@pytest.mark.parametrize("effect", [False, True], ids=["before the store", "after the store"])
+def test_kill_around_every_undo_of_two_devices(fresh: Callable[[], Bench], effect: bool) -> None:  # noqa: FBT001
+    """What was taken back of one device must not look done again while the other's turn is on."""
+    plan = bind_plan(GPU, OTHER_GPU, once=True)
+    last = len(plan.steps) - 1
+    for k in range(last - 1):
+        bench = fresh()
+        before = bench.state()
+        bench.kernel.faults = {last: Fault("refuse"), last + 1 + k: Fault("die", effect=effect)}
+        assert in_child(lambda b=bench: b.apply(plan)) == DIED  # type: ignore[misc]
+        bench.kernel.faults.clear()
+        recover_and_check(bench, [before])
+
+
+def test_an_undo_with_nothing_to_see_is_not_done_twice(bench: Bench) -> None:
+    path = f"{DEVICES}/{GPU}/counter"
+    (bench.root / path).write_text("0")
+    count = WriteAttr(path, "1", None, None, Store(path, "0", None), "count")
+    plan = Plan("x", (GPU,), (count, unbind(GPU, "nouveau")))
+    bench.kernel.faults = {1: Fault("refuse"), 2: Fault("die", effect=True)}
+    assert in_child(lambda: bench.apply(plan)) == DIED
+    bench.kernel.faults.clear()
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "half-way"
+    assert recovery.commands == (f"printf %s 0 > /{path}",)
+    assert "cannot be seen" in recovery.sentence
+    assert bench.kernel.log == []
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
 def test_kill_at_every_fsync_of_recover(fresh: Callable[[], Bench], plan: Plan) -> None:
     before = fresh().state()
@@ -267,8 +297,8 @@ def test_recover_leaves_alone_what_somebody_else_changed(bench: Bench) -> None:
     (recovery,) = bench.recover()
     assert recovery.outcome == "half-way"
     assert recovery.commands == (
-        f"echo > /{DEVICES}/{GPU}/driver_override",
-        f"printf %s {GPU} > /sys/bus/pci/drivers/nouveau/bind",
+        f"echo > {bench.root}/{DEVICES}/{GPU}/driver_override",
+        f"printf %s {GPU} > {bench.root}/sys/bus/pci/drivers/nouveau/bind",
     )
     assert "'foreign'" in recovery.sentence
     assert (bench.root / DEVICES / GPU / "driver_override").read_text() == "foreign\n"

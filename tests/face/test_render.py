@@ -12,7 +12,6 @@ import pytest
 from tests.face.support import validator
 from vfiohost.cli.output import Output
 from vfiohost.plan.types import Store
-from vfiohost.render.plans import below, shell_line
 from vfiohost.render.table import coloured, format_columns, format_table, plain, printable
 
 if TYPE_CHECKING:
@@ -84,10 +83,10 @@ def test_when_there_is_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", ["0000:65:00.0", "\n", "it's > /there"])
 def test_a_shell_line_stays_below_its_root(root: str, value: str) -> None:
     store = Store("sys/bus/pci/devices/0000:65:00.0/driver_override", value, None)
-    *words, target = shlex.split(shell_line(store, root).replace("\\n", "\n"))
+    *words, target = shlex.split(store.shell(root))
     assert target == f"{root.rstrip('/')}/{store.path}"
     assert words[-1] == ">"
-    assert below("/", str(store)) == str(store)
+    assert str(store) == store.shell("/")
 
 
 def test_the_schema_is_not_vacuous(run: Runner, recorded: Maker) -> None:

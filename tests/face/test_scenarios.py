@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -250,3 +251,17 @@ def test_keep_going_dry_run_shows_each_plan(run: Runner, simulated: Maker) -> No
     only = run("bind", "02:00.0", "--keep-going", "-n", "--exit-code", "--json", root=root)
     assert only.value["runs"][0]["exit_code"] == 10
     assert asked(root) == []
+
+
+def test_what_cannot_be_recovered_names_the_commands(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    journal = next((root / "var/lib/vfiohost/journal").iterdir())
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]))
+    testing.SimulatedKernel(root).refuse("*/drivers/nouveau/bind", errno.EBUSY)
+    ran = run("recover", root=root)
+    assert ran.code == 7
+    assert ran.out.startswith("half-way: ")
+    command = f"printf %s 0000:65:00.0 > {root}/sys/bus/pci/drivers/nouveau/bind"
+    assert ran.out.splitlines()[1:] == [f"  {command}"]

@@ -262,27 +262,28 @@ class Transaction:
 
     def _answered(self, index: int, step: Step) -> None:
         if isinstance(step, LoadModule):
-            with self._waiting(index):
+            with self._waiting(index, f"Loading module {step.name}"):
                 self._kernel.load_module(step.name, timeout=self._timeout)
         else:
             self._store(index, step.path, step.value)
 
     def _store(self, index: int, path: str, value: str) -> None:
-        with self._waiting(index):
+        with self._waiting(index, f"Writing {value!r} to {self._sysfs.shown(path)}"):
             self._kernel.store(path, value, timeout=self._timeout, keep_fd=self._keep_fd)
 
     @contextlib.contextmanager
-    def _waiting(self, index: int) -> Iterator[None]:
+    def _waiting(self, index: int, doing: str) -> Iterator[None]:
         """Tell an answer of the kernel, good or bad, from none: that is a :class:`PendingError`."""
         try:
             yield
         except StoreTimeoutError as exc:
-            raise self._pending(index, exc, exc.pid) from exc
+            raise self._pending(index, str(exc), exc, exc.pid) from exc
         except VfioHostError:
             raise
         except BaseException as exc:
             # A signal handler raised while the store was on its way: nobody knows how far it got.
-            raise self._pending(index, exc, None) from exc
+            text = f"{doing} was interrupted ({exc!r}); the kernel may still work on it."
+            raise self._pending(index, text, exc, None) from exc
 
     def _look_after_failure(self, index: int, step: Step, *, refused: bool) -> None:
         """See whether a store that failed, or did not do what it should, changed something at all.
@@ -340,7 +341,7 @@ class Transaction:
             except VfioHostError as exc:
                 self._set(index, "undo-failed", str(exc))
                 self._note("undo-failed", index, error=str(exc))
-                failures.append(UndoFailure(index, exc, str(undo)))
+                failures.append(UndoFailure(index, exc, undo.shell(self._sysfs.root)))
         return tuple(failures)
 
     def _undos(self) -> list[tuple[int, WriteAttr, Store]]:
@@ -431,12 +432,10 @@ class Transaction:
         except KernelError as exc:
             self.journal_error = exc
 
-    def _pending(self, index: int, cause: BaseException, pid: int | None) -> PendingError:
+    def _pending(
+        self, index: int, text: str, cause: BaseException, pid: int | None
+    ) -> PendingError:
         """Note that the kernel has not come back, and give the error that says so."""
-        if isinstance(cause, StoreTimeoutError):
-            text = str(cause)
-        else:
-            text = f"The waiting for the kernel was interrupted ({type(cause).__name__})."
         self._set(index, "pending", text)
         helper = None if pid is None else Process.of(pid)
         self._note("pending", index, error=text, helper=helper)

@@ -10,7 +10,7 @@ from vfiohost.errors import VfioHostError
 from vfiohost.plan.hazards import ALLOWABLE
 from vfiohost.render import listing, values
 from vfiohost.render.failures import failure_code, failure_value
-from vfiohost.render.plans import below, touched_addresses
+from vfiohost.render.plans import touched_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -87,12 +87,14 @@ def recover(session: Session) -> None:
         return
     with session.writing():
         recoveries = session.host.recover(timeout=options.seconds)
-    session.value["recoveries"] = [_recovery_value(r, session.root) for r in recoveries]
+    session.value["recoveries"] = [_recovery_value(r) for r in recoveries]
     session.exit_code = max((_RECOVERY_CODES[r.outcome] for r in recoveries), default=0)
     if session.exit_code or not options.quiet:
         for recovery in recoveries:
-            session.lines.append(f"{recovery.outcome}: {recovery.sentence}")
-            session.lines += [f"  {below(session.root, c)}" for c in recovery.commands]
+            # The commands stand in the sentence too; here each gets a line, ready to be pasted.
+            said = recovery.sentence.removesuffix("; ".join(recovery.commands)).rstrip()
+            session.lines.append(f"{recovery.outcome}: {said}")
+            session.lines += [f"  {c}" for c in recovery.commands]
         session.lines += [] if recoveries else ["nothing to recover"]
 
 
@@ -119,7 +121,7 @@ def _allow(session: Session) -> frozenset[str]:
     return session.options.allowed & ALLOWABLE
 
 
-def _recovery_value(recovery: Recovery, root: str) -> dict[str, Any]:
+def _recovery_value(recovery: Recovery) -> dict[str, Any]:
     report = recovery.report
     return {
         "journal_id": recovery.journal_id,
@@ -127,7 +129,7 @@ def _recovery_value(recovery: Recovery, root: str) -> dict[str, Any]:
         "sentence": recovery.sentence,
         "plan": None if report is None else report.plan.to_json(),
         "report": None if report is None else values.report_value(report),
-        "commands": [below(root, command) for command in recovery.commands],
+        "commands": list(recovery.commands),
         "pid": recovery.pid,
     }
 
@@ -155,7 +157,7 @@ def _change_each(session: Session, planner: Planner, devices: Sequence[PciDevice
             run |= _change(session, planner, session.scan(mdev=True), (device,))
         except VfioHostError as error:
             session.exit_code = EXIT_CODES[failure_code(error)]
-            run |= plan_fields(error) | {"error": failure_value(error, root=session.root)}
+            run |= plan_fields(error) | {"error": failure_value(error)}
             session.lines += refused_plan_lines(error, session)
             if not session.output.json:
                 explain(error, session, about=str(device.address))

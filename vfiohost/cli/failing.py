@@ -45,7 +45,7 @@ def explain(error: BaseException, session: Session, *, about: str | None = None)
         about: what it is about, where one command is about several things.
     """
     paint = session.output.paint_for(sys.stderr)
-    lines = failure_lines(error, root=session.root, paint=paint)
+    lines = failure_lines(error, paint)
     if about is not None:
         lines = [line if line.startswith(" ") else f"{about}: {line}" for line in lines]
     report: Report | None = getattr(error, "report", None)

@@ -97,7 +97,7 @@ def _fail(error: BaseException, session: Session) -> int:
     output = session.output
     if output.json:
         value = _envelope(session, exit_code) | session.value | plan_fields(error)
-        output.value(value | {"error": failure_value(error, root=session.root)})
+        output.value(value | {"error": failure_value(error)})
     else:
         _warn(session)
         output.lines([*session.lines, *refused_plan_lines(error, session)])

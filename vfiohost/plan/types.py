@@ -56,10 +56,18 @@ class Store:
     after: Expect | None
 
     def __str__(self) -> str:
-        """The store as a shell line that a person can paste."""
+        return self.shell()
+
+    def shell(self, root: str = "/") -> str:
+        """The store as a shell line that a person can paste.
+
+        Args:
+            root: the root directory. It stands in the line, so that what is pasted from a
+                simulation cannot reach the host.
+        """
         # Not `echo VALUE`: /bin/sh may read options and backslashes in it.
         said = "echo" if self.value == "\n" else f"printf %s {shlex.quote(self.value)}"
-        return f"{said} > {shlex.quote(f'/{self.path}')}"
+        return f"{said} > {shlex.quote(root.rstrip('/') + '/' + self.path)}"
 
 
 @attrs.frozen

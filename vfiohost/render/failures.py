@@ -20,7 +20,7 @@ from vfiohost.errors import (
     UnsupportedError,
     VfioHostError,
 )
-from vfiohost.render.plans import below, refusal_lines
+from vfiohost.render.plans import refusal_lines
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
@@ -88,13 +88,8 @@ def _is_permission(error: object) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
 
 
-def failure_value(error: BaseException, *, root: str = "/") -> dict[str, Any]:
-    """An error as a JSON object: its code, its sentence, and what is known besides.
-
-    Args:
-        error: the error.
-        root: the root that the commands are for.
-    """
+def failure_value(error: BaseException) -> dict[str, Any]:
+    """An error as a JSON object: its code, its sentence, and what is known besides."""
     value: dict[str, Any] = {"code": failure_code(error), "message": message_of(error)}
     if isinstance(error, ParseError):
         value |= {"text": error.text, "expected": error.expected, "where": error.where}
@@ -116,19 +111,14 @@ def failure_value(error: BaseException, *, root: str = "/") -> dict[str, Any]:
         value["cause"] = failure_value(error.cause) if error.cause else None
         value |= {"pid": error.pid} if isinstance(error, PendingError) else {}
         if isinstance(error, RollbackError):
-            value["commands"] = [below(root, command) for command in error.commands]
+            value["commands"] = list(error.commands)
     return value
 
 
-def failure_lines(error: BaseException, *, root: str = "/", paint: Paint = plain) -> list[str]:
+def failure_lines(error: BaseException, paint: Paint = plain) -> list[str]:
     """An error as lines for people: the sentence, then what they need in order to go on.
 
     A refusal gives its reasons, a failed undo the commands that finish it by hand.
-
-    Args:
-        error: the error.
-        root: the root that the commands are for.
-        paint: makes colours of kinds.
     """
     if isinstance(error, PlanRefused):
         return refusal_lines(error.refusals, paint)
@@ -137,7 +127,7 @@ def failure_lines(error: BaseException, *, root: str = "/", paint: Paint = plain
         return [message]
     # The commands stand in the sentence too; here each gets a line, ready to be pasted.
     said = message.removesuffix("; ".join(map(printable, error.commands)))
-    return [said.rstrip(), *(f"  {printable(below(root, c))}" for c in error.commands)]
+    return [said.rstrip(), *(f"  {printable(c)}" for c in error.commands)]
 
 
 def message_of(error: BaseException) -> str:

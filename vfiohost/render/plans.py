@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from vfiohost.plan.types import LoadModule, Store, WriteAttr
+from vfiohost.plan.types import LoadModule, WriteAttr
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
@@ -18,32 +18,11 @@ if TYPE_CHECKING:
     Paint = Callable[[str, Kind], str]
 
 
-def below(root: str, line: str) -> str:
-    """A shell line that stores something, for another root than ``/``.
-
-    What is pasted from a simulation must not reach the host that it is looked at on.
-
-    Args:
-        root: the root directory.
-        line: a :class:`vfiohost.plan.types.Store` as text.
-    """
-    if root == "/" or " > " not in line:
-        return line
-    doing, _, place = line.rpartition(" > ")
-    (path,) = shlex.split(place)
-    return f"{doing} > {shlex.quote(root.rstrip('/') + path)}"
-
-
-def shell_line(store: Store, root: str = "/") -> str:
-    """A store as a shell line below a root."""
-    return printable(below(root, str(store)))
-
-
 def step_line(step: Step, root: str = "/") -> str:
     """What a step does, as a shell line."""
     if isinstance(step, LoadModule):
         return printable(f"modprobe {shlex.quote(step.name)}")
-    return shell_line(step.store, root)
+    return printable(step.store.shell(root))
 
 
 def why_line(step: Step) -> str:
@@ -57,7 +36,7 @@ def undo_line(step: Step, root: str = "/") -> str:
     """What takes a step back, as a shell line, or why nothing does, in brackets."""
     if isinstance(step, LoadModule):
         return "(stays loaded: removing a module unbinds devices)"
-    return shell_line(step.undo, root) if step.undo else "(nothing to take back)"
+    return printable(step.undo.shell(root)) if step.undo else "(nothing to take back)"
 
 
 def plan_lines(plan: Plan, root: str = "/", paint: Paint = plain) -> list[str]:
