@@ -46,6 +46,9 @@ STORE_TIMEOUT = 20.0
 READ_TIMEOUT = 2.0
 """Seconds that reading attributes behind the device lock may take, for all devices together."""
 
+UDEV_TIMEOUT = 2.0
+"""Seconds that udev may take to give new VFIO nodes their owner and mode."""
+
 _PCI_IDS_LIMIT = 16 << 20  # bytes; the file has 1.4 million
 
 
@@ -366,7 +369,8 @@ class Host:
     ) -> Report:
         """Carry a plan out: lock, re-check, journal, write, read back; undo in reverse on failure.
 
-        An empty plan is success and touches nothing.
+        An empty plan is success and touches nothing. Where udevd runs, it has dealt with the VFIO
+        nodes that the plan brought when this returns, or :data:`UDEV_TIMEOUT` is over.
 
         Args:
             plan: what to do. Nothing else changes its meaning.
@@ -382,8 +386,9 @@ class Host:
             UnsupportedError: the root is a recording, where nobody would answer.
         """
         from vfiohost.apply import apply, never
+        from vfiohost.udev import await_vfio_nodes
 
-        return apply(
+        report = apply(
             plan,
             sysfs=self.sysfs,
             kernel=self.kernel,
@@ -393,6 +398,9 @@ class Host:
             cancel=never if cancel is None else cancel,
             progress=progress,
         )
+        if report.writes:
+            await_vfio_nodes(self.sysfs, timeout=UDEV_TIMEOUT)
+        return report
 
     def recover(self, *, timeout: float = STORE_TIMEOUT) -> tuple[Recovery, ...]:
         """Take back what a crash left half-way.

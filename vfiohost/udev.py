@@ -1,0 +1,71 @@
+"""Wait for udev: a VFIO node has its owner and mode only when udevd is done with it.
+
+The kernel makes ``/dev/vfio/N`` at once (devtmpfs), with root as its owner. The host's udev rules
+run afterwards, and who opens or chowns the node before they did races with them.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from vfiohost.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vfiohost.sysfs import Sysfs
+
+_INTERVAL = 0.01  # seconds between two looks at udev's database
+
+
+def await_vfio_nodes(sysfs: Sysfs, *, timeout: float) -> tuple[str, ...]:
+    """Wait until udev is done with all VFIO group nodes of this machine.
+
+    Nodes that have been there for a while cost one look each. Nothing is waited for below another
+    root than ``/``, or where no udevd runs: then the nodes are as the kernel makes them.
+
+    Args:
+        sysfs: the host.
+        timeout: seconds to wait for all the nodes.
+
+    Returns:
+        The nodes that udev was not done with in time (``/dev/vfio/12``).
+
+    Raises:
+        KernelError: ``sys/class/vfio`` cannot be listed.
+
+    Files: ``run/udev/control``, ``sys/class/vfio``, ``run/udev/data`` (through libudev).
+    """
+    if sysfs.root != "/" or not sysfs.exists("run/udev/control"):
+        return ()
+    try:
+        waiting = sysfs.listdir("sys/class/vfio")
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return ()  # no VFIO driver is loaded
+    deadline = time.monotonic() + timeout
+    is_done = _database()
+    while waiting := [name for name in waiting if not is_done(name)]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_INTERVAL)
+    return tuple(f"/dev/vfio/{name}" for name in waiting)
+
+
+def _database() -> Callable[[str], bool]:
+    """A question to udev's database: is it done with a group's device, or is that gone?"""
+    # Imported here: it loads libudev, which reading a host does not need.
+    import pyudev  # noqa: PLC0415 - see above
+
+    context = pyudev.Context()
+
+    def is_done(name: str) -> bool:
+        try:
+            return bool(pyudev.Devices.from_name(context, "vfio", name).is_initialized)
+        except pyudev.DeviceNotFoundError:
+            return True
+
+    return is_done
