@@ -79,3 +79,11 @@ def test_does_not_wait_below_another_root(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_node_that_is_gone_is_not_waited_for() -> None:
     # The real libudev, asked for a group that no machine has.
     assert udev._database()("no such group")
+
+
+def test_that_udev_cannot_be_asked_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ImportError("No library named udev")
+
+    monkeypatch.setattr(udev, "_database", missing)
+    assert udev.await_vfio_nodes(Machine(["12"]), timeout=60) == ()  # type: ignore[arg-type]
