@@ -334,6 +334,39 @@ def test_a_full_disk_at_every_write(
     assert bench.state()[GPU] == "vfio-pci"
 
 
+def test_a_disk_that_cannot_save_at_every_fsync(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is in the file, but whether it is on the disk nobody knows: it does not count."""
+    before, plan = bench.state(), bind_plan(GPU, once=True)
+    bench.kernel.load_module("vfio_pci", timeout=1)
+    real = os.fsync
+    failures = 0
+    for number in range(1, 100):
+        calls = 0
+
+        def fsync(fd: int, at: int = number) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(fd)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        error = failure(bench, plan)
+        monkeypatch.setattr(os, "fsync", real)
+        if error is None:
+            break
+        failures += 1
+        assert isinstance(error.cause, KernelError)
+        assert error.cause.code == "EIO"
+        assert bench.state() == before
+        assert bench.recover() == ()
+        assert all(entry.result == "rolled-back" for entry in bench.entries())
+    assert failures >= 11
+    assert bench.state()[GPU] == "vfio-pci"
+
+
 def test_a_disk_that_fills_up_while_undoing_does_not_stop_the_undo(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
