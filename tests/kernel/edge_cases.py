@@ -51,12 +51,10 @@ class Case:
     Attributes:
         name: the entry's number and what is shown.
         steps: the scenario.
-        kernels: where it holds: flavours of the lab; empty: everywhere.
     """
 
     name: str
     steps: tuple[Step, ...]
-    kernels: frozenset[str] = frozenset()
 
 
 def bind(driver: str, address: str) -> Store:

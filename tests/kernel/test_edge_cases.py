@@ -14,12 +14,5 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_edge_case(lab: Machine, flavour: str, case: Case) -> None:
-    if case.kernels and flavour not in case.kernels:
-        pytest.skip(f"holds on {', '.join(sorted(case.kernels))} only")
+def test_edge_case(lab: Machine, case: Case) -> None:
     run(case.steps, RealKernel(lab))
-
-
-def test_names_are_unique() -> None:
-    names = [case.name for case in CASES]
-    assert len(set(names)) == len(names)

@@ -1,0 +1,108 @@
+"""The parts of the lab that need no machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.edge_cases import CASES
+from tests.kernel.lab.cache import Cache, digest
+from tests.kernel.lab.errors import LabError, LabUnavailableError
+from tests.kernel.lab.programs import need, run, succeeds
+from tests.kernel.scenario import Action, Do, Link, Listed, Store, Text
+from tests.kernel.scenario import run as run_scenario
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Dummy:
+    """A kernel that gives the answers it is told."""
+
+    def __init__(self, outcome: str) -> None:
+        self.outcome = outcome
+
+    def perform(self, action: Action) -> str:
+        return self.outcome
+
+    def link(self, path: str) -> str | None:
+        return None
+
+    def text(self, path: str) -> str | None:
+        return "5"
+
+    def names(self, path: str) -> list[str]:
+        return ["a"]
+
+
+def test_scenario_takes_what_it_expects() -> None:
+    steps = (
+        Do(Store("/p", "v"), "write EBUSY"),
+        Link("/l", None),
+        Text("/t", "5"),
+        Listed("/d", "a", is_there=True),
+        Listed("/d", "b", is_there=False),
+    )
+    run_scenario(steps, Dummy("write EBUSY"))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Do(Store("/p", "v"), "write EBUSY"),
+        Do(Store("/p", "v"), "blocks"),
+        Link("/l", "e1000"),
+        Text("/t", None),
+        Text("/t", "6"),
+        Listed("/d", "a", is_there=False),
+        Listed("/d", "b", is_there=True),
+    ],
+)
+def test_scenario_stops_at_another_answer(step: Do | Link | Text | Listed) -> None:
+    with pytest.raises(AssertionError, match="step 2, "):
+        run_scenario((Do(Store("/p", "v")), step), Dummy("ok"))
+
+
+def test_cases_have_names_of_their_own_and_show_something() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    shown = [
+        [s for s in case.steps if not isinstance(s, Do) or s.outcome != "ok"] for case in CASES
+    ]
+    assert all(shown)
+
+
+def test_interrupted_build_is_begun_anew(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def interrupted(folder: Path) -> None:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.entry("thing", interrupted)
+    built = cache.entry("thing", lambda folder: (folder / "whole").touch())
+    assert [path.name for path in built.iterdir()] == ["whole"]
+    assert cache.entry("thing", interrupted) == built
+
+
+def test_name_of_a_content_changes_with_each_of_its_parts(tmp_path: Path) -> None:
+    file = tmp_path / "source.c"
+    file.write_text("int x;")
+    names = [digest(["6.12"], [file]), digest(["6.1", "2"], [file]), digest(["6.12"])]
+    file.write_text("int y;")
+    names.append(digest(["6.12"], [file]))
+    assert len(set(names)) == 4
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(LabUnavailableError, match="this computer has no no-such-program"):
+        need("sh", "no-such-program")
+
+
+def test_failed_program_shows_what_it_said() -> None:
+    with pytest.raises(LabError, match=r"failed \(3\):\n.*out\nerr"):
+        run("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert succeeds("true")
+    assert not succeeds("false")
