@@ -141,3 +141,23 @@ def test_a_half_made_simulation_is_none(scratch: Path) -> None:
         if testing.is_simulation(root):
             SimulatedKernel(root).store(*STORES["unbind"], timeout=5)
     assert testing.is_simulation(root)
+
+
+def test_an_interrupt_in_the_middle_leaves_no_torn_host(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, value = STORES["create"]
+    testing.create(tiny_host(), scratch / "clean").store(path, value, timeout=5)
+    kernel = testing.create(tiny_host(), scratch / "host")
+    rename, renamed = os.rename, []
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        renamed.append(args)
+        if len(renamed) == 5:
+            raise KeyboardInterrupt
+        rename(*args, **options)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kernel.store(path, value, timeout=5)
+    assert visible(scratch / "host") == visible(scratch / "clean")

@@ -285,4 +285,4 @@ def what_is_left_and_what_is_used_make_the_whole(seen: Seen) -> None:
 
 
 TestHost = Host.TestCase
-TestHost.settings = settings(max_examples=15, stateful_step_count=30)
+TestHost.settings = settings(max_examples=10, stateful_step_count=30)

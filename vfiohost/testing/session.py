@@ -174,7 +174,11 @@ class Simulation:
                 os.unlink("redo", dir_fd=scratch)
             write_new(scratch, "redo", json.dumps(operations).encode())
             os.rename("redo", "redo.json", src_dir_fd=scratch, dst_dir_fd=marker)
-            self._redo(marker)
+            try:
+                self._redo(marker)
+            except BaseException:  # a signal handler's, too: nobody must read a host half-way
+                self._redo(marker)
+                raise
         finally:
             os.close(scratch)
             os.close(marker)
