@@ -154,7 +154,7 @@ def unpack(name: str, directory: Path) -> Path:
 
 
 def text_of(link: Path) -> str:
-    return os.readlink(link)  # noqa: PTH115 - a Path would drop a slash at the end
+    return os.readlink(link)
 
 
 def pci_part(root: Path, found: Sequence[Function]) -> dict[str, bytes | str]:
