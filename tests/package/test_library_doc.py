@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfiohost import testing
-from vfiohost.testing import fixtures
 
 if TYPE_CHECKING:
     import pytest
@@ -18,8 +17,8 @@ EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 def test_the_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    testing.create(fixtures.load("a10-pair-nouveau"), "host")
-    testing.create(fixtures.load("a10-pair-vgpu"), "vgpu")
+    testing.create(testing.load("a10-pair-nouveau"), "host")
+    testing.create(testing.load("a10-pair-vgpu"), "vgpu")
     text = DOCUMENT.read_text()
     namespace: dict[str, object] = {}
     examples = list(EXAMPLE.finditer(text))
