@@ -4,8 +4,8 @@ A scenario is a sequence of steps, each an action with its outcome or a fact tha
 executor is a kernel that actions are done to: the real one in the lab (:class:`RealKernel`), or
 another that claims to do the same. All is plain data: paths begin with a slash, outcomes are texts.
 
-Outcomes: ``ok``; ``blocks`` (no answer in :data:`PATIENCE` seconds; it goes on); what failed with its
-errno: ``open ENOENT``, ``write EBUSY``, ``SET_CONTAINER EPERM``. A module's load just ``fails``.
+Outcomes: ``ok``; ``blocks`` (no answer in :data:`PATIENCE` seconds; it goes on); what failed with
+its errno: ``open ENOENT``, ``write EBUSY``, ``SET_CONTAINER EPERM``. A module's load ``fails``.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def prepare_iommufd(cache: Cache, apt: Apt) -> Kernel:
         shutil.rmtree(unpacked)
         _configure(tree)
         jobs = f"-j{os.cpu_count()}"
-        run("nice", "make", "-C", str(tree), jobs, "bzImage", "modules")
+        run("make", "-C", str(tree), jobs, "bzImage", "modules")
         installed = f"INSTALL_MOD_PATH={folder}"
         run("make", "-C", str(tree), installed, "DEPMOD=true", "modules_install")
         shutil.copy(tree / "arch" / "x86" / "boot" / "bzImage", folder / "vmlinuz")
