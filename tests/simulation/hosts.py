@@ -82,6 +82,8 @@ def _function(
     **more: object,
 ) -> Function:
     uevent = uevent_text(path.rsplit("/", 1)[-1], driver, found)
+    if driver is not None:
+        found = {**found, "enable": Attribute(b"1\n"), "power_state": Attribute(b"D0\n")}
     return Function(
         path=path,
         driver=driver,

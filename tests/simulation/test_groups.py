@@ -192,8 +192,11 @@ def test_60_a_group_that_is_open_alone_does_not_make_unbind_wait(host: Shell) ->
     with host.kernel.open_group(6):
         host.unbind("vfio-pci", NVME)
         assert not host.exists(NODE)
-        host.bind("vfio-pci", NVME)
+        host.override(NVME, "\n")
+        host.bind("nvme", NVME)  # the group belongs to nobody any more
+        host.to_vfio(NVME)
         assert host.exists(NODE)
+        host.kernel.open_device(NVME).close()  # a new node, which nobody has open
 
 
 def test_83_two_unbinds_at_once_both_succeed(host: Shell) -> None:

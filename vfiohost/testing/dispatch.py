@@ -76,19 +76,19 @@ def settle(machine: Machine) -> list[tuple[int, int]]:
         What has ended now: number of the operation and its errno, 0 for success.
     """
     ended: list[tuple[int, int]] = []
-    waiting = list(machine.state.pending)
-    while waiting:
+    while True:
         before = len(ended)
-        for pending in waiting:
-            number = _resume(machine, pending)
-            if number is not None:
-                ended.append((pending.number, number))
-        waiting = list(machine.state.pending) if len(ended) > before else []
-    return ended
+        for number in [each.number for each in machine.state.pending]:
+            answer = _resume(machine, number)
+            if answer is not None:
+                ended.append((number, answer))
+        if len(ended) == before:
+            return ended
 
 
-def _resume(machine: Machine, pending: Pending) -> int | None:
+def _resume(machine: Machine, number: int) -> int | None:
     """Run one pending operation again; its errno when it has ended."""
+    pending = next(each for each in machine.state.pending if each.number == number)
     if pending.not_before > time.time():
         return None
     machine.start(pending)
@@ -103,9 +103,9 @@ def _resume(machine: Machine, pending: Pending) -> int | None:
     except AnswerError as error:
         answer = error.errno
     state = machine.state
-    state.pending = [each for each in state.pending if each.number != pending.number]
+    state.pending = [each for each in state.pending if each.number != number]
     if not pending.abandoned:
-        state.results[str(pending.number)] = answer
+        state.results[str(number)] = answer
     return answer
 
 

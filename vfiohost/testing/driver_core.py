@@ -133,6 +133,9 @@ def _attach(machine: Machine, driver: str, address: str, path: str) -> None:
     group = machine.group_of(path)
     if is_vfio_driver(driver) and group is not None:
         groups.register(machine, path, group)
+        groups.show_power(machine, path, enabled=False, state="D3hot")
+    elif driver != "pci-stub":  # which does nothing to its devices
+        groups.show_power(machine, path, enabled=True, state="D0")
     mdev.register_parent(machine, path, driver)
 
 
@@ -165,6 +168,7 @@ def detach(
     mdev.unregister_parent(machine, path)
     if is_vfio_driver(driver):
         groups.unregister(machine, path)
+    groups.show_power(machine, path, enabled=False, state="unknown")
     machine.set_uevent_driver(path, None)
     del machine.state.releasing[address]
 

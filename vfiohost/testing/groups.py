@@ -63,7 +63,8 @@ def blockers(machine: Machine, group: int) -> list[str]:
 
 def is_owned(machine: Machine, group: int | None) -> bool:
     """Whether a VFIO user owns the DMA of a group (``iommu_group_claim_dma_owner``)."""
-    return any(file.owned and file.group == group for file in machine.state.open_files)
+    files = machine.state.open_files
+    return any(each.owned and each.group == group and not each.revoked for each in files)
 
 
 def start(machine: Machine) -> None:
@@ -87,8 +88,6 @@ def register(machine: Machine, path: str, group: int) -> None:
     tree.mkdir("dev/vfio")
     if not tree.exists(f"dev/vfio/{group}"):
         tree.write(f"dev/vfio/{group}", "", 0o600)
-    _set_if_there(machine, f"{path}/enable", "0")
-    _set_if_there(machine, f"{path}/power_state", "D3hot")
 
 
 def unregister(machine: Machine, path: str) -> None:
@@ -108,20 +107,17 @@ def unregister(machine: Machine, path: str) -> None:
     group = machine.group_of(path)
     if group is not None and not _others_on_vfio(machine, group, subject):
         tree.remove(f"dev/vfio/{group}")
-    _set_if_there(machine, f"{path}/power_state", "unknown")
+        for file in machine.state.open_files:
+            file.revoked = file.revoked or file.group == group
 
 
-def set_open(machine: Machine, path: str, *, is_open: bool) -> None:
-    """Let ``enable`` and ``power_state`` follow whether a user has the device open."""
-    _set_if_there(machine, f"{path}/enable", "1" if is_open else "0")
-    _set_if_there(machine, f"{path}/power_state", "D0" if is_open else "D3hot")
+def show_power(machine: Machine, path: str, *, enabled: bool, state: str) -> None:
+    """Let ``enable`` and ``power_state`` of a device follow, where it has them."""
+    for name, text in (("enable", f"{enabled:d}"), ("power_state", state)):
+        if machine.tree.kind(f"{path}/{name}") == "file":
+            machine.tree.write(f"{path}/{name}", f"{text}\n")
 
 
 def _others_on_vfio(machine: Machine, group: int, subject: str) -> bool:
     others = set(machine.group_members(group)) - {subject}
     return any(is_vfio_driver(machine.driver_of(name) or "") for name in others)
-
-
-def _set_if_there(machine: Machine, path: str, text: str) -> None:
-    if machine.tree.kind(path) == "file":
-        machine.tree.write(path, f"{text}\n")

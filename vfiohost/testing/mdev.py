@@ -37,7 +37,7 @@ def store_create(machine: Machine, parent: str, type_id: str, data: bytes) -> No
     if table is None:
         raise AnswerError(errno.ENODEV)
     left = _left(machine, _scope(machine, parent, table), table)
-    if not left[parent, type_id]:
+    if not left.get((parent, type_id)):
         raise AnswerError(getattr(errno, table.exhausted))
     _create(machine, parent, type_id, uuid, table)
     _update_counts(machine, parent, table)
@@ -255,8 +255,9 @@ def _scope(machine: Machine, parent: str, table: MdevTable) -> list[str]:
 
 def _left(machine: Machine, parents: list[str], table: MdevTable) -> dict[tuple[str, str], int]:
     """How many more devices can be made, by parent and type, where all parents share a scope."""
+    known = {each.type_id for each in table.types}
     used = [device for device in _devices(machine).values() if device[0] in parents]
-    in_scope = Counter(type_id for _, type_id in used)
+    in_scope = Counter(type_id for _, type_id in used if type_id in known)
     on_parent = Counter(parent for parent, _ in used)
     return {
         (parent, each.type_id): table.available(each.type_id, in_scope, on_parent[parent])

@@ -62,7 +62,10 @@ def open_device(
         if not machine.tree.exists(f"dev/vfio/{group}"):
             raise OpenError("open", errno.ENOENT, f"dev/vfio/{group}")
         raise OpenError("ioctl", errno.ENODEV, f"dev/vfio/{group}")
-    has_group = any(f.pid == pid and f.group == group for f in machine.state.open_files)
+    has_group = any(
+        each.pid == pid and each.group == group and not each.revoked
+        for each in machine.state.open_files
+    )
     descriptors = [] if has_group else _open_node(machine, group, pid, command, owned=True)
     descriptors.append(_add_descriptor(machine, pid, "anon_inode:[vfio-device]"))
     file = OpenFile(
@@ -75,7 +78,7 @@ def open_device(
         descriptors=descriptors,
     )
     machine.state.open_files.append(file)
-    groups.set_open(machine, path, is_open=True)
+    groups.show_power(machine, path, enabled=True, state="D0")
     _count_module(machine, path, 1)
     return file
 
@@ -96,7 +99,7 @@ def close(machine: Machine, number: int) -> None:
         return
     path = machine.pci_path(file.subject) or machine.mdev_path(file.subject)
     if path is not None:
-        groups.set_open(machine, path, is_open=False)
+        groups.show_power(machine, path, enabled=False, state="D3hot")
         _count_module(machine, path, -1)
 
 
@@ -107,7 +110,7 @@ def _open_node(
     node = f"dev/vfio/{group}"
     if not machine.tree.exists(node):
         raise OpenError("open", errno.ENOENT, node)
-    if any(file.group == group for file in machine.state.open_files):
+    if any(each.group == group and not each.revoked for each in machine.state.open_files):
         raise OpenError("open", errno.EBUSY, node)
     if owned and groups.blockers(machine, group):
         raise OpenError("ioctl", errno.EPERM, node)

@@ -20,6 +20,7 @@ class OpenFile:
         subject: address or mdev UUID of the device; ``None`` for a group alone.
         owned: the group's DMA belongs to the process (it has the group in a container).
         descriptors: numbers of the descriptors in ``proc/PID/fd``.
+        revoked: the last device has left VFIO: the group node that is open is a dead one.
     """
 
     number: int
@@ -29,6 +30,7 @@ class OpenFile:
     subject: str | None
     owned: bool
     descriptors: list[int]
+    revoked: bool = False
 
 
 @attrs.define
