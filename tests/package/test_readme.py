@@ -94,7 +94,8 @@ def test_the_library_block_binds(tmp_path: Path) -> None:
 
 def test_the_plugin_block_is_a_test_that_passes(tmp_path: Path) -> None:
     (tmp_path / "test_block.py").write_text(README["run", "plugin"])
-    printed = shell("python -P -m pytest -p no:cacheprovider --rootdir . -q", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # else one further up may count
+    printed = shell("python -P -m pytest -p no:cacheprovider -q", tmp_path)
     assert "1 passed" in printed
 
 
