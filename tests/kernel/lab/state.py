@@ -41,6 +41,8 @@ def tidy_up() -> None:
     """
     base = json.loads(BASE.read_text())
     _tidy_drivers()
+    for folder in ("/var/lib/vfiohost", "/run/vfiohost"):
+        shutil.rmtree(folder, ignore_errors=True)
     for uuid in listdir("/sys/bus/mdev/devices"):
         store(f"/sys/bus/mdev/devices/{uuid}/remove", "1")
     for pf in (layout.NVME, *layout.A10S):

@@ -1,0 +1,75 @@
+"""The simulated kernel gives the real one's answers: each edge case again, on a recorded machine.
+
+The start is a recording of the running machine, so that both kernels begin with the same host.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.edge_cases import CASES, Case
+from tests.kernel.lab import product
+from tests.kernel.scenario import run
+from tests.kernel.simulated import CannotSimulateError, Simulated
+from vfiohost import recording, testing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kernel.conftest import Machines
+    from tests.kernel.lab.vm import Machine
+    from vfiohost.recording import Recording
+
+RECORD_SECONDS = 300.0
+
+_NO_UNLOAD = "the simulation does not unload modules"
+_NO_REMOVE = "the simulation does not remove functions and rescan the bus"
+_NO_VFS_SEEN = "a recording without virtual functions does not tell that nvme can make them"
+DIFFERENCES = {
+    "6-probe-swallows-the-error": _NO_VFS_SEEN,
+    "10-load-after-override": _NO_UNLOAD,
+    "11-autoprobe-and-hotplug": _NO_REMOVE,
+    "11-autoprobe-and-load": _NO_UNLOAD,
+    "14-unload-unbinds": _NO_UNLOAD,
+    "15-stored-null": "the simulation takes a stored (null) for no override",
+    "21-remove-and-rescan": _NO_REMOVE,
+    "21-vf-made-again": _NO_VFS_SEEN,
+    "22-not-root": "every simulated store is root's",
+    "71-unload-removes": _NO_UNLOAD,
+    "71-unload-while-open": _NO_UNLOAD,
+    "72-pci-parent": "a recording has no module without an alias, such as the nvidia stand-in",
+}
+"""The cases in which the simulation differs from Linux, with the reason. No others may."""
+
+
+@pytest.fixture(scope="session")
+def recorded(machines: Machines) -> Recording:
+    """The machine in its first state."""
+    text = machines.get().call(product.record, "the lab's machine", within=RECORD_SECONDS)
+    return recording.parse(text)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_simulation_answers_as_linux(
+    lab: Machine, recorded: Recording, tmp_path: Path, case: Case
+) -> None:
+    kernel = Simulated(testing.create(recorded, tmp_path / "host"))
+    if case.name not in DIFFERENCES:
+        run(case.steps, kernel)
+        return
+    with pytest.raises((AssertionError, CannotSimulateError)):
+        run(case.steps, kernel)
+
+
+def test_differences_are_of_cases_that_there_are() -> None:
+    assert DIFFERENCES.keys() <= {case.name for case in CASES}
+
+
+def test_recorded_machine_lists_as_the_live_one(
+    lab: Machine, recorded: Recording, tmp_path: Path
+) -> None:
+    live = lab.call(product.vfiohost, "list", within=RECORD_SECONDS)
+    testing.create(recorded, tmp_path / "host")
+    assert product.vfiohost("--root", str(tmp_path / "host"), "list") == live
