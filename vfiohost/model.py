@@ -417,9 +417,10 @@ class Snapshot:
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """A sort key in which ``nvidia-9`` comes before ``nvidia-10``."""
+    # Not by int(): names are not ours, and may have more digits than Python converts.
     return tuple(
-        (1, int(part), "") if part.isdigit() else (0, 0, part)
-        for part in re.split(r"(\d+)", text)
+        (1, len(part.lstrip("0")), part.lstrip("0")) if "0" <= part[0] <= "9" else (0, 0, part)
+        for part in re.split(r"([0-9]+)", text)
         if part
     )
 

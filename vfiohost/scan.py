@@ -13,6 +13,7 @@ import gc
 import os
 import posixpath
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
@@ -47,6 +48,7 @@ DRIVERS: Final = "sys/bus/pci/drivers"
 MDEV_PARENTS: Final = "sys/class/mdev_bus"
 MDEV_DEVICES: Final = "sys/bus/mdev/devices"
 MODULES_LIMIT: Final = 1 << 26  # bytes; Debian's modules.alias has 1.5 million
+_MOST_DIGITS: Final = 20
 
 
 def scan(sysfs: Sysfs, *, mdev: bool = False) -> Snapshot:
@@ -89,7 +91,7 @@ def _functions(sysfs: Sysfs, problems: list[Problem]) -> tuple[PciDevice, ...]:
         else:
             why = str(error)
         problems.append(Problem("pci", DEVICES, why))
-    found.sort()
+    found.sort(key=itemgetter(0))
     return tuple(device for _, device in found)
 
 
@@ -430,7 +432,9 @@ def _address(name: str) -> PciAddress | None:
 def _count(text: str | Unavailable) -> int | Unavailable:
     if isinstance(text, Unavailable):
         return text
-    return int(text) if text.isascii() and text.isdigit() else Unavailable(0, "malformed")
+    # No count of the kernel's has more digits than an unsigned 64-bit number.
+    is_count = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return int(text) if is_count else Unavailable(0, "malformed")
 
 
 # Reads that never raise

@@ -382,6 +382,26 @@ def test_an_odd_mdev_hides_no_other(tree: Tree) -> None:
     assert {p.subject for p in snapshot.problems} == {"gone", "out", "climbs", "name"}
 
 
+@pytest.mark.parametrize("type_id", ["²", "nvidia-²", "9" * 250])
+def test_no_name_of_a_type_makes_an_exception(tree: Tree, type_id: str) -> None:
+    make_mdev_host(tree)
+    types = "sys/devices/pci0000:64/0000:65:00.4/mdev_supported_types"
+    tree.write(f"{types}/{type_id}/available_instances", "1")
+    snapshot = scanned(tree, mdev=True)
+    assert snapshot.mdev is not None
+    assert type_id in [t.type_id for t in snapshot.mdev.parents[0].types]
+
+
+@pytest.mark.parametrize("count", ["9" * 5000, "²", "-1", "", "1 2", "0x1"])
+def test_a_count_that_is_none_makes_no_exception(tree: Tree, count: str) -> None:
+    make_mdev_host(tree)
+    types = "sys/devices/virtual/mtty/mtty/mdev_supported_types"
+    tree.write(f"{types}/mtty-1/available_instances", f"{count}\n")
+    snapshot = scanned(tree, mdev=True)
+    assert snapshot.mdev is not None
+    assert snapshot.mdev.parents[1].types[0].available_instances == Unavailable(0, "malformed")
+
+
 def test_an_mdev_without_a_type(tree: Tree) -> None:
     make_mdev_host(tree)
     (tree.root / f"sys/devices/pci0000:64/0000:65:00.4/{UUID}/mdev_type").unlink()

@@ -4,7 +4,7 @@ import pickle
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.pure.hosts import a10, details, device, rtx, snapshot, with_details
@@ -153,8 +153,9 @@ def test_a_snapshot_survives_pickling() -> None:
 
 
 def test_numbers_in_names_sort_as_numbers() -> None:
-    assert sorted_naturally(["nvidia-10", "nvidia-9", "nvidia-100", "a"]) == [
+    assert sorted_naturally(["nvidia-10", "nvidia-9", "nvidia-0", "nvidia-100", "a"]) == [
         "a",
+        "nvidia-0",
         "nvidia-9",
         "nvidia-10",
         "nvidia-100",
@@ -162,5 +163,7 @@ def test_numbers_in_names_sort_as_numbers() -> None:
 
 
 @given(st.lists(st.text()))
+@example(["²", "1²", "٣"])
+@example(["9" * 5000, "x"])
 def test_any_texts_can_be_sorted(texts: list[str]) -> None:
     assert sorted(sorted_naturally(texts)) == sorted(texts)
