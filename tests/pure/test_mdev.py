@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from time import process_time
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import attrs
 import pytest
@@ -213,6 +215,10 @@ class TestCapacity:
         assert refusal.code == "unreadable"
         assert "0000:65:00.4 (Input/output error)" in refusal.sentence
 
+    @pytest.mark.parametrize("count", [10**9, 10**30])
+    def test_a_count_that_cannot_be_true_fills_no_memory(self, count: int) -> None:
+        assert where(create(mtty_bus(count), "mtty", "mtty-1", 3)) == ["mtty"] * 3
+
 
 class TestWhatIsNotThere:
     @pytest.mark.parametrize(
@@ -320,6 +326,12 @@ class TestUuids:
         with pytest.raises(ParseError, match="a UUID that is given once"):
             plan_create(mtty_bus(), CreateRequest("mtty", "mtty-1", twice))
 
+    def test_thousands_are_no_trouble(self) -> None:
+        uuids = tuple(str(UUID(int=n + 1)) for n in range(20_000))
+        start = process_time()
+        assert len(plan_create(mtty_bus(20_000), CreateRequest("mtty", "mtty-1", uuids)).steps)
+        assert process_time() - start < 5
+
 
 @pytest.mark.parametrize(
     "attribute",
@@ -335,6 +347,7 @@ class TestUuids:
         ("nvidia/../remove", "1"),
         ("a", ""),
         ("a", "\0"),
+        ("a", "\ud800"),
     ],
 )
 def test_what_can_be_no_attribute(attribute: tuple[str, str]) -> None:

@@ -26,7 +26,7 @@ texts = st.text()
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789:._-", min_size=1).filter(
     lambda name: name not in (".", "..")
 )
-paths = st.lists(names, min_size=1, max_size=4).map("/".join)
+paths = st.lists(names, min_size=1, max_size=4).map(lambda parts: "/".join(["sys", *parts]))
 expects = st.builds(Expect, paths, st.sampled_from(["link", "text", "exists"]), st.none() | texts)
 stores = st.builds(Store, paths, texts, st.none() | expects)
 writes = st.builds(
@@ -38,7 +38,8 @@ writes = st.builds(
     undo=st.none() | stores,
     why=texts,
 )
-steps = writes | st.builds(LoadModule, texts, st.none() | expects, texts)
+modules = st.from_regex(r"[a-z0-9_][a-z0-9_-]*", fullmatch=True)
+steps = writes | st.builds(LoadModule, modules, st.none() | expects, texts)
 plans = st.builds(
     Plan,
     verb=texts,
@@ -87,12 +88,52 @@ def test_a_plan_with_one_wrong_part_is_a_parse_error_at_worst(
     assert Plan.from_json(read.to_json()) == read
 
 
-@pytest.mark.parametrize("path", ["/sys/x", "sys/../../etc/shadow", ".."])
-def test_a_path_that_leaves_the_root_is_refused(path: str) -> None:
-    step = WriteAttr(path, "1", None, None, None, "why")
-    data = Plan("bind", (), (step,)).to_json()
-    with pytest.raises(ParseError, match="a path relative to the root"):
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/sys/x", "sys/../../etc/shadow", "..", "", "sys", "sys/", "sys//x", "sys/./x"),
+        *(
+            "system/x",
+            "etc/shadow",
+            "proc/sys/kernel/core_pattern",
+            "dev/mem",
+            "sys/a\0b",
+            "sys/\ud800",
+        ),
+    ],
+)
+def test_a_path_that_leaves_sysfs_is_refused(path: str) -> None:
+    """A journal that somebody has tampered with must not write to the rest of the host."""
+    expect, undo = Expect(path, "exists", "yes"), Store(path, "1", None)
+    for step in (
+        WriteAttr(path, "1", None, None, None, "why"),
+        WriteAttr("sys/x", "1", expect, None, None, "why"),
+        WriteAttr("sys/x", "1", None, expect, None, "why"),
+        WriteAttr("sys/x", "1", None, None, undo, "why"),
+        LoadModule("vfio_pci", expect, "why"),
+    ):
+        data = Plan("bind", (), (step,)).to_json()
+        with pytest.raises(ParseError, match="a path "):
+            Plan.from_json(data)
+
+
+@pytest.mark.parametrize("name", ["", "/tmp/evil.ko", "./evil.ko", "-r", "a b", "a\n"])
+def test_a_plan_that_was_read_loads_no_file(name: str) -> None:
+    data = Plan("bind", (), (LoadModule(name, None, "why"),)).to_json()
+    with pytest.raises(ParseError, match="the name of a module"):
         Plan.from_json(data)
+
+
+def test_a_value_that_has_no_bytes_is_refused() -> None:
+    bytes_that_are_no_utf8 = WriteAttr("sys/x", "\udcff", None, None, None, "why")
+    plan = Plan("mdev create", (), (bytes_that_are_no_utf8,))
+    assert Plan.from_json(plan.to_json()) == plan
+    for step in (
+        WriteAttr("sys/x", "\ud800", None, None, None, "why"),
+        WriteAttr("sys/x", "1", None, None, Store("sys/x", "\ud800", None), "why"),
+    ):
+        with pytest.raises(ParseError, match="can be written"):
+            Plan.from_json(Plan("bind", (), (step,)).to_json())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ mode.
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vfiohost.model import MdevBus, MdevParent, MdevType, MediatedDevice, PciAddress
 
 
-# Not slotted: the places are counted once, on first use.
+# Not slotted: what is left is counted once, on first use.
 @attrs.frozen(slots=False)
 class Room:
     """Where devices of one type can still go.
@@ -41,14 +42,19 @@ class Room:
     mdev_type: MdevType
 
     @cached_property
-    def places(self) -> tuple[MdevParent, ...]:
-        """A parent for each device that fits, in the order of the parents: always the same."""
-        places: list[MdevParent] = []
-        for parent in self.parents:
-            left = self._left(parent)
-            places.extend([parent] * (left if isinstance(left, int) else 0))
-        limit = self._pool
-        return tuple(places if limit is None else places[:limit])
+    def size(self) -> int:
+        """How many devices of the type still fit."""
+        free = sum(map(self._free, self.parents))
+        return free if self._pool is None else min(free, self._pool)
+
+    def places(self, number: int) -> tuple[MdevParent, ...]:
+        """A parent for each of ``number`` devices, or for as many as fit.
+
+        They come in the order of the parents: always the same.
+        """
+        most = min(number, self.size)
+        free = (repeat(parent, min(most, self._free(parent))) for parent in self.parents)
+        return tuple(islice(chain.from_iterable(free), most))
 
     def refusal(self, number: int) -> Refusal | None:
         """Why so many devices do not find a place, or ``None`` when they do."""
@@ -57,7 +63,7 @@ class Room:
             for parent in self.parents
             if isinstance(left := self._left(parent), Unavailable)
         ]
-        if len(self.places) >= number:
+        if self.size >= number:
             return None
         if unknown:
             return Refusal(
@@ -72,7 +78,7 @@ class Room:
         return Refusal(
             "no-instances",
             self.name,
-            f"{who} has room for {len(self.places)} more {self._what}, and {number} {verb} asked "
+            f"{who} has room for {self.size} more {self._what}, and {number} {verb} asked "
             f"for{self._because}.",
             self._remedy(number),
         )
@@ -108,6 +114,10 @@ class Room:
             if offered.type_id == self.mdev_type.type_id:
                 return offered.available_instances
         return 0
+
+    def _free(self, parent: MdevParent) -> int:
+        left = self._left(parent)
+        return left if isinstance(left, int) else 0
 
     @property
     def _pool(self) -> int | None:
@@ -146,7 +156,7 @@ class Room:
         for parent in self.bus.parents:
             cards.setdefault(str(parent.physfn or parent.name), []).append(parent)
         rooms = {
-            name: len(Room(self.bus, name, tuple(parents), self.mdev_type).places)
+            name: Room(self.bus, name, tuple(parents), self.mdev_type).size
             for name, parents in cards.items()
         }
         for least, advice in ((number, "Choose another parent"), (1, "Ask for fewer")):
@@ -155,7 +165,7 @@ class Room:
             ]
             if fitting:
                 return f"{advice}: {listed(fitting)}."
-        too_many = self._existing if self._others else self._existing[: number - len(self.places)]
+        too_many = self._existing if self._others else self._existing[: number - self.size]
         if too_many:
             uuids = " ".join(device.uuid for device in too_many)
             return f"Make room first: vfiohost mdev remove {uuids}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, PlanRefus
 from vfiohost.model import PciAddress, Unavailable
 from vfiohost.nvidia import VGPU_PARAMS, short_name
 from vfiohost.plan.capacity import Room
-from vfiohost.plan.types import Expect, Plan, Store, WriteAttr
+from vfiohost.plan.types import Expect, Plan, Store, WriteAttr, is_writable
 from vfiohost.plan.words import listed
 from vfiohost.selectors import near_addresses
 
@@ -81,7 +82,7 @@ def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
     too_few = room.refusal(len(uuids))
     refusals = [*([too_few] if too_few else []), *_in_use(bus, uuids)]
     steps: list[WriteAttr] = []
-    for uuid, parent in zip(uuids, room.places, strict=False):
+    for uuid, parent in zip(uuids, room.places(len(uuids)), strict=False):
         steps.append(_create_step(uuid, parent.name, mdev_type))
         steps.extend(_attribute_step(uuid, *attribute) for attribute in request.attributes)
     notes = ["Others can see the devices before their attributes are set."]
@@ -152,8 +153,8 @@ def _uuids(texts: Sequence[str], count: int | None) -> tuple[str, ...]:
         raise ParseError(str(count), f"the number of UUIDs that were given ({len(uuids)})")
     if not uuids:
         raise ParseError("0", "a number of devices, at least 1", where="count")
-    for uuid in uuids:
-        if uuids.count(uuid) > 1:
+    for uuid, number in Counter(uuids).items():
+        if number > 1:
             raise ParseError(uuid, "a UUID that is given once", where="UUID")
     return uuids
 
@@ -165,10 +166,11 @@ def _check_attribute(name: str, value: str) -> None:
             "the name of an attribute of a mediated device: a file, no path",
             where="attribute",
         )
-    if not value or "\0" in value:
+    if not value or "\0" in value or not is_writable(value):
         raise ParseError(
             f"{name}={value}",
-            "an attribute with a value (an empty write does not reach the kernel)",
+            "an attribute with a value that can be written (an empty write does not reach the "
+            "kernel)",
             where="attribute",
         )
 

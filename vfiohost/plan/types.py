@@ -6,6 +6,7 @@ are relative to the root and never start with a slash.
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,8 @@ from vfiohost.errors import ParseError
 from vfiohost.model import PciAddress
 
 ExpectKind = Literal["link", "text", "exists"]
+
+_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*")
 
 
 @attrs.frozen
@@ -172,6 +175,9 @@ class Plan:
     def from_json(cls, data: Any) -> Plan:
         """Read what :meth:`to_json` wrote.
 
+        Nothing is taken on trust: a plan that was read stores nowhere but below ``sys/``, and names
+        modules but no files of modules.
+
         Raises:
             ParseError: the data is no plan; it names the part that is wrong.
         """
@@ -246,13 +252,13 @@ def _step_from_json(data: Any) -> Step:
     fields = _object(data, "a step")
     kind = _text(fields, "kind")
     if kind == "load":
-        return LoadModule(_text(fields, "name"), _expect(fields.get("after")), _text(fields, "why"))
+        return LoadModule(_module(fields), _expect(fields.get("after")), _text(fields, "why"))
     if kind != "write":
         raise ParseError(kind, "a kind of step ('write' or 'load')")
     undo = fields.get("undo")
     return WriteAttr(
         path=_path(fields),
-        value=_text(fields, "value"),
+        value=_value(fields),
         before=_expect(fields.get("before")),
         after=_expect(fields.get("after")),
         undo=None if undo is None else _store(_object(undo, "an undo")),
@@ -261,7 +267,7 @@ def _step_from_json(data: Any) -> Step:
 
 
 def _store(fields: dict[str, Any]) -> Store:
-    return Store(_path(fields), _text(fields, "value"), _expect(fields.get("after")))
+    return Store(_path(fields), _value(fields), _expect(fields.get("after")))
 
 
 def _expect(data: Any) -> Expect | None:
@@ -275,11 +281,39 @@ def _expect(data: Any) -> Expect | None:
     return Expect(_path(fields), known, _optional(fields, "value"))
 
 
+def is_writable(value: str) -> bool:
+    """Say whether a text has bytes that can be stored: all has, but half of a surrogate pair."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _path(fields: dict[str, Any]) -> str:
+    # A plan that was read is carried out as root: it has no business outside sysfs.
     path = _text(fields, "path")
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ParseError(path, "a path relative to the root, without '..'")
+    components = path.split("/")
+    if components[0] != "sys" or len(components) == 1 or {"", ".", ".."}.intersection(components):
+        raise ParseError(path, "a path relative to the root, below sys/ and without '..'")
+    if "\0" in path or not is_writable(path):
+        raise ParseError(path, "a path of characters that can stand in one")
     return path
+
+
+def _value(fields: dict[str, Any]) -> str:
+    value = _text(fields, "value")
+    if not is_writable(value):
+        raise ParseError(value, "a text that can be written (the field 'value')")
+    return value
+
+
+def _module(fields: dict[str, Any]) -> str:
+    # modprobe takes a path for a module's file, wherever it is (kmod 30).
+    name = _text(fields, "name")
+    if not _MODULE.fullmatch(name):
+        raise ParseError(name, "the name of a module, such as vfio_pci")
+    return name
 
 
 def _object(data: Any, what: str) -> dict[str, Any]:
