@@ -274,14 +274,19 @@ class TestGroup:
             "has it."
         ) in plan.notes
 
-    def test_a_bridge_that_blocks_has_to_be_unbound_by_name(self) -> None:
+    def test_a_bridge_that_blocks_has_to_be_unbound_by_hand(self) -> None:
+        """``vfiohost unbind`` would refuse it, so that it is no remedy."""
         host = snapshot(
             device("0000:00:01.0", "shpchp", class_code=0x060400, group=1),
             device("0000:01:00.0", group=1),
         )
         (refusal,) = refused(lambda: bind(host, RTX_CARD[0], group=True))
         assert refusal.code == "group-not-viable"
-        assert refusal.remedy.startswith("Unbind 0000:00:01.0 by name first")
+        assert refusal.remedy == (
+            "If the host can do without the bridge's driver, unbind it by hand "
+            "(printf %s 0000:00:01.0 > /sys/bus/pci/drivers/shpchp/unbind), or permit it with "
+            "--allow shared-group."
+        )
 
     def test_a_sibling_whose_driver_is_unreadable_blocks(self) -> None:
         host = snapshot(
@@ -416,6 +421,9 @@ class TestRefusals:
             f"0000:65:00.4 has 1 mediated device ({uuid}), destroyed when nvidia lets go of it.",
             f"Remove them first: vfiohost mdev remove {uuid}.",
         )
+        assert host.mdev is not None
+        unreadable = attrs.evolve(host, mdev=attrs.evolve(host.mdev, parents=()))
+        assert self.code(lambda: plan_unbind(unreadable, [where])) == refusal
         assert plan_unbind(attrs.evolve(host, mdev=a10_bus()), [where]).steps
         assert plan_unbind(attrs.evolve(host, mdev=None), [where]).steps
 

@@ -17,7 +17,7 @@ from vfiohost.errors import ParseError, Refusal
 from vfiohost.model import IommuGroup, Unavailable, is_vfio_driver
 from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.nvidia import VENDOR_ID as NVIDIA_VENDOR
-from vfiohost.plan.changes import DEVICES, NO_DRIVER, UNSET, Binding
+from vfiohost.plan.changes import DEVICES, DRIVERS, NO_DRIVER, UNSET, Binding
 from vfiohost.plan.drivers import is_host_driver
 from vfiohost.plan.words import counted, listed
 
@@ -108,17 +108,26 @@ def group_hazards(
             continue
         stay = listed([f"{m.address} on {m.driver}" for m in group.blockers])
         verb = "stays" if len(group.blockers) == 1 else "stay"
-        loose = [str(m.address) for m in group.blockers if whole or m.is_bridge]
         yield Refusal(
             "group-not-viable",
             _name(group),
             f"{_name(group)} would not be viable: {stay} {verb} behind, and a guest gets the whole "
             "group or nothing.",
-            f"Unbind {listed(loose)} by name first, or permit it with --allow shared-group."
-            if loose
-            else "Bind all endpoints of the group with --group, or permit it with "
-            "--allow shared-group.",
+            f"{_how_to_free(group, whole=whole)}, or permit it with --allow shared-group.",
         )
+
+
+def _how_to_free(group: IommuGroup, *, whole: bool) -> str:
+    """What has to be done to those that block: a bridge is none of our business."""
+    bridges = [m for m in group.blockers if m.is_bridge]
+    if bridges:
+        by_hand = "; ".join(
+            f"printf %s {m.address} > /{DRIVERS}/{m.driver}/unbind" for m in bridges
+        )
+        return f"If the host can do without the bridge's driver, unbind it by hand ({by_hand})"
+    if whole:
+        return f"Unbind {listed([m.address for m in group.blockers])} by name first"
+    return "Bind all endpoints of the group with --group"
 
 
 def groups_after(snapshot: Snapshot, changes: Sequence[Change]) -> Iterator[IommuGroup]:
@@ -212,8 +221,7 @@ def _mdev_parent(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
     """Unbinding the parent's driver removes its mediated devices (``mdev_unregister_parent``)."""
     if snapshot.mdev is None or not change.unbinds:
         return
-    own = [p.name for p in snapshot.mdev.parents if p.address == change.address]
-    uuids = [d.uuid for d in snapshot.mdev.devices if d.parent in own]
+    uuids = [d.uuid for d in snapshot.mdev.devices if d.parent == str(change.address)]
     if uuids:
         yield Refusal(
             "mdevs-exist",
