@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from vfiohost.errors import KernelOp
 
+LONGEST_WAIT: Final = 1_000_000.0
+"""Seconds (11 days) that stand for any longer timeout, as poll(2) takes an int of milliseconds."""
+
 _ANSWER: Final = struct.Struct("ii")  # struct vh_answer, struct vh_outcome
 _LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cut
 # After so long without an answer a read counts as stuck: a share of the timeout, and seconds.
@@ -428,7 +431,7 @@ def _options(fallback: bool) -> int:  # noqa: FBT001
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(0, math.ceil(seconds * 1000))
+    return math.ceil(max(0.0, min(seconds, LONGEST_WAIT)) * 1000)
 
 
 def _text(data: bytes) -> str:

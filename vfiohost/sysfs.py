@@ -46,7 +46,11 @@ class Sysfs:
 
     def __init__(self, root: str | os.PathLike[str] = "/") -> None:
         self.fd = -1
-        self.root = os.fspath(root).rstrip("/") or "/"
+        name = os.fspath(root)
+        if not name:
+            # A variable that is not set must not mean the machine itself.
+            raise NotFoundError("root directory", name)
+        self.root = name.rstrip("/") or "/"
         try:
             self.fd = native.open_root(self.root)
         except KernelError as error:
@@ -256,18 +260,10 @@ class LiveKernel:
     def load_module(self, name: str, *, timeout: float) -> None:
         """See :meth:`Kernel.load_module`. Below a root other than ``/``, ``modprobe -d ROOT``."""
         self.check_writable()
-        where = [] if self._sysfs.root == "/" else ["-d", self._sysfs.root]
-        process = subprocess.Popen(  # noqa: S603 - no shell, and "--" ends the options
-            [_modprobe(), *where, "--", name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-            start_new_session=True,
-        )
+        process = _start_modprobe(name, self._sysfs.root)
         _loading.append(process)
         try:
-            _, said = process.communicate(timeout=timeout)
+            _, said = process.communicate(timeout=min(timeout, native.LONGEST_WAIT))
         except subprocess.TimeoutExpired:
             raise StoreTimeoutError("modprobe", name, process.pid, timeout) from None
         finally:
@@ -280,6 +276,21 @@ class LiveKernel:
 
 # modprobes that were still at work when their caller stopped waiting, so that they get collected.
 _loading: list[subprocess.Popen[bytes]] = []
+
+
+def _start_modprobe(name: str, root: str) -> subprocess.Popen[bytes]:
+    where = [] if root == "/" else ["-d", root]
+    try:
+        return subprocess.Popen(  # noqa: S603 - no shell, and "--" ends the options
+            [_modprobe(), *where, "--", name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except OSError as error:  # no process was started: nothing was loaded
+        raise KernelError("load", error.errno or 0, name, "modprobe did not start.") from error
 
 
 def _modprobe() -> str:

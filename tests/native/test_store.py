@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import select
 import signal
@@ -205,6 +206,13 @@ def test_a_blocked_store_is_left_alone_and_told(root: int, full: Pipe, *, fallba
     assert (error.path, error.value, error.timeout) == ("R/full", "vfio-pci", 0.1)
     assert full.drain() == b"vfio-pci"
     until(lambda: is_gone(error.pid or 0))
+
+
+@pytest.mark.parametrize("timeout", [1e7, 1e300, math.inf])
+def test_one_may_wait_for_ever(root: int, tmp_path: Path, timeout: float) -> None:
+    (tmp_path / "attribute").touch()
+    bounded(root, "attribute", timeout=timeout)
+    assert (tmp_path / "attribute").read_bytes() == b"vfio-pci"
 
 
 def test_an_open_that_blocks_is_bounded_too(root: int, tmp_path: Path) -> None:

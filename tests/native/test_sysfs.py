@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import time
@@ -40,6 +41,12 @@ def test_a_root_that_is_not_there(tmp_path: Path) -> None:
     for name in ("none", "file"):
         with pytest.raises(NotFoundError, match=name):
             Sysfs(tmp_path / name)
+
+
+def test_a_root_that_has_no_name_is_not_the_machine() -> None:
+    """``--root "$DIR"`` with a variable that is not set must not reach the running kernel."""
+    with pytest.raises(NotFoundError, match="root directory ''"):
+        Sysfs("")
 
 
 def test_paths_are_shown_as_they_would_be_typed(sysfs: Sysfs, tmp_path: Path) -> None:
@@ -211,6 +218,20 @@ def test_a_modprobe_that_does_not_come_back_is_left_alone(
     while module._loading and time.monotonic() < deadline:
         modprobe("exit 0").load_module("y", timeout=20)
     assert module._loading == []
+
+
+def test_a_modprobe_that_cannot_be_started(
+    modprobe: Callable[[str], LiveKernel], tmp_path: Path
+) -> None:
+    kernel = modprobe("exit 0")
+    (tmp_path / "modprobe").chmod(0o644)
+    with pytest.raises(KernelError) as caught:
+        kernel.load_module("x", timeout=20)
+    assert (caught.value.op, caught.value.code, caught.value.path) == ("load", "EACCES", "x")
+
+
+def test_a_modprobe_may_take_for_ever(modprobe: Callable[[str], LiveKernel]) -> None:
+    modprobe("exit 0").load_module("x", timeout=math.inf)
 
 
 def test_a_machine_without_modprobe(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
