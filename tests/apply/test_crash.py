@@ -202,6 +202,17 @@ def test_kill_around_every_undo_of_two_devices(fresh: Callable[[], Bench], effec
         recover_and_check(bench, [before])
 
 
+def test_a_step_with_nothing_to_see_is_taken_back_when_the_journal_says_it_is_done(
+    bench: Bench,
+) -> None:
+    path = f"{DEVICES}/{GPU}/counter"
+    (bench.root / path).write_text("0")
+    count = WriteAttr(path, "1", None, None, Store(path, "0", None), "count")
+    crash(bench, Plan("x", (GPU,), (count, unbind(GPU, "nouveau"))), 1)
+    assert [r.outcome for r in bench.recover()] == ["recovered"]
+    assert (bench.root / path).read_text() == "0"
+
+
 def test_an_undo_with_nothing_to_see_is_not_done_twice(bench: Bench) -> None:
     path = f"{DEVICES}/{GPU}/counter"
     (bench.root / path).write_text("0")

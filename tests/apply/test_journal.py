@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -72,6 +74,30 @@ def test_the_file_is_as_documented(bench: Bench) -> None:
         {"event": "begin", "time": "2025-01-02T03:04:05.000008+00:00", "step": 0},
         {"event": "done", "time": "2025-01-02T03:04:05.000009+00:00", "step": 0},
         {"event": "end", "time": "2025-01-02T03:04:05.000010+00:00", "result": "committed"},
+    ]
+
+
+def test_a_new_file_and_its_name_are_on_the_disk_before_it_counts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    rename, fsync = os.rename, os.fsync
+
+    def note_rename(*args: Any, **kwargs: Any) -> None:
+        rename(*args, **kwargs)
+        done.append("rename")
+
+    def note_fsync(fd: int) -> None:
+        fsync(fd)
+        done.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+
+    monkeypatch.setattr(os, "rename", note_rename)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    bench.kernel.before_store = lambda _: done.append("store")
+    bench.apply(Plan("unbind", (GPU,), (unbind(GPU, "nouveau"),)))
+    assert done[done.index("rename") - 1 :] == [
+        *("file", "rename", "directory"),
+        *("file", "store", "file", "file"),
     ]
 
 

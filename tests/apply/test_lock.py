@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.apply.fake import GPU, bind_plan
 from vfiohost.errors import LockBusyError
 from vfiohost.journal import LOCK_PATH, lock
+from vfiohost.journal.files import open_file
 
 if TYPE_CHECKING:
     from tests.apply.conftest import Bench
@@ -83,14 +84,25 @@ def test_waiting_for_it(bench: Bench) -> None:
     thread.join()
 
 
-def test_a_lock_file_that_is_replaced_does_not_let_two_in(bench: Bench) -> None:
-    """Who got the lock of a file that lost its name while waiting tries again with the new one."""
+def test_a_lock_file_that_is_replaced_meanwhile_does_not_let_two_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gets the lock of a file that has just lost its name locks the new one instead."""
     path = bench.root / LOCK_PATH
-    with lock(bench.sysfs, purpose="x"):
-        path.unlink()
-        with (
-            lock(bench.sysfs, purpose="y"),
-            pytest.raises(LockBusyError),
-            lock(bench.sysfs, purpose="z"),
-        ):
-            pytest.fail("two hold the lock")
+    opened: list[int] = []
+
+    def open_and_lose(*args: Any, **kwargs: Any) -> int:
+        fd = open_file(*args, **kwargs)
+        if not opened:
+            path.unlink()
+        opened.append(fd)
+        return fd
+
+    monkeypatch.setattr("vfiohost.journal.locking.open_file", open_and_lose)
+    with (
+        lock(bench.sysfs, purpose="x"),
+        pytest.raises(LockBusyError, match="vfiohost x"),
+        lock(bench.sysfs, purpose="y"),
+    ):
+        pytest.fail("two hold the lock")
+    assert len(opened) == 3

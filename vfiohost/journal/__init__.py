@@ -30,7 +30,7 @@ from vfiohost.journal.entry import (
     EventKind,
     JournalEntry,
 )
-from vfiohost.journal.lock import LOCK_PATH, Process, lock
+from vfiohost.journal.locking import LOCK_PATH, Process, lock
 
 __all__ = [
     "JOURNAL_PATH",

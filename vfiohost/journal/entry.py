@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import attrs
 
 from vfiohost.errors import ParseError
-from vfiohost.journal.lock import Process
+from vfiohost.journal.locking import Process
 from vfiohost.plan.types import Plan
 
 if TYPE_CHECKING:

@@ -95,41 +95,59 @@ def lock(sysfs: Sysfs, *, purpose: str, wait: float = 0.0) -> Iterator[int]:
 
 
 def _acquire(sysfs: Sysfs, purpose: str, wait: float) -> int:
-    shown = sysfs.shown(LOCK_PATH)
-    parent, _, name = LOCK_PATH.rpartition("/")
+    parent, _, _ = LOCK_PATH.rpartition("/")
     deadline = time.monotonic() + wait
     directory = open_directory(sysfs, parent, create=True)
     try:
         while True:
-            fd = open_file(directory, name, os.O_RDWR | os.O_CREAT, shown=shown)
             try:
-                if _take(fd, directory, name, shown):
-                    _write_holder(fd, purpose, shown)
+                fd = _try(directory, purpose, sysfs.shown(LOCK_PATH))
+            except LockBusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                if fd is not None:
                     return fd
-                holder = _read_holder(fd, shown)
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
-            if time.monotonic() >= deadline:
-                raise LockBusyError(shown, holder)
-            time.sleep(_POLL_SECONDS)
     finally:
         os.close(directory)
 
 
-def _take(fd: int, directory: int, name: str, shown: str) -> bool:
-    """Try to lock the file; ``False`` when it is held, or has lost its name to another file."""
+def _try(directory: int, purpose: str, shown: str) -> int | None:
+    """Lock the file; ``None`` when it had lost its name to another one by then.
+
+    Raises:
+        LockBusyError: somebody else holds it.
+    """
+    _, _, name = LOCK_PATH.rpartition("/")
+    fd = open_file(directory, name, os.O_RDWR | os.O_CREAT, shown=shown)
+    with contextlib.ExitStack() as unless_taken:
+        unless_taken.callback(os.close, fd)
+        if not _take(fd, shown):
+            raise LockBusyError(shown, _read_holder(fd, shown))
+        if not _is_called(name, directory, fd):
+            return None
+        _write_holder(fd, purpose, shown)
+        unless_taken.pop_all()
+    return fd
+
+
+def _is_called(name: str, directory: int, fd: int) -> bool:
+    """Whether the open file has this name; a file that was replaced locks nobody out."""
+    try:
+        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(fd))
+
+
+def _take(fd: int, shown: str) -> bool:
     with as_kernel_error("open", shown):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        try:
-            current = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(current, os.fstat(fd))
+    return True
 
 
 def _write_holder(fd: int, purpose: str, shown: str) -> None:
