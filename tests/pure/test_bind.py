@@ -383,8 +383,8 @@ class TestRefusals:
             "0000:65:00.0",
             "0000:65:00.0 has 2 virtual functions; without nvidia they stay behind and cannot be "
             "removed any more.",
-            "Remove them first: echo 0 > /sys/bus/pci/devices/0000:65:00.0/sriov_numvfs "
-            "(or NVIDIA's sriov-manage -d 0000:65:00.0).",
+            "Remove them first: write 0 to sriov_numvfs of 0000:65:00.0 (or use NVIDIA's "
+            "sriov-manage -d).",
         )
         assert self.code(lambda: bind(host, A10)) == expected
         assert self.code(lambda: bind(host, A10, driver="none")) == expected
@@ -482,7 +482,7 @@ class TestRefusals:
             (
                 "vfio-pcii",
                 "There is no PCI driver 'vfio-pcii', and no module of that name.",
-                "Did you mean vfio-pci or vfio_pci?",
+                "Did you mean vfio-pci? If not, load the module that brings it, then try again.",
             ),
             (
                 "zzz",
@@ -507,13 +507,13 @@ class TestRefusals:
             "missing-driver",
             "vfio-pci",
             "The driver vfio-pci is not loaded, and --no-load forbids to load its module.",
-            "Leave out --no-load, or load it first: modprobe vfio_pci.",
+            "Leave out --no-load, or load the module vfio_pci first.",
         )
 
     def test_without_a_list_of_modules_nothing_is_loaded_on_suspicion(self) -> None:
         refusal = self.code(lambda: plan_bind(a10(drivers=[]), request(A10), None))
         assert refusal.code == "missing-driver"
-        assert "modprobe vfio_pci" in refusal.remedy
+        assert "(vfio_pci, by its name)" in refusal.remedy
 
     def test_a_bound_driver_is_there_even_if_it_is_not_listed(self) -> None:
         host = snapshot(

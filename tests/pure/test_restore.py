@@ -129,8 +129,8 @@ class TestWithoutAnOrigin:
         ]
         assert plan.notes == (
             (
-                "0000:65:00.0 gets no driver: nvidiafb and nouveau would fit, but are not loaded "
-                "(modprobe nvidiafb)."
+                "0000:65:00.0 gets no driver: nvidiafb and nouveau would fit, but are not loaded; "
+                "load the module nvidiafb to have its driver."
             ),
         )
 

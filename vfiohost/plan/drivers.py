@@ -149,7 +149,7 @@ class Drivers:
                 "missing-driver",
                 driver,
                 f"The driver {driver} is not loaded, and --no-load forbids to load its module.",
-                f"Leave out --no-load, or load it first: modprobe {module}.",
+                f"Leave out --no-load, or load the module {module} first.",
             )
         return LoadModule(
             module, Expect(f"{DRIVERS}/{driver}", "exists", "yes"), f"it brings the driver {driver}"
@@ -183,14 +183,16 @@ class Drivers:
                 driver,
                 f"The driver {driver} is not loaded, and there is no list of this kernel's modules "
                 "in /lib/modules to find it in.",
-                f"Load the module that brings it (modprobe {module}), then try again.",
+                f"Load the module that brings it ({module}, by its name), then try again.",
             )
-        known = [*self.registered, VFIO_PCI, NO_DRIVER, AUTO, *self.modules.names]
-        near = get_close_matches(driver, sorted(set(known)), n=2, cutoff=0.75)
-        remedy = "Load the module that brings it, then try again."
+        names = (*self.modules.names, *self.registered, VFIO_PCI, NO_DRIVER, AUTO)
+        # Where a module and its driver differ by dashes only, the driver is meant.
+        known = {module_name(name): name for name in names}
+        near = get_close_matches(driver, sorted(known.values()), n=2, cutoff=0.75)
+        meant = f"Did you mean {' or '.join(near)}? If not, load" if near else "Load"
         return Refusal(
             "missing-driver",
             driver,
             f"There is no PCI driver {driver!r}, and no module of that name.",
-            f"Did you mean {' or '.join(near)}?" if near else remedy,
+            f"{meant} the module that brings it, then try again.",
         )

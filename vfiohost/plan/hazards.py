@@ -17,7 +17,7 @@ from vfiohost.errors import ParseError, Refusal
 from vfiohost.model import IommuGroup, Unavailable, is_vfio_driver
 from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.nvidia import VENDOR_ID as NVIDIA_VENDOR
-from vfiohost.plan.changes import DEVICES, DRIVERS, NO_DRIVER, UNSET, Binding
+from vfiohost.plan.changes import DRIVERS, NO_DRIVER, UNSET, Binding
 from vfiohost.plan.drivers import is_host_driver
 from vfiohost.plan.words import counted, listed
 
@@ -202,9 +202,10 @@ def _physical_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
         return
     subject, driver = str(change.address), change.now.driver
     what = f"{subject} has {counted(number, 'virtual function')}"
-    remove = f"echo 0 > /{DEVICES}/{subject}/sriov_numvfs"
+    # No shell line: a planner does not know the root that its path would have to begin with.
+    remove = f"write 0 to sriov_numvfs of {subject}"
     if snapshot.pci[change.address].vendor_id == NVIDIA_VENDOR:
-        remove += f" (or NVIDIA's sriov-manage -d {subject})"
+        remove += " (or use NVIDIA's sriov-manage -d)"
     if driver is None:
         sentence = f"{what}, and {change.want.driver} takes no device that has some."
         remedy = f"Give it back to its own driver (vfiohost restore {subject}), then: {remove}."
@@ -284,7 +285,7 @@ def _unreadable(subject: str, fact: str, value: Unavailable) -> Refusal:
         "unreadable",
         subject,
         f"The {fact} of {subject} could not be read: {value.why}.",
-        f"Find out why: cat /{DEVICES}/{subject}/{fact}.",
+        f"Find out why: read {fact} of {subject} as root, and look into the kernel log.",
     )
 
 

@@ -70,7 +70,7 @@ def _to_native(draft: Draft, device: PciDevice, now: Binding) -> Change:
         verb = "is" if len(candidates) == 1 else "are"
         draft.notes.append(
             f"{device.address} gets no driver: {listed(candidates)} would fit, but {verb} not "
-            f"loaded (modprobe {candidates[0]})."
+            f"loaded; load the module {candidates[0]} to have its driver."
         )
         return _change(drivers, device, now, Binding(None, None))
     return _change(drivers, device, now, Binding(None, None), is_probe=True)
