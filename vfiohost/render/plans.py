@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def step_line(step: Step, root: str = "/") -> str:
     """What a step does, as a shell line."""
     if isinstance(step, LoadModule):
-        return printable(f"modprobe {shlex.quote(step.name)}")
+        # As LiveKernel loads it: what is pasted from a simulation cannot reach the host.
+        where = "" if root == "/" else f"-d {shlex.quote(root)} "
+        return printable(f"modprobe {where}{shlex.quote(step.name)}")
     return printable(step.store.shell(root))
 
 
