@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.lab import state
+from tests.kernel.lab import product, state
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
 from tests.kernel.lab.vm import Machine
+from vfiohost import recording
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfiohost.recording import Recording
+
 SETTLE_SECONDS = 60.0
+RECORD_SECONDS = 300.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="",
         help=f"run the tests on real kernels: {', '.join(FLAVOURS)}",
     )
+    parser.addoption(
+        "--steps",
+        type=int,
+        default=400,
+        help="how many random steps the real kernel and the simulated one take (default: 400)",
+    )
+    parser.addoption("--seed", type=int, default=1, help="the first random sequence (default: 1)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,7 +86,12 @@ class Machines:
     def get(self) -> Machine:
         """Return a running machine in its first state."""
         if self.machine is None:
-            self.machine = Machine(self.image)
+            try:
+                self.machine = Machine(self.image)
+            except LabError:
+                # An emulated processor that is starved can lose its way while it boots: that says
+                # nothing of what is tested. Twice in a row, something is wrong.
+                self.machine = Machine(self.image)
             self.machine.call(state.set_up)
         return self.machine
 
@@ -127,3 +143,10 @@ def lab(machines: Machines) -> Iterator[Machine]:
     """A machine in its first state: no display driver is loaded, everything else is native."""
     yield machines.get()
     machines.settle()
+
+
+@pytest.fixture(scope="session")
+def recorded(machines: Machines) -> Recording:
+    """A recording of the machine in its first state."""
+    text = machines.get().call(product.record, "the lab's machine", within=RECORD_SECONDS)
+    return recording.parse(text)

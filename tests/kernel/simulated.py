@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kernel.scenario import Action, Close, Finish, Load, Open, Store, Unload
-from vfiohost.errors import KernelError, StoreTimeoutError
+from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from vfiohost.testing import SimulatedKernel
@@ -43,8 +43,8 @@ class Simulated:
             case Open(subject, only_group):
                 return self._open(subject, only_group=only_group)
             case Close():
-                for holder in self._holders:
-                    holder.close()
+                while self._holders:
+                    self._holders.pop().close()
                 return "ok"
             case Finish():
                 assert self._blocked is not None, "nothing has blocked"
@@ -100,6 +100,8 @@ class Simulated:
                 self._holders.append(kernel.open_device(subject))
             else:
                 self._holders.append(kernel.open_mdev(subject))
+        except NotFoundError:
+            return "group ENOENT"
         except KernelError as error:
             return _outcome(error.op, error.errno or 0)
         return "ok"

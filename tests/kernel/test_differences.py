@@ -13,16 +13,13 @@ from tests.kernel.edge_cases import CASES, Case
 from tests.kernel.lab import product
 from tests.kernel.scenario import run
 from tests.kernel.simulated import CannotSimulateError, Simulated
-from vfiohost import recording, testing
+from vfiohost import testing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.kernel.conftest import Machines
     from tests.kernel.lab.vm import Machine
     from vfiohost.recording import Recording
-
-RECORD_SECONDS = 300.0
 
 _NO_UNLOAD = "the simulation does not unload modules"
 _NO_REMOVE = "the simulation does not remove functions and rescan the bus"
@@ -44,13 +41,6 @@ DIFFERENCES = {
 """The cases in which the simulation differs from Linux, with the reason. No others may."""
 
 
-@pytest.fixture(scope="session")
-def recorded(machines: Machines) -> Recording:
-    """The machine in its first state."""
-    text = machines.get().call(product.record, "the lab's machine", within=RECORD_SECONDS)
-    return recording.parse(text)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_simulation_answers_as_linux(
     lab: Machine, recorded: Recording, tmp_path: Path, case: Case
@@ -70,6 +60,6 @@ def test_differences_are_of_cases_that_there_are() -> None:
 def test_recorded_machine_lists_as_the_live_one(
     lab: Machine, recorded: Recording, tmp_path: Path
 ) -> None:
-    live = lab.call(product.vfiohost, "list", within=RECORD_SECONDS)
+    live = lab.call(product.vfiohost, "list", within=120.0)
     testing.create(recorded, tmp_path / "host")
     assert product.vfiohost("--root", str(tmp_path / "host"), "list") == live

@@ -36,10 +36,13 @@ def open_device(subject: str, *, only_group: bool = False) -> str:
     Returns:
         ``ok``, or the step that failed with its errno: ``SET_CONTAINER EPERM``.
     """
+    before = len(_open)
     try:
         for step in _steps(subject, only_group=only_group):
             name = step
     except OSError as error:
+        while len(_open) > before:
+            os.close(_open.pop())
         return f"{name} {errorcode[error.errno or 0]}"
     return "ok"
 

@@ -177,8 +177,9 @@ class Machine:
             "lab_checkout": str(CHECKOUT),
             "lab_python": sys.executable,
         }
+        # no_timer_check: on a busy computer the kernel can find its timer too slow, and panics.
         command_line = (
-            "console=ttyS0 loglevel=5 panic=-1 oops=panic intel_iommu=on iommu=pt "
+            "console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check intel_iommu=on iommu=pt "
             + " ".join(f"{name}={value}" for name, value in environment.items())
         )
         log = self._end.enter_context(self._log.open("wb"))
