@@ -348,6 +348,18 @@ def test_a_plan_that_somebody_else_has_carried_out_is_success(bench: Bench, once
     assert len(bench.kernel.log) == stores
 
 
+def test_a_plan_that_somebody_else_finishes_is_success(bench: Bench) -> None:
+    steps = (override(GPU, None, "a"), override(GPU, "a", "b"), override(GPU, "b", "c"))
+
+    def finish(_: StepResult) -> None:
+        bench.kernel._act(steps[2].path, "c")
+
+    report = bench.apply(Plan("x", (GPU,), steps), progress=finish)
+    assert [r.outcome for r in report.results] == ["done", "already", "already"]
+    assert bench.entries()[-1].result == "committed"
+    assert bench.entries()[-1].done_plan.steps == steps[:1]
+
+
 def test_a_plan_that_somebody_else_has_carried_out_in_part_is_stale(bench: Bench) -> None:
     bench.apply(bind_plan(GPU))
     half = bench.state()

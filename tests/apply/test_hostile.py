@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 from tests.apply.fake import GPU, OTHER_GPU, Fault, bind_plan
 from tests.apply.test_crash import crash
 from vfiohost.errors import ApplyError, KernelError, UnsupportedError
-from vfiohost.journal import LOCK_PATH, DamagedJournal, lock
+from vfiohost.journal import LOCK_PATH, DamagedJournal, Event, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -365,6 +366,22 @@ def test_a_disk_that_cannot_save_at_every_fsync(
         assert all(entry.result == "rolled-back" for entry in bench.entries())
     assert failures >= 11
     assert bench.state()[GPU] == "vfio-pci"
+
+
+def test_a_line_that_was_not_saved_leaves_nothing_behind_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with contextlib.closing(bench.journal.begin(bind_plan(GPU))) as writer:
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(KernelError):
+            writer.record(Event("failed", 0, "a long text"))
+        monkeypatch.undo()
+        writer.record(Event("begin", 1))
+    (entry,) = bench.entries()
+    assert entry.events == (Event("begin", 1),)
 
 
 def test_a_disk_that_fills_up_while_undoing_does_not_stop_the_undo(

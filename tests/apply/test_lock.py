@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ from vfiohost.journal import LOCK_PATH, lock
 from vfiohost.journal.files import open_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.apply.conftest import Bench
 
 
@@ -84,8 +87,9 @@ def test_waiting_for_it(bench: Bench) -> None:
     thread.join()
 
 
+@pytest.mark.parametrize("replace", [Path.unlink, lambda path: path.with_name("x").rename(path)])
 def test_a_lock_file_that_is_replaced_meanwhile_does_not_let_two_in(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, replace: Callable[[Path], object]
 ) -> None:
     """Who gets the lock of a file that has just lost its name locks the new one instead."""
     path = bench.root / LOCK_PATH
@@ -94,7 +98,8 @@ def test_a_lock_file_that_is_replaced_meanwhile_does_not_let_two_in(
     def open_and_lose(*args: Any, **kwargs: Any) -> int:
         fd = open_file(*args, **kwargs)
         if not opened:
-            path.unlink()
+            path.with_name("x").touch(0o600)
+            replace(path)
         opened.append(fd)
         return fd
 

@@ -231,14 +231,14 @@ class Transaction:
         """Whether the host is as the plan leaves it, after a step was found stale.
 
         Then what is left of the plan counts as ``already``: two who want the same thing at once
-        both get it. Not so when steps were carried out that would have to be taken back.
+        both get it.
         """
         last: dict[str, Expect] = {}
         for step in self.plan.steps:
             if step.after is None:
                 return False
             last[step.after.path] = step.after
-        if self._undos() or not all(self._holds(expect) for expect in last.values()):
+        if not all(self._holds(expect) for expect in last.values()):
             return False
         for index, result in enumerate(self._results):
             if result.outcome != "done":
