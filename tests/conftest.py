@@ -1,14 +1,15 @@
-"""What all tests share: how skips are judged, and how Hypothesis runs."""
+"""What all tests share: how skips are judged, how Hypothesis runs, and which signals arrive."""
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 # No deadline: two cores are shared with whatever else the machine does, and a slow example is no
 # bug. Examples are derived from the test alone, so that a run can be repeated anywhere.
@@ -48,3 +49,19 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"{collector.nodeid} was skipped as a whole, which --fail-on-skip forbids"
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_arrive() -> Iterator[None]:
+    """Let signals arrive that the tests' parent ignores.
+
+    A shell ignores SIGINT for what it starts in the background, and nohup ignores SIGHUP; children
+    inherit that, and vfiohost leaves a signal ignored that it finds ignored.
+    """
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
