@@ -58,10 +58,11 @@ def signals_arrive() -> Iterator[None]:
     A shell ignores SIGINT for what it starts in the background, and nohup ignores SIGHUP; children
     inherit that, and vfiohost leaves a signal ignored that it finds ignored.
     """
-    numbers = (signal.SIGINT, signal.SIGHUP)
-    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
+    inherited = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    if inherited[signal.SIGINT] is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if inherited[signal.SIGHUP] is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
