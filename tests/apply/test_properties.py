@@ -148,7 +148,7 @@ def failure_of(bench: Bench, plan: Plan) -> ApplyError | None:
 
 
 @given(plans(), faults)
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_before_or_after_or_an_explicit_error(
     planned: tuple[Plan, dict[str, str]], wrong: dict[int, Fault]
 ) -> None:
@@ -174,7 +174,7 @@ def test_before_or_after_or_an_explicit_error(
 
 
 @given(plans(), fsyncs(30), fsyncs(12))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_killed_at_any_fsync_and_once_more_while_recovering(
     planned: tuple[Plan, dict[str, str]], first: tuple[int, bool], second: tuple[int, bool]
 ) -> None:
@@ -191,7 +191,7 @@ def test_killed_at_any_fsync_and_once_more_while_recovering(
 
 
 @given(plans(), kills, kills)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_killed_around_any_store_and_once_more_while_recovering(
     planned: tuple[Plan, dict[str, str]], first: dict[int, Fault], second: dict[int, Fault]
 ) -> None:
