@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vfiohost.cli.options import ALLOW_WORDS
+from vfiohost.plan.hazards import ALLOWABLE
+
 if TYPE_CHECKING:
     from tests.face.support import Maker, Runner
 
@@ -44,7 +47,9 @@ LINES: list[tuple[str, int, str]] = [
     ("list -o address,nmae", 2, "name"),
     ("list -o ,", 2, "'' is not a column"),
     ("list --vendor nvidia", 2, "--vendor: 'nvidia' is not a vendor id"),
-    ("list --class gpuu", 2, "class:gpu"),
+    ("list --class gpuu", 2, "--class: 'gpuu' is not a class: a hexadecimal code (0302) or a name"),
+    ("list --class gup", 2, "Did you mean gpu?"),
+    ("list --class gpu:0", 2, "--class: 'gpu:0' is not a class"),
     ("list --group twelve", 2, "--group: 'twelve' is not the number of an IOMMU group"),
     ("list --group ²", 2, "--group"),
     ("groups twelve", 2, "'twelve'"),
@@ -135,6 +140,10 @@ def test_globals_before_and_after_the_verb(run: Runner, recorded: Maker) -> None
     assert "'displax'" in allowed.err
 
 
+def test_each_word_of_allow_permits_something() -> None:
+    assert set(ALLOW_WORDS) == ALLOWABLE
+
+
 def test_words_after_options_count(run: Runner, recorded: Maker) -> None:
     root = recorded("a10-pair")
     value = run("list", "65:00.0", "--driver", "none", "ca:00.0", "--json", root=root).value
@@ -142,11 +151,13 @@ def test_words_after_options_count(run: Runner, recorded: Maker) -> None:
     assert run("list", "--", "65:00.0", root=root).code == 0
 
 
-def test_help_and_version(run: Runner) -> None:
+def test_help_and_version(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for line in ("--help", "-h", "bind --help", "mdev --help", "mdev create -h"):
         ran = run(*line.split())
         assert (ran.code, ran.err) == (0, "")
         assert ran.out.startswith("usage: vfiohost")
         assert run(*line.split(), "--json").value["help"] == ran.out
+        assert max(map(len, ran.out.splitlines())) <= 80
     assert "exit codes:" in run("--help").out
     assert run("--version").out == f"vfiohost {run('--version', '--json').value['version']}\n"

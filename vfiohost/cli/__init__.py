@@ -1,8 +1,9 @@
 """The command ``vfiohost``: arguments, exit codes, printing. No rule of the domain is in here.
 
-``parser`` reads the command line; ``running`` runs a verb and makes an exit code of what comes of
-it; ``session`` opens the host. ``reading``, ``changing``, ``mediated`` and ``simulating`` are the
-verbs, ``carrying`` is what those that change something have in common.
+``parser`` reads the command line into ``options``; ``running`` runs a verb and makes an exit code
+of what comes of it, ``failing`` of what goes wrong; ``session`` opens the host, ``output`` prints,
+``signals`` catches Ctrl-C. ``reading``, ``changing``, ``mediated`` (mdev) and ``simulating`` are
+the verbs, ``carrying`` is what those that change something have in common.
 """
 
 from __future__ import annotations

@@ -11,16 +11,8 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ALLOW_WORDS = (
-    "network",
-    "storage",
-    "display",
-    "console",
-    "vfio-user",
-    "vgpu",
-    "shared-group",
-)
-"""What ``--allow`` can permit. Each word permits one kind of refusal; no word permits all."""
+ALLOW_WORDS = ("display", "shared-group")
+"""What ``--allow`` can permit: :data:`vfiohost.plan.hazards.ALLOWABLE`, without its import."""
 
 DEFAULT_TIMEOUT = 20.0
 """Seconds that one store or module load may take."""

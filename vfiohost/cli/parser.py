@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 EPILOG = """\
-DEV is a PCI address (0000:65:00.0, short 65:00.0), or a set: a glob (0000:65:00.*), class:gpu,
-vendor:device (10de:2236), group:12; SET:N picks the Nth of a set, from 0.
+DEV is a PCI address (0000:65:00.0, short 65:00.0), or a set: a glob
+(0000:65:00.*), class:gpu, vendor:device (10de:2236), group:12; SET:N picks the
+Nth of a set, from 0.
 
 exit codes:
-  0 done or already so      1 failed, rolled back       2 bad command line, ambiguous
-  3 not found               4 refused                   5 no permission
-  6 still going on          7 left half-way             8 another vfiohost is at work
-  9 not supported          10 dry run has changes (with --exit-code)
+  0 done or already so   1 failed, rolled back   2 bad command line, ambiguous
+  3 not found            4 refused               5 no permission
+  6 still going on       7 left half-way         8 another vfiohost is at work
+  9 not supported       10 dry run has changes (with --exit-code)
 """
-
 
 _COUNT = "-n/--count"
 
@@ -167,15 +167,14 @@ def build(argv: Sequence[str]) -> Parser:
 
 def _mdev(common: Parser, allow: list[str], mdev: Parser) -> None:
     mdev_verbs = mdev.add_subparsers(dest="mdev_verb", metavar="VERB", title="verbs")
-    for name, text, fill in (
-        ("types", "List what can be created, by parent.", _mdev_types),
-        ("list", "List the mediated devices that exist.", _nothing),
-        ("remove", "Remove mediated devices.", _mdev_remove),
-    ):
-        fill(mdev_verbs.add_parser(name, help=text, description=text, parents=[common]))
-    text = "Create mediated devices."
     counted = _global_options(allow, short_dry_run=False)
-    _mdev_create(mdev_verbs.add_parser("create", help=text, description=text, parents=[counted]))
+    for name, text, fill, parent in (
+        ("types", "List what can be created, by parent.", _mdev_types, common),
+        ("list", "List the mediated devices that exist.", _nothing, common),
+        ("create", "Create mediated devices.", _mdev_create, counted),
+        ("remove", "Remove mediated devices.", _mdev_remove, common),
+    ):
+        fill(mdev_verbs.add_parser(name, help=text, description=text, parents=[parent]))
 
 
 def _nothing(_parser: Parser) -> None:

@@ -155,9 +155,17 @@ def _of_vendor(text: str) -> Test:
 
 
 def _of_class(text: str) -> Test:
-    from vfiohost.selectors import parse
+    from vfiohost.selectors import CLASSES, parse
 
-    return parse(f"class:{text}", where="--class").criterion.hits
+    try:
+        selector = parse(f"class:{text}")
+    except ParseError:
+        selector = None
+    if selector is None or selector.nth is not None:
+        what = "a class: a hexadecimal code (0302) or a name"
+        error = unknown(text, what, CLASSES)
+        raise ParseError(text, error.expected, where="--class", hint=error.hint)
+    return selector.criterion.hits
 
 
 def _of_driver(text: str) -> Test:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from vfiohost import testing
@@ -39,7 +40,10 @@ def simulate(session: Session) -> None:
         return
     testing.create(recording, Path(directory))
     if not options.quiet:
-        session.lines += [f"{directory}: {recording.title}", f"vfiohost --root {directory} list"]
+        session.lines += [
+            f"{directory}: {recording.title}",
+            f"vfiohost --root {quote(directory)} list",
+        ]
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {"sim": simulate}
