@@ -62,6 +62,7 @@ GOLDEN_RUNS = [
     ("bind-again", "a10-pair", ["bind 65:00.0", "bind 65:00.0"]),
     ("bind-again-dry-run", "a10-pair", ["bind 65:00.0", "bind 65:00.0 -n --exit-code"]),
     ("bind-verbose", "a10-pair-nouveau", ["bind 65:00.0 -v"]),
+    ("undo-verbose", "a10-pair-nouveau", ["bind 65:00.0", "undo -v"]),
     ("bind-quiet", "a10-pair-nouveau", ["bind 65:00.0 -q"]),
     ("bind-none", "a10-pair-nouveau", ["bind 65:00.0 --driver none"]),
     ("bind-auto", "a10-pair", ["bind 65:00.0 --driver auto"]),

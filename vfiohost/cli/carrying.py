@@ -29,7 +29,7 @@ def show(session: Session, plan: Plan) -> dict[str, Any]:
 
 
 def carry_out(session: Session, plan: Plan, *, undoes: str | None = None) -> dict[str, Any]:
-    """Carry a plan out, and print each step on the way if that is wanted.
+    """Carry a plan out; ``-v`` prints each step on the way, and the plan's notes in the end.
 
     Returns:
         The fields of the JSON object.
@@ -51,4 +51,5 @@ def carry_out(session: Session, plan: Plan, *, undoes: str | None = None) -> dic
             cancel=is_cancelled,
             progress=progress if said else None,
         )
+    session.notes += [f"note: {note}" for note in plan.notes]
     return {"dry_run": False, "plan": plan.to_json(), "report": report_value(report)}

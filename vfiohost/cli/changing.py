@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from vfiohost.cli.carrying import EXIT_CHANGES, carry_out, show
 from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_lines
 from vfiohost.errors import VfioHostError
-from vfiohost.plan.hazards import ALLOWABLE
 from vfiohost.render import listing, values
 from vfiohost.render.failures import failure_code, failure_value
 from vfiohost.render.plans import touched_addresses
@@ -34,7 +33,7 @@ def bind(session: Session) -> None:
             group=options.whole_group,
             load=not options.no_load,
             once=options.once,
-            allow=_allow(session),
+            allow=options.allowed,
             snapshot=snapshot,
         )
 
@@ -43,20 +42,22 @@ def bind(session: Session) -> None:
 
 def unbind(session: Session) -> None:
     """``vfiohost unbind DEV..``."""
+    options = session.options
     _change_devices(
         session,
         lambda snapshot, devices: session.host.plan_unbind(
-            devices, allow=_allow(session), snapshot=snapshot
+            devices, allow=options.allowed, snapshot=snapshot
         ),
     )
 
 
 def restore(session: Session) -> None:
     """``vfiohost restore DEV..|--all``."""
+    options = session.options
     _change_devices(
         session,
         lambda snapshot, devices: session.host.plan_restore(
-            devices, allow=_allow(session), snapshot=snapshot
+            devices, allow=options.allowed, snapshot=snapshot
         ),
     )
 
@@ -114,11 +115,6 @@ _RECOVERY_CODES = {
     "pending": EXIT_CODES["pending"],
     "half-way": EXIT_CODES["rollback-incomplete"],
 }
-
-
-def _allow(session: Session) -> frozenset[str]:
-    """The words of ``--allow`` that this version has a refusal for; the others permit nothing."""
-    return session.options.allowed & ALLOWABLE
 
 
 def _recovery_value(recovery: Recovery) -> dict[str, Any]:
@@ -189,5 +185,4 @@ def _change(
     elif not session.options.quiet:
         touched = touched_addresses(plan)
         session.lines += listing.bound_lines(now, snapshot, touched, nodes)
-        session.notes += [f"note: {note}" for note in plan.notes]
     return fields
