@@ -202,7 +202,7 @@ class Host:
             group: take all endpoints of their IOMMU groups along.
             load: load the driver's module when it is not there.
             once: clear the ``driver_override`` afterwards, so that a later probe decides anew.
-            allow: words that permit what would be refused: ``display``, ``shared-group``, …
+            allow: words that permit what would be refused: ``display``, ``shared-group``.
             snapshot: the host as it is; by default a new scan.
 
         Returns:
@@ -289,7 +289,7 @@ class Host:
     def plan_mdev_create(
         self,
         parent: str,
-        type_id: str,
+        mdev_type: str,
         *,
         uuids: Sequence[str] = (),
         count: int | None = None,
@@ -300,9 +300,9 @@ class Host:
 
         Args:
             parent: an address, short or full, or the parent's name (``mtty``).
-            type_id: the type's id (``nvidia-595``) or name (``NVIDIA A10-8Q``, ``A10-8Q``).
+            mdev_type: the type's id (``nvidia-595``) or name (``NVIDIA A10-8Q``, ``A10-8Q``).
             uuids: the UUIDs; by default random ones.
-            count: how many, when there are no ``uuids``; 1 by default.
+            count: how many; by default as many as there are ``uuids``, else 1.
             attributes: names and values that are written to each new device, in this order.
             bus: the mediated devices as they are; by default a new scan.
 
@@ -314,7 +314,7 @@ class Host:
         from vfiohost.plan.mdev import CreateRequest, plan_create
 
         chosen = tuple(uuids) or tuple(str(uuid4()) for _ in range(1 if count is None else count))
-        request = CreateRequest(parent, type_id, chosen, tuple(attributes))
+        request = CreateRequest(parent, mdev_type, chosen, tuple(attributes), count)
         return plan_create(self._bus() if bus is None else bus, request)
 
     def plan_mdev_remove(self, uuids: Iterable[str], *, bus: MdevBus | None = None) -> Plan:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -19,6 +20,7 @@ from vfiohost import (
     Host,
     KernelError,
     NotFoundError,
+    ParseError,
     PciAddress,
     Plan,
     PlanRefused,
@@ -131,6 +133,8 @@ def test_mdevs_in_the_library(simulated: Maker) -> None:
         after = host.scan(mdev=True).mdev
         assert after is not None
         assert after.devices == ()
+        with pytest.raises(ParseError, match="'2' is not the number of UUIDs"):
+            host.plan_mdev_create("mtty", "mtty-1", uuids=[str(UUID(int=7))], count=2)
 
 
 def test_a_cancelled_plan_is_taken_back(simulated: Maker) -> None:
