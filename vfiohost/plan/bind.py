@@ -44,7 +44,6 @@ class BindRequest:
         once: clear the override in the end. Otherwise it stays, as with driverctl, so that the
             device comes back to the driver whenever it is probed.
         allow: hazards that are permitted (:data:`vfiohost.plan.hazards.ALLOWABLE`).
-        verb: the plan's verb.
     """
 
     devices: tuple[PciAddress, ...]
@@ -53,7 +52,6 @@ class BindRequest:
     load: bool = True
     once: bool = False
     allow: frozenset[str] = frozenset()
-    verb: str = "bind"
 
 
 def with_siblings(snapshot: Snapshot, devices: Iterable[PciAddress]) -> tuple[PciAddress, ...]:
@@ -104,7 +102,7 @@ def plan_bind(snapshot: Snapshot, request: BindRequest, modules: ModuleIndex | N
         check_name(request.driver)
     drivers = Drivers(snapshot, modules)
     devices = find(snapshot, devices_needed(snapshot, request))
-    draft = Draft(drivers, request.verb, devices, request.allow)
+    draft = Draft(drivers, "bind", devices, request.allow)
     for device, now in draft.bindings():
         draft.add(_bind(drivers, device, now, request), load=request.load)
     draft.judge_groups(whole=request.group)

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 Value = dict[str, Any]
 """A JSON object."""
 
-SCHEMA = "vfiohost/1"
-"""What every object that the command prints says of itself."""
-
 
 def plain_value(value: object) -> Any:
     """A field of the model: text, number, ``null``, or an object where it could not be read."""
