@@ -128,6 +128,13 @@ def test_no_such_root(run: Runner, recorded: Maker) -> None:
     assert run("list", root=file).code == 3
 
 
+@pytest.mark.parametrize("verb", [["list"], ["bind", "65:00.0"], ["recover"]])
+def test_an_empty_root_is_not_this_machine(verb: list[str], run: Runner) -> None:
+    ran = run("--root", "", *verb)
+    assert (ran.code, ran.out) == (3, "")
+    assert "There is no root directory ''" in ran.err
+
+
 def test_globals_before_and_after_the_verb(run: Runner, recorded: Maker) -> None:
     root = str(recorded("a10-pair"))
     before = run("--root", root, "--json", "--no-names", "list", "65:00.0")

@@ -34,7 +34,8 @@ def _run(words: Sequence[str], session: Session) -> int:
     except Shown as shown:
         return _show(shown, session)
     session.output.color = options.color
-    options.root = options.root or os.environ.get("VFIOHOST_ROOT")
+    if options.root is None:
+        options.root = os.environ.get("VFIOHOST_ROOT") or None
     options.check()
     _verb(options)(session)
     return _finish(session)

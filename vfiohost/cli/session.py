@@ -43,7 +43,8 @@ class Session:
     @property
     def root(self) -> str:
         """The root directory."""
-        return self.options.root or "/"
+        # Not `or`: an empty --root (a variable that is not set) must not mean this machine.
+        return "/" if self.options.root is None else self.options.root
 
     @cached_property
     def host(self) -> Host:
