@@ -109,10 +109,11 @@ def wheel(session: nox.Session) -> None:
         session.log(f"testing {built.name} on {name}: {python}")
         session.run("virtualenv", "-q", "--clear", "-p", python, str(tmp / "venv"))
         inside = str(tmp / "venv" / "bin" / "python")
-        session.run(inside, "-m", "pip", "install", "-q", f"{built}[test]", external=True)
+        packages = (f"{built}[test]", "pytest-xdist")
+        session.run(inside, "-m", "pip", "install", "-q", *packages, external=True)
         with session.chdir(tree):
             session.run(
-                *(inside, "-P", "-m", "pytest", *session.posargs),
+                *(inside, "-P", "-m", "pytest", "-n", "auto", *session.posargs),
                 env=environment,
                 external=True,
             )
