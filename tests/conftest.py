@@ -6,14 +6,19 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-# No deadline: two cores are shared with whatever else the machine does, and a slow example is no
-# bug. Examples are derived from the test alone, so that a run can be repeated anywhere.
-settings.register_profile("vfiohost", deadline=None, derandomize=True)
+# No deadline: the machine does other things too, and a slow example is no bug. Examples are derived
+# from the test alone, so that a run can be repeated anywhere.
+settings.register_profile(
+    "vfiohost",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("vfiohost")
 
 
