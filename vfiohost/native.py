@@ -220,7 +220,7 @@ def store_bounded(
 
     The helper has a session of its own, no signal but SIGKILL reaches it, and it keeps no file
     descriptor of the caller but the root and ``keep_fd``. Signal handlers of the caller run while
-    it waits; one that raises ends the wait, not the store.
+    it waits; one that raises ends the wait, not the store, and is the cause of the error.
 
     Args:
         rootfd: the root.
@@ -236,10 +236,11 @@ def store_bounded(
     Raises:
         KernelError: the kernel's answer, with ``op`` ``open`` or ``write``; EINTR when the helper
             was killed before it could tell one.
-        StoreTimeoutError: no answer in time; the helper ``pid`` goes on waiting in the kernel.
+        StoreTimeoutError: no answer in time, or the wait was interrupted; the helper ``pid`` goes
+            on waiting in the kernel.
         UnsupportedError: ``only_sysfs`` and the file is not on a sysfs.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     name = _encoded(path, "open", shown, data)
     options = _options(fallback) | (lib.VH_ONLY_SYSFS if only_sysfs else 0)
     keep = -1 if keep_fd is None else keep_fd
@@ -249,7 +250,11 @@ def store_bounded(
         raise KernelError("open", -pid, shown, _text(data))
     outcome: bytes | None = None
     try:
-        outcome = _receive(pipe[0], _ANSWER.size, deadline)
+        outcome = _receive(pipe[0], _ANSWER.size, began + timeout)
+    except BaseException as interruption:
+        # A signal handler raised. The store goes on, and somebody has to know in which process.
+        waited = time.monotonic() - began
+        raise StoreTimeoutError(shown, _text(data), pid, waited) from interruption
     finally:
         os.close(pipe[0])
         _reap(pid, wait=outcome is not None)
