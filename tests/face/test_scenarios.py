@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.face.support import Ran, check_golden, steady
 from vfiohost import testing
+from vfiohost.cli.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,7 +231,7 @@ def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> N
 
     refused = run("bind", "ca:00.0", root=root)
     assert refused.code == 1
-    assert "vfiohost recover" in refused.err
+    assert f"`vfiohost --root {root} recover`" in refused.err
     dry = run("recover", "-n", "--exit-code", "--json", root=root)
     assert (dry.code, len(dry.value["open"])) == (10, 1)
     ran = run("recover", "--json", root=root)
@@ -266,3 +268,27 @@ def test_what_cannot_be_recovered_names_the_commands(run: Runner, simulated: Mak
     assert ran.out.startswith("half-way: ")
     command = f"printf %s 0000:65:00.0 > {root}/sys/bus/pci/drivers/nouveau/bind"
     assert ran.out.splitlines()[1:] == [f"  {command}"]
+
+
+def test_an_advised_command_is_about_the_same_host(run: Runner, simulated: Maker) -> None:
+    root = simulated("few-vfs")
+    create = ["mdev", "create", "-p", "65:00.4", "-t", "A10-12Q"]
+    uuid = run(*create, "--json", root=root).value["mdevs"][0]["uuid"]
+    again = [*create, "-u", uuid]
+    command = f"`vfiohost --root {root} mdev remove {uuid}`"
+    assert command in run(*again, root=root).err
+    refusals = run(*again, "--json", root=root).value["error"]["refusals"]
+    assert any(command in refusal["remedy"] for refusal in refusals)
+
+
+def test_an_advised_command_quotes_the_root(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "Run `vfiohost recover`, see `vfiohost bind --help`, or `vfiohost sim` another."
+    output = Output(json=False)
+    output.lines([said])
+    assert capsys.readouterr().out == f"{said}\n"
+    output.root = 'a "b'
+    output.lines([said])
+    rooted = said.replace("vfiohost recover", "vfiohost --root 'a \"b' recover")
+    assert capsys.readouterr().out == f"{rooted}\n"
+    output.value({"said": said})
+    assert json.loads(capsys.readouterr().out)["said"] == rooted

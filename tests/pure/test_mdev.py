@@ -167,7 +167,7 @@ class TestCapacity:
             "; 1 device (NVIDIA A10-8Q) exists there, and a GPU takes one type at a time unless it "
             "is in mixed-size mode."
         )
-        assert refusal.remedy == f"Make room first: vfiohost mdev remove {UUIDS[7]}."
+        assert refusal.remedy == f"Make room first: `vfiohost mdev remove {UUIDS[7]}`."
 
     def test_memory_limits_a_gpu_in_mixed_size_mode(self) -> None:
         """There every free function offers every type that still fits."""
@@ -288,7 +288,7 @@ class TestUuids:
             "uuid-exists",
             UUIDS[0],
             f"A mediated device {UUIDS[0]} exists already, on 0000:b4:00.4.",
-            f"Choose another UUID, or remove it first: vfiohost mdev remove {UUIDS[0]}.",
+            f"Choose another UUID, or remove it first: `vfiohost mdev remove {UUIDS[0]}`.",
         )
 
     def test_all_reasons_come_at_once(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vfiohost.render.table import coloured, plain, printable
@@ -21,6 +23,9 @@ SCHEMA = "vfiohost/1"
 
 _PROBLEMS_SHOWN = 5
 
+# A command in a sentence that is about the host at hand, as all are but those that make another.
+_COMMAND = re.compile(r"`vfiohost (?!sim\b|[^`]*--help`)")
+
 
 class Output:
     """The two streams of one command.
@@ -28,11 +33,16 @@ class Output:
     Args:
         json: print one JSON object on stdout, and on stderr nothing but a bug's traceback.
         color: ``auto``, ``always`` or ``never``.
+
+    Attributes:
+        root: the root of the host that is spoken of. The commands that sentences advise get it, so
+            that a pasted one cannot reach another host.
     """
 
     def __init__(self, *, json: bool, color: str = "auto") -> None:
         self.json = json
         self.color = color
+        self.root = "/"
 
     def paint_for(self, stream: TextIO | None) -> Paint:
         """How kinds of text look on a stream."""
@@ -48,13 +58,14 @@ class Output:
         Returns:
             Whether they got there. A reader that went away (``| head``) is no failure.
         """
-        return self._write(sys.stdout, "".join(f"{line}\n" for line in lines))
+        return self._write(sys.stdout, self._text(lines))
 
     def value(self, value: dict[str, Any]) -> bool:
         """Print the one JSON object on stdout; as for :meth:`lines`."""
         from json import dumps
 
-        return self._write(sys.stdout, dumps({"schema": SCHEMA, **value}, indent=2) + "\n")
+        text = dumps({"schema": SCHEMA, **value}, indent=2) + "\n"
+        return self._write(sys.stdout, self._rooted(text, dumps(quote(self.root))[1:-1]))
 
     def error(self, lines: Sequence[str]) -> None:
         """Print an error on stderr; each line says who speaks, but for those that are indented."""
@@ -62,7 +73,7 @@ class Output:
 
     def notes(self, lines: Iterable[str]) -> None:
         """Print lines on stderr; nobody is there to be told when that fails."""
-        self._write(sys.stderr, "".join(f"{line}\n" for line in lines))
+        self._write(sys.stderr, self._text(lines))
 
     def problems(self, problems: Sequence[Problem], *, every: bool) -> None:
         """Print the problems of a scan on stderr, a few of them or every one."""
@@ -70,6 +81,15 @@ class Output:
         self.notes(f"vfiohost: warning: {problem_text(problem)}" for problem in shown)
         if left := len(problems) - len(shown):
             self.notes([f"vfiohost: warning: and {left} more (-v shows all)"])
+
+    def _text(self, lines: Iterable[str]) -> str:
+        return self._rooted("".join(f"{line}\n" for line in lines), printable(quote(self.root)))
+
+    def _rooted(self, text: str, root: str) -> str:
+        """The text with the root in every command that it advises; ``root`` is as it is shown."""
+        if self.root == "/":
+            return text
+        return _COMMAND.sub(lambda found: f"{found[0]}--root {root} ", text)
 
     def _write(self, stream: TextIO | None, text: str) -> bool:
         if stream is None or not text:  # None: closed before we were started (`>&-`)

@@ -36,6 +36,7 @@ def _run(words: Sequence[str], session: Session) -> int:
     session.output.color = options.color
     if options.root is None:
         options.root = os.environ.get("VFIOHOST_ROOT") or None
+    session.output.root = session.root
     options.check()
     _verb(options)(session)
     return _finish(session)

@@ -168,5 +168,5 @@ class Room:
         too_many = self._existing if self._others else self._existing[: number - self.size]
         if too_many:
             uuids = " ".join(device.uuid for device in too_many)
-            return f"Make room first: vfiohost mdev remove {uuids}."
-        return "See what is left: vfiohost mdev types."
+            return f"Make room first: `vfiohost mdev remove {uuids}`."
+        return "See what is left: `vfiohost mdev types`."

@@ -208,7 +208,7 @@ def _physical_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
         remove += " (or use NVIDIA's sriov-manage -d)"
     if driver is None:
         sentence = f"{what}, and {change.want.driver} takes no device that has some."
-        remedy = f"Give it back to its own driver (vfiohost restore {subject}), then: {remove}."
+        remedy = f"Give it back to its own driver (`vfiohost restore {subject}`), then: {remove}."
     elif is_vfio_driver(driver):
         sentence = f"{what}, which are destroyed when {driver} lets go of it."
         remedy = f"Remove them first: {remove}."
@@ -229,7 +229,7 @@ def _mdev_parent(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
             str(change.address),
             f"{change.address} has {counted(len(uuids), 'mediated device')} ({listed(uuids)}), "
             f"destroyed when {change.now.driver} lets go of it.",
-            f"Remove them first: vfiohost mdev remove {' '.join(uuids)}.",
+            f"Remove them first: `vfiohost mdev remove {' '.join(uuids)}`.",
         )
 
 
@@ -245,7 +245,7 @@ def _vgpu_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
             str(device.address),
             f"{device.address} is a virtual function of NVIDIA's vGPU host driver, and "
             f"{change.want.driver} cannot take it (the kernel answers EINVAL).",
-            "Make a vGPU on it (vfiohost mdev create, or NVIDIA's current_vgpu_type), or hand out "
+            "Make a vGPU on it (`vfiohost mdev create`, or NVIDIA's current_vgpu_type), or hand out "
             f"the physical function {device.physfn} without virtual functions.",
         )
 

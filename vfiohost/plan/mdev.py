@@ -265,7 +265,7 @@ def _in_use(bus: MdevBus, uuids: Sequence[str]) -> Iterable[Refusal]:
                 "uuid-exists",
                 uuid,
                 f"A mediated device {uuid} exists already, on {active[uuid].parent}.",
-                f"Choose another UUID, or remove it first: vfiohost mdev remove {uuid}.",
+                f"Choose another UUID, or remove it first: `vfiohost mdev remove {uuid}`.",
             )
 
 
