@@ -199,6 +199,7 @@ TABLE = "mdev-table t\n  driver = d\n  device_api = vfio-pci\n"
         (f"{HEAD}{MODULE}  alais = x\n", 5, "Did you mean alias?"),
         (f"{HEAD}{MODULE}  driver = d\n  sriov = perhaps\n", 6, "one of yes, no"),
         (f"{HEAD}group x\n", 4, "a number"),
+        (f"{HEAD}group 7\ngroup 07\n", 5, "a group that is not there yet"),
         (f"{HEAD}mdev-table t\n", 4, "it needs a line 'driver"),
         (f"{HEAD}{TABLE}  scope = card\n", 7, "one of parent, physfn"),
         (f"{HEAD}{TABLE}  type = a\n", 4, "it needs a line 'max_instances"),
@@ -218,6 +219,45 @@ def test_bad_input_is_named_with_its_line(text: str, line: int, expected: str) -
     with pytest.raises(ParseError, match=re.escape(expected)) as caught:
         recording.parse(text, name="a.host")
     assert caught.value.where == f"a.host line {line}"
+
+
+REPEATED = f"    |*9999 {'x' * 100}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (["file a", "  content =", *[REPEATED] * 20], 10),
+        (["group 1", "  a =", REPEATED, *(f"group {n} like 1" for n in range(2, 20))], 10),
+        (
+            [
+                "group 1",
+                *(f"  a{n} = 1" for n in range(300)),
+                *(f"group {n} like 1" for n in range(2, 300)),
+            ],
+            358,
+        ),
+        (["group 1", f"  a = {'x' * 99_000}", *(f"group {n} like 1" for n in range(2, 99))], 47),
+    ],
+    ids=["repeated lines", "many like one", "many files like many", "a long line like many"],
+)
+def test_a_short_text_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str], line: int
+) -> None:
+    """It gives up in the line where it has come to the limit."""
+    monkeypatch.setattr("vfiohost.recording.reader._MOST_BYTES", 4 << 20)
+    with pytest.raises(ParseError, match="one that comes to at most 4 MiB") as caught:
+        recording.parse(HEAD + "\n".join(lines) + "\n")
+    assert caught.value.where == f"line {line}"
+
+
+@pytest.mark.parametrize(
+    "text", ['title = "\ud800"', "note = \udcff", "file a\n  content =\n| \ud800"]
+)
+def test_what_no_file_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(ParseError, match="is not UTF-8") as caught:
+        recording.parse(f"{HEAD}{text}\n")
+    assert caught.value.where == f"line {4 + text.count(chr(10))}"
 
 
 def test_available_instances_of_types_that_share_a_pool() -> None:

@@ -39,6 +39,11 @@ _ENTRY = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
+# How much a recording may come to: `|*9999` and `like` make much of a short text, which may be
+# hostile. Ten thousand functions with all that Linux shows of them take half of it.
+_MOST_BYTES = 1 << 28
+_FILE_BYTES = 256  # what a file takes besides its content
+
 
 @attrs.frozen
 class _Entry:
@@ -50,6 +55,20 @@ class _Entry:
     text: str
     where: str
     block: list[bytes] = attrs.field(factory=list)
+
+
+class _Budget:
+    """What is left of :data:`_MOST_BYTES`."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_BYTES
+
+    def spend(self, size: int, where: str) -> None:
+        """Take ``size`` bytes, or refuse the text."""
+        self._left -= size
+        if self._left < 0:
+            limit = f"{_MOST_BYTES >> 20} MiB"
+            raise ParseError("this recording", f"one that comes to at most {limit}", where=where)
 
 
 @attrs.frozen
@@ -70,16 +89,29 @@ def parse(text: str, *, name: str = "") -> Recording:
         name: the file's name, for the messages.
 
     Raises:
-        ParseError: with the line and what was expected there.
+        ParseError: with the line and what was expected there. A text whose files come to more than
+            256 MiB is none either.
     """
+    _check_characters(text, name)
     header, sections = _split(text, name)
-    reader = _Reader(_header(header))
+    reader = _Reader(_header(header), _Budget())
     for section in sections:
         reader.add(section)
     return reader.recording()
 
 
 # ---- lines -------------------------------------------------------------------------------------
+
+
+def _check_characters(text: str, name: str) -> None:
+    """Refuse what no text file can hold, so that each text below has its bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise ParseError(
+            text[error.start : error.end], "UTF-8", where=f"{name} line {line}".strip()
+        ) from None
 
 
 def _split(text: str, name: str) -> tuple[_Section, list[_Section]]:
@@ -91,9 +123,12 @@ def _split(text: str, name: str) -> tuple[_Section, list[_Section]]:
     header = _Section("header", [], [], where)
     sections: list[_Section] = []
     open_entry: _Entry | None = None
+    budget = _Budget()
     for where, line in _lines(rest, name):
         if open_entry is not None and tokens.is_block_line(line):
-            open_entry.block.append(tokens.read_block_line(line, where))
+            content = tokens.read_block_line(line, where)
+            budget.spend(len(content), where)
+            open_entry.block.append(content)
             continue
         match = _ENTRY.fullmatch(line.rstrip())
         if match is None:
@@ -332,17 +367,22 @@ def _inherit(section: _Section, base: _Inherited | None, fields: tuple[str, ...]
 class _Reader:
     """Collects the sections."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, budget: _Budget) -> None:
         self._header = recording
-        self._found: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
+        self._budget = budget
+        self._found: dict[str, dict[str | int, Any]] = {kind: {} for kind in _KINDS}
         self._inherited: dict[str, dict[str, _Inherited]] = {kind: {} for kind in _KINDS}
 
     def add(self, section: _Section) -> None:
         method = getattr(self, "_" + section.kind.replace("-", "_"))
-        key = section.words[0]
+        key: str | int = section.words[0]
+        if section.kind == "group":
+            key = _as_number(section.words[0], section.where)  # 07 is 7
         kind = "file" if section.kind in {"link", "directory"} else section.kind
         if key in self._found[kind]:
-            raise ParseError(key, f"a {kind} that is not there yet", where=section.where)
+            raise ParseError(
+                section.words[0], f"a {kind} that is not there yet", where=section.where
+            )
         self._found[kind][key] = method(section)
 
     def recording(self) -> Recording:
@@ -369,6 +409,15 @@ class _Reader:
         if name not in earlier:
             raise ParseError(name, f"a {section.kind} that stands above", where=section.where)
         return earlier[name]
+
+    def _attributes(
+        self, made: _Inherited, section: _Section, uevent_of: tuple[str, str | None] | None = None
+    ) -> dict[str, Attribute]:
+        """The files of a section, which may be many more than its lines."""
+        found = made.attributes(uevent_of)
+        sizes = (len(a.content) for a in found.values() if isinstance(a.content, bytes))
+        self._budget.spend(sum(sizes) + _FILE_BYTES * len(found), section.where)
+        return found
 
     def _module(self, section: _Section) -> Module:
         name, state = section.words
@@ -422,14 +471,15 @@ class _Reader:
             iommu_group=made.number("iommu_group"),
             physfn=_address(physfn, made.fields["physfn"].where) if physfn is not None else None,
             vf_index=made.number("vf_index"),
-            attributes=made.attributes((name, driver)),
+            attributes=self._attributes(made, section, (name, driver)),
             mdev_table=made.text("mdev_table"),
         )
 
     def _group(self, section: _Section) -> Group:
         made = _inherit(section, self._like(section), ())
         self._inherited["group"][section.words[0]] = made
-        return Group(_as_number(section.words[0], section.where), made.attributes())
+        number = _as_number(section.words[0], section.where)
+        return Group(number, self._attributes(made, section))
 
     def _mdev(self, section: _Section) -> Mdev:
         made = _inherit(section, self._like(section), MDEV_FIELDS)
@@ -443,7 +493,7 @@ class _Reader:
             type_id=type_id,
             driver=made.text("driver"),
             iommu_group=made.number("iommu_group"),
-            attributes=made.attributes(),
+            attributes=self._attributes(made, section),
         )
 
     def _mdev_table(self, section: _Section) -> MdevTable:
