@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,16 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from tests.strategies import recordings
 from vfiohost.errors import ParseError, UnsupportedError
 from vfiohost.model import PciAddress
+from vfiohost.record import capture
 from vfiohost.recording import (
     Attribute,
     File,
     Function,
     Group,
     Mdev,
+    MdevTable,
+    MdevTableType,
     Module,
     PciDriver,
     Recording,
+    VirtualParent,
 )
+from vfiohost.sysfs import Sysfs
 from vfiohost.testing import expand, fixtures
 
 if TYPE_CHECKING:
@@ -243,6 +249,55 @@ def test_a_recorded_file_takes_the_place_of_a_derived_one(tmp_path: Path) -> Non
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
 
 
+TABLE = MdevTable("t", "d", "vfio-pci", (MdevTableType("d-1", None, 0),))
+OFFERING: dict[str, Any] = {
+    "mdev_tables": (TABLE,),
+    "virtual_parents": (VirtualParent("virtual/p", "t"),),
+}
+
+
+def test_a_device_of_a_type_that_never_fits_leaves_nothing(tmp_path: Path) -> None:
+    expand(attrs.evolve(EMPTY, **OFFERING, mdevs=(Mdev("u", "p", "d-1"),)), tmp_path)
+    types = tmp_path / "sys/devices/virtual/p/mdev_supported_types"
+    assert (types / "d-1/available_instances").read_text() == "0\n"
+
+
+def test_no_file_gives_its_user_away(tmp_path: Path) -> None:
+    """Root may expand what somebody else recorded."""
+    files = {"irq": Attribute(b"", 0o4755)}
+    host = attrs.evolve(
+        EMPTY,
+        functions=(Function(PORT.path, attributes=files),),
+        files=(File("sudo", b"#!/bin/sh\n", 0o6755), File("tmp", None, 0o3777)),
+    )
+    expand(host, tmp_path)
+    paths = (f"sys/devices/{PORT.path}/irq", "sudo", "tmp")
+    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in paths]
+    assert modes == [0o755, 0o755, 0o777]
+
+
+def test_hundreds_of_virtual_functions_are_no_trouble(tmp_path: Path) -> None:
+    pf = Function("pci0000:00/0000:00:00.0")
+    vfs = tuple(
+        Function(
+            f"pci0000:00/0000:{1 + number // 256:02x}:{number // 8 % 32:02x}.{number % 8}",
+            driver="d",
+            physfn=pf.address,
+            vf_index=number,
+            mdev_table="t",
+        )
+        for number in range(1024)
+    )
+    table = attrs.evolve(TABLE, scope="physfn")
+    host = attrs.evolve(EMPTY, functions=(pf, *vfs), mdev_tables=(table,))
+    start = time.process_time()
+    expand(host, tmp_path)
+    with Sysfs(tmp_path) as sysfs:
+        found = capture(sysfs, title="t", source="s")
+    assert time.process_time() - start < 20  # some seconds; minutes, if each looks at all
+    assert [f.vf_index for f in found.functions] == [None, *range(1024)]
+
+
 OUT = "../../../../../../../../../../../out"
 
 
@@ -280,6 +335,7 @@ OUT = "../../../../../../../../../../../out"
         {"kernel": OUT, "modules": (Module("a"),)},
         {"groups": (Group(1, {OUT: Attribute(b"")}),)},
         {"mdevs": (Mdev("u", "none of that name", "t"),)},
+        {**OFFERING, "mdevs": (Mdev("u", "p", "none of that name"),)},
     ],
 )
 def test_a_hostile_recording_is_refused_and_writes_nothing_outside(

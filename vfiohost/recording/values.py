@@ -227,13 +227,15 @@ class MdevTable:
             on_parent: how many devices the parent itself has.
 
         Raises:
-            KeyError: the table has no such type.
+            KeyError: the table has no such type, or none of one that is in use.
         """
         sizes = {each.type_id: each.max_instances for each in self.types}
         size = sizes[type_id]
         in_use = {used: count for used, count in in_scope.items() if count}
         if self.homogeneous and in_use.keys() - {type_id}:
             return 0
+        if any(not sizes[used] for used in in_use):
+            return 0  # more than all is taken
         share_left = 1 - sum(Fraction(count, sizes[used]) for used, count in in_use.items())
         left = max(0, int(share_left * size))
         if self.per_parent is not None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _NAME_MAX = 255
+_PERMISSIONS = 0o777  # nobody's recording makes a set-user-ID program
 _PATH_MAX = 1000  # characters; always less than the 4096 bytes that the kernel takes
 
 
@@ -71,7 +72,7 @@ class NewDirectory:
         if path not in self._directories:
             self._make(path)
         if mode is not None:
-            self._modes.append((path, mode))
+            self._modes.append((path, mode & _PERMISSIONS))
 
     def _make(self, path: str) -> None:
         above, _, name = path.rpartition("/")
@@ -84,7 +85,7 @@ class NewDirectory:
         self._directories.add(path)
 
     def file(self, path: str, content: bytes, mode: int = 0o644) -> None:
-        """Make a regular file.
+        """Make a regular file, with the permission bits of a mode.
 
         Raises:
             ParseError: the path leads out, through something else, or is taken.
@@ -95,7 +96,7 @@ class NewDirectory:
         try:
             while content:
                 content = content[os.write(fd, content) :]
-            os.fchmod(fd, mode)
+            os.fchmod(fd, mode & _PERMISSIONS)
         finally:
             os.close(fd)
 

@@ -6,6 +6,8 @@ import posixpath
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import attrs
+
 from vfiohost.errors import ParseError
 from vfiohost.model import is_vfio_driver
 from vfiohost.recording.modes import usual_mode
@@ -58,6 +60,28 @@ def expand(recording: Recording, directory: str | os.PathLike[str]) -> None:
         _Expansion(recording, tree).run()
 
 
+@attrs.frozen
+class _Parent:
+    """A parent that offers mdev types.
+
+    Attributes:
+        name: as in ``class/mdev_bus``.
+        path: its directory.
+        table: what it offers.
+        card: its physical function, when it is a virtual one; else itself.
+    """
+
+    name: str
+    path: str
+    table: MdevTable
+    card: str
+
+    @property
+    def scope(self) -> tuple[str, str]:
+        """What is equal for the parents that share what there is."""
+        return (self.table.name, self.card if self.table.scope == "physfn" else self.name)
+
+
 class _Expansion:
     """One run of :func:`expand`."""
 
@@ -66,8 +90,9 @@ class _Expansion:
         self.tree = tree
         self.recorded = {file.path for file in recording.files}
         self.tables = {table.name: table for table in recording.mdev_tables}
+        self.paths = {f.address: f.path for f in recording.functions}
         self.members: dict[int, list[str]] = defaultdict(list)
-        self.offering = {name: (path, table) for name, path, table in self._parents()}
+        self.offering = {parent.name: parent for parent in self._parents()}
 
     def run(self) -> None:
         for file in self.recording.files:
@@ -80,10 +105,7 @@ class _Expansion:
                 self._drivers(module)
         for function in self.recording.functions:
             self._function(function)
-        for path, table in self.offering.values():
-            self._mdev_types(path, table)
-        for mdev in self.recording.mdevs:
-            self._mdev(mdev)
+        self._mdev_bus()
         self._groups()
 
     # -- what the values of the recording say directly
@@ -98,7 +120,7 @@ class _Expansion:
 
     def _file(self, path: str, content: bytes | str, mode: int | None = None) -> None:
         if path not in self.recorded:
-            data = content if isinstance(content, bytes) else f"{content}\n".encode()
+            data = content if isinstance(content, bytes) else _bytes(f"{content}\n")
             name = posixpath.basename(path)
             self.tree.file(path, data, usual_mode(name) if mode is None else mode)
 
@@ -154,7 +176,7 @@ class _Expansion:
             dep.append(f"{path}:{needs}\n")
             alias += [f"alias {pattern} {module.name}\n" for pattern in module.aliases]
         for name, lines in (("dep", dep), ("alias", alias), ("builtin", builtin)):
-            self._file(f"{directory}/modules.{name}", "".join(lines).encode(), 0o644)
+            self._file(f"{directory}/modules.{name}", _bytes("".join(lines)), 0o644)
 
     def _bus(self) -> None:
         self._directory(f"{_PCI}/devices")
@@ -207,12 +229,12 @@ class _Expansion:
         self._join(directory, function.iommu_group, function.driver)
 
     def _physfn(self, function: Function, directory: str) -> None:
-        parents = [f.path for f in self.recording.functions if f.address == function.physfn]
-        if not parents:
+        parent = None if function.physfn is None else self.paths.get(function.physfn)
+        if parent is None:
             raise ParseError(str(function.physfn), "the address of a recorded function")
-        self._link(f"{directory}/physfn", f"sys/devices/{parents[0]}")
+        self._link(f"{directory}/physfn", f"sys/devices/{parent}")
         if function.vf_index is not None:
-            self._link(f"sys/devices/{parents[0]}/virtfn{function.vf_index}", directory)
+            self._link(f"sys/devices/{parent}/virtfn{function.vf_index}", directory)
 
     def _join(self, directory: str, number: int | None, driver: str | None) -> None:
         """Put a device into its group; a VFIO driver gives the group its node."""
@@ -241,16 +263,19 @@ class _Expansion:
 
     # -- mediated devices
 
-    def _parents(self) -> Iterator[tuple[str, str, MdevTable]]:
-        """The parents that offer types now: name, directory and table."""
+    def _parents(self) -> Iterator[_Parent]:
+        """The parents that offer types now."""
         for function in self.recording.functions:
             table = self._table(function.mdev_table)
             if table is not None and table.driver == function.driver:
-                yield str(function.address), f"sys/devices/{function.path}", table
+                name = str(function.address)
+                card = name if function.physfn is None else str(function.physfn)
+                yield _Parent(name, f"sys/devices/{function.path}", table, card)
         for parent in self.recording.virtual_parents:
             table = self._table(parent.mdev_table)
             if table is not None:
-                yield posixpath.basename(parent.path), f"sys/devices/{parent.path}", table
+                name = posixpath.basename(parent.path)
+                yield _Parent(name, f"sys/devices/{parent.path}", table, name)
 
     def _table(self, name: str | None) -> MdevTable | None:
         if name is None:
@@ -259,26 +284,32 @@ class _Expansion:
             raise ParseError(name, "the name of a recorded mdev-table")
         return self.tables[name]
 
-    def _scope(self, name: str, table: MdevTable) -> set[str]:
-        """The parents that share what there is with this one, itself included."""
-        if table.scope == "parent":
-            return {name}
-        physfn = {str(f.address): f.physfn or f.address for f in self.recording.functions}
-        return {
-            other
-            for other, (_, its_table) in self.offering.items()
-            if its_table is table and physfn.get(other) == physfn.get(name)
-        }
+    def _mdev_bus(self) -> None:
+        in_scope: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        on_parent: Counter[str] = Counter()
+        for mdev in self.recording.mdevs:
+            parent = self._parent_of(mdev)
+            in_scope[parent.scope][mdev.type_id] += 1
+            on_parent[parent.name] += 1
+        for parent in self.offering.values():
+            self._mdev_types(parent, in_scope[parent.scope], on_parent[parent.name])
+        for mdev in self.recording.mdevs:
+            self._mdev(mdev)
 
-    def _mdev_types(self, directory: str, table: MdevTable) -> None:
-        name = posixpath.basename(directory)
-        self._link(f"sys/class/mdev_bus/{name}", directory)
+    def _parent_of(self, mdev: Mdev) -> _Parent:
+        parent = self.offering.get(mdev.parent)
+        if parent is None:
+            raise ParseError(mdev.parent, "the name of a parent that offers mdev types")
+        if all(each.type_id != mdev.type_id for each in parent.table.types):
+            raise ParseError(mdev.type_id, f"a type that {parent.name} offers")
+        return parent
+
+    def _mdev_types(self, parent: _Parent, in_scope: Counter[str], on_parent: int) -> None:
+        table = parent.table
+        self._link(f"sys/class/mdev_bus/{parent.name}", parent.path)
         self._directory(f"{_MDEV}/devices")
-        scope = self._scope(name, table)
-        in_scope = Counter(m.type_id for m in self.recording.mdevs if m.parent in scope)
-        on_parent = sum(mdev.parent == name for mdev in self.recording.mdevs)
         for each in table.types:
-            type_directory = f"{directory}/mdev_supported_types/{_name(each.type_id)}"
+            type_directory = f"{parent.path}/mdev_supported_types/{_name(each.type_id)}"
             self._directory(f"{type_directory}/devices")
             self._file(f"{type_directory}/create", b"")
             self._file(f"{type_directory}/device_api", table.device_api)
@@ -290,9 +321,7 @@ class _Expansion:
                 self._file(f"{type_directory}/description", each.description)
 
     def _mdev(self, mdev: Mdev) -> None:
-        if mdev.parent not in self.offering:
-            raise ParseError(mdev.parent, "the name of a parent that offers mdev types")
-        parent, _ = self.offering[mdev.parent]
+        parent = self._parent_of(mdev).path
         directory = f"{parent}/{_name(mdev.uuid)}"
         type_directory = f"{parent}/mdev_supported_types/{_name(mdev.type_id)}"
         self._directory(directory)
@@ -310,6 +339,10 @@ class _Expansion:
             self._link(f"{directory}/driver", driver)
             self._link(f"{driver}/{mdev.uuid}", directory)
         self._join(directory, mdev.iommu_group, "vfio-pci" if mdev.driver else None)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _name(name: str) -> str:
