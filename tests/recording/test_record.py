@@ -287,6 +287,43 @@ def test_entries_that_make_no_sense_are_noted_and_hide_nothing(tmp_path: Path) -
     assert sorted(subjects) == sorted([*links, "driver", "physfn"])
 
 
+def test_a_link_that_vanishes_meanwhile_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Tree(tmp_path)
+    folder = tree.function()
+    (folder / "driver").symlink_to("../../../bus/pci/drivers/nouveau")
+    real, seen = Sysfs.readlink, set[str]()
+
+    def once(sysfs: Sysfs, path: str) -> str:
+        if path in seen:
+            raise KernelError("readlink", errno.ENOENT, path)
+        seen.add(path)
+        return real(sysfs, path)
+
+    monkeypatch.setattr(Sysfs, "readlink", once)
+    (function,) = capture_at(tmp_path).functions
+    assert function.driver == "nouveau"
+
+
+def test_what_a_hostile_tree_says_can_be_written_and_expanded(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "in")
+    folder = tree.function()
+    (folder / "supplier:pci:0000:00:01.0").symlink_to("../../../../../../../../../../etc")
+    (folder / "iommu_group").symlink_to("../../../kernel/iommu_groups/99999999999")
+    (folder / "virtfn²").symlink_to("../0000:65:00.0")
+    for number in ("٣", "99999999999", "9" * 200):
+        (tree.root / "sys/kernel/iommu_groups" / number).mkdir(parents=True)
+    types = "sys/devices/virtual/mtty/mtty/mdev_supported_types"
+    tree.write(f"{types}/mtty-1/description", f"max_instance={'9' * 5000}")
+    tree.write(f"{types}/mtty-1/available_instances", "9" * 5000)
+    tree.link("sys/class/mdev_bus/mtty", "../../devices/virtual/mtty/mtty")
+    found = capture_at(tree.root)
+    assert (found.groups, found.functions[0].iommu_group, found.files) == ((), None, ())
+    assert recording.parse(recording.format(found)) == found
+    expand(found, tmp_path / "out")
+
+
 def test_without_a_pci_bus_there_is_nothing_to_record(tmp_path: Path) -> None:
     with pytest.raises(KernelError) as caught:
         capture_at(tmp_path)

@@ -13,7 +13,7 @@ from vfiohost.errors import KernelError, ParseError
 from vfiohost.model import PciAddress
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
-from vfiohost.record.reading import names_in, number_of, target_of, text_of
+from vfiohost.record.reading import names_in, number_of, target_of, text_of, text_of_link
 from vfiohost.recording import (
     Attribute,
     File,
@@ -108,6 +108,8 @@ class _Capture:
         self.config = config
         self.notes: list[str] = []
         self.paths = self._paths()
+        self.addresses = {str(address): address for address in self.paths}
+        self.vf_indices: dict[PciAddress, dict[str, int]] = {}
         self.names = {address: names_in(self.sysfs, path) for address, path in self.paths.items()}
         self.modes = self._keeps_modes() if modes is None else modes
         self.locked = self._locked(timeout)
@@ -248,19 +250,24 @@ class _Capture:
 
     def _physfn(self, path: str) -> PciAddress | None:
         name = self._link_name(f"{path}/physfn")
-        found = [address for address in self.paths if str(address) == name]
-        if name is not None and not found:
+        found = None if name is None else self.addresses.get(name)
+        if name is not None and found is None:
             self.notes.append(f"{path}/physfn: left out ({name} is no function of this host)")
-        return found[0] if found else None
+        return found
 
     def _vf_index(self, physfn: PciAddress, address: PciAddress) -> int | None:
-        for name in self.names.get(physfn, []):
-            number = name.removeprefix("virtfn")
-            if number != name and number.isdecimal():
-                link = f"{self.paths[physfn]}/{name}"
-                if self._link_name(link) == str(address):
-                    return int(number)
-        return None
+        if physfn not in self.vf_indices:
+            self.vf_indices[physfn] = self._read_vf_indices(physfn)
+        return self.vf_indices[physfn].get(str(address))
+
+    def _read_vf_indices(self, physfn: PciAddress) -> dict[str, int]:
+        """N of each ``virtfnN``, by the name of the function that it leads to."""
+        found = {}
+        for name in self.names[physfn]:
+            number = number_of(name.removeprefix("virtfn"))
+            if name.startswith("virtfn") and number is not None:
+                found[self._link_name(f"{self.paths[physfn]}/{name}") or ""] = number
+        return found
 
     def _lacks(self, functions: Sequence[Function]) -> Iterator[Part]:
         if functions and not any("subsystem" in names for names in self.names.values()):
@@ -278,8 +285,8 @@ class _Capture:
             yield "driver-links"
 
     def _groups(self) -> Iterator[Group]:
-        numbers = sorted(int(name) for name in names_in(self.sysfs, _GROUPS) if name.isdecimal())
-        for number in numbers:
+        found = {number_of(name) for name in names_in(self.sysfs, _GROUPS)}
+        for number in sorted(n for n in found if n is not None):
             yield Group(number, self._attributes(f"{_GROUPS}/{number}", _GROUP_FILES))
 
     # -- everything else
@@ -295,7 +302,7 @@ class _Capture:
             for name in self.names[address]:
                 link = f"{path}/{name}"
                 target = target_of(self.sysfs, link) if name.startswith(_DEVICE_LINKS) else None
-                if target is not None:
+                if target is not None and target.startswith("sys/"):
                     found[link] = File(link, posixpath.relpath(target, path))
                     found[target] = File(target, None)
         found |= {link: File(link, text) for link, text in self._unusual_links(functions)}
@@ -313,6 +320,7 @@ class _Capture:
             if function.physfn is not None:
                 usual[f"{path}/physfn"] = self.paths[function.physfn]
             for link, target in usual.items():
-                text = self.sysfs.readlink(link)
-                if text != posixpath.relpath(target, posixpath.dirname(link)):
+                text = text_of_link(self.sysfs, link)  # it may have gone meanwhile
+                usual_text = posixpath.relpath(target, posixpath.dirname(link))
+                if text is not None and text != usual_text:
                     yield link, text

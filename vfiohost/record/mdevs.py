@@ -67,7 +67,7 @@ def read_parents(sysfs: Sysfs) -> list[Parent]:
 
 def _read_type(sysfs: Sysfs, directory: str) -> MdevTableType:
     description = text_of(sysfs, f"{directory}/description")
-    most = re.search(r"max_instance=(\d+)", description or "")
+    most = re.search(r"max_instance=([0-9]{1,9})\b", description or "")
     left = number_of(text_of(sysfs, f"{directory}/available_instances")) or 0
     return MdevTableType(
         type_id=posixpath.basename(directory),
