@@ -31,6 +31,7 @@ from vfiohost.recording import (
     modalias_text,
     uevent_text,
 )
+from vfiohost.recording.modes import usual_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -221,12 +222,25 @@ def _tree_attribute(content: bytes | int, mode: int | None) -> Attribute:
 _tree_attributes = st.builds(_tree_attribute, _file_contents, st.none() | st.integers(0, 0o777))
 
 
+def _tree_files(names: Iterable[str]) -> SearchStrategy[dict[str, Attribute]]:
+    """Files whose modes are told only where they are not the usual ones."""
+
+    def only_unusual(files: dict[str, Attribute]) -> dict[str, Attribute]:
+        return {
+            name: attrs.evolve(file, mode=None) if file.mode == usual_mode(name) else file
+            for name, file in files.items()
+        }
+
+    drawn = st.dictionaries(st.sampled_from(sorted(names)), _tree_attributes, max_size=3)
+    return drawn.map(only_unusual)
+
+
 @st.composite
 def _host_function(draw: st.DrawFn, address: PciAddress, path: str, drivers: list[str]) -> Function:
     driver = draw(st.none() | st.sampled_from(drivers))
     files = _with_texts(address, driver, draw(_usual))
     files["driver_override"] = Attribute(b"(null)\n")
-    files |= draw(st.dictionaries(st.sampled_from(_ODD_FILES), _tree_attributes, max_size=3))
+    files |= draw(_tree_files(_ODD_FILES))
     for name in draw(st.sets(st.sampled_from(["uevent", "driver_override", "subsystem_vendor"]))):
         del files[name]
     return Function(path, driver, draw(st.none() | st.integers(0, 3)), attributes=files)
@@ -257,9 +271,7 @@ def host_trees(draw: st.DrawFn) -> Recording:
             vf = attrs.evolve(function, physfn=found[0].address, vf_index=index)
             found[index + 1] = vf
     groups = {f.iommu_group for f in found if f.iommu_group is not None}
-    group_files = st.dictionaries(
-        st.sampled_from(["name", "reserved_regions", "type"]), _tree_attributes
-    )
+    group_files = _tree_files(["name", "reserved_regions", "type"])
     return Recording(
         title=draw(texts),
         source=draw(texts),
