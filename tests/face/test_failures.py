@@ -120,6 +120,31 @@ def test_keep_going_makes_each_device_its_own(run: Runner, simulated: Maker) -> 
     assert "error" not in runs[1]
 
 
+def test_keep_going_removes_each_mdev_on_its_own(run: Runner, simulated: Maker) -> None:
+    root = simulated("mtty")
+    missing = "b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10"
+    create = ["mdev", "create", "-p", "mtty", "-t", "mtty-1", "-n", "2", "--json"]
+    uuids = [m["uuid"] for m in run(*create, root=root).value["mdevs"]]
+    words = ["mdev", "remove", uuids[0], missing, uuids[1], "--keep-going"]
+    shown = run(*words, "-n", "--json", root=root).value
+    assert [r["dry_run"] for r in shown["runs"] if "plan" in r] == [True, True]
+    ran = run(*words, root=root)
+    assert ran.code == 3
+    assert ran.out == f"{uuids[0]}  removed\n{uuids[1]}  removed\n"
+    assert ran.err.startswith(f"vfiohost: {missing}: There is no mediated device")
+    uuids = [m["uuid"] for m in run(*create, root=root).value["mdevs"]]
+    words[2], words[4] = uuids
+    runs = run(*words, "--json", root=root).value["runs"]
+    assert [(r["subject"], r["exit_code"]) for r in runs] == [
+        (uuids[0], 0),
+        (missing, 3),
+        (uuids[1], 0),
+    ]
+    assert ["error" in r for r in runs] == [False, True, False]
+    assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
+    assert run("mdev", "remove", "x", "--keep-going", root=root).code == 2
+
+
 def test_one_transaction_without_keep_going(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
     testing.SimulatedKernel(root).refuse("*/drivers/vfio-pci/bind", errno.EIO)

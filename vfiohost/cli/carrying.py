@@ -5,10 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_lines
+from vfiohost.errors import VfioHostError
+from vfiohost.render.failures import failure_code, failure_value
 from vfiohost.render.plans import plan_lines, step_line
 from vfiohost.render.values import report_value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from vfiohost.cli.session import Session
     from vfiohost.plan.types import Plan, Report, StepResult
 
@@ -53,3 +58,34 @@ def carry_out(session: Session, plan: Plan, *, undoes: str | None = None) -> dic
         )
     session.notes += [f"note: {note}" for note in plan.notes]
     return {"dry_run": False, "plan": plan.to_json(), "report": report_value(report)}
+
+
+def each_on_its_own(
+    session: Session, subjects: Iterable[str], change: Callable[[str], dict[str, Any]]
+) -> None:
+    """Make each subject a transaction of its own; the first failure gives the exit code.
+
+    Args:
+        session: the verb; its ``runs`` become one for each subject, up to an interruption.
+        subjects: the devices, by their names.
+        change: changes one of them, and gives the fields of its JSON object.
+    """
+    runs, codes = [], []
+    for subject in subjects:
+        run: dict[str, Any] = {"subject": subject}
+        session.exit_code = 0
+        try:
+            run |= change(subject)
+        except VfioHostError as error:
+            session.exit_code = EXIT_CODES[failure_code(error)]
+            run |= plan_fields(error) | {"error": failure_value(error)}
+            session.lines += refused_plan_lines(error, session)
+            if not session.output.json:
+                explain(error, session, about=subject)
+        codes.append(session.exit_code)
+        runs.append(run | {"exit_code": session.exit_code})
+        if session.interruption.came:
+            break
+    session.value["runs"] = runs
+    failed = [code for code in codes if code not in (0, EXIT_CHANGES)]
+    session.exit_code = failed[0] if failed else max(codes, default=0)

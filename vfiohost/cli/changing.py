@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.cli.carrying import EXIT_CHANGES, carry_out, show
-from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_lines
-from vfiohost.errors import VfioHostError
+from vfiohost.cli.carrying import EXIT_CHANGES, carry_out, each_on_its_own, show
+from vfiohost.cli.failing import EXIT_CODES
 from vfiohost.render import listing, values
-from vfiohost.render.failures import failure_code, failure_value
 from vfiohost.render.plans import touched_addresses
 
 if TYPE_CHECKING:
@@ -136,34 +134,16 @@ def _change_devices(session: Session, planner: Planner) -> None:
     snapshot = session.scan(mdev=True)
     devices = host.changed(snapshot) if options.all else host.select(options.devices, snapshot)
     if options.keep_going:
-        _change_each(session, planner, devices)
+        named = {str(device.address): device for device in devices}
+        each_on_its_own(
+            session,
+            named,
+            lambda name: _change(session, planner, session.scan(mdev=True), (named[name],)),
+        )
     elif devices:
         session.value |= _change(session, planner, snapshot, devices)
     if not devices and not options.quiet:
         session.lines.append("nothing to restore: vfiohost has changed no device")
-
-
-def _change_each(session: Session, planner: Planner, devices: Sequence[PciDevice]) -> None:
-    """Make each device a transaction of its own; the first failure gives the exit code."""
-    runs, codes = [], []
-    for device in devices:
-        run: dict[str, Any] = {"subject": str(device.address)}
-        session.exit_code = 0
-        try:
-            run |= _change(session, planner, session.scan(mdev=True), (device,))
-        except VfioHostError as error:
-            session.exit_code = EXIT_CODES[failure_code(error)]
-            run |= plan_fields(error) | {"error": failure_value(error)}
-            session.lines += refused_plan_lines(error, session)
-            if not session.output.json:
-                explain(error, session, about=str(device.address))
-        codes.append(session.exit_code)
-        runs.append(run | {"exit_code": session.exit_code})
-        if session.interruption.came:
-            break
-    session.value["runs"] = runs
-    failed = [code for code in codes if code not in (0, EXIT_CHANGES)]
-    session.exit_code = failed[0] if failed else max(codes, default=0)
 
 
 def _change(

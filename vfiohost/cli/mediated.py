@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vfiohost.cli.carrying import carry_out, show
+from vfiohost.cli.carrying import carry_out, each_on_its_own, show
 from vfiohost.errors import ParseError
 from vfiohost.model import MdevBus
+from vfiohost.plan.mdev import parse_uuid
 from vfiohost.render import listing, values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from vfiohost.cli.session import Session
 
@@ -47,13 +48,22 @@ def create(session: Session) -> None:
 
 def remove(session: Session) -> None:
     """``vfiohost mdev remove UUID..``."""
-    plan = session.host.plan_mdev_remove(session.options.uuids, bus=_bus(session))
+    uuids = dict.fromkeys(map(parse_uuid, session.options.uuids))
+    if session.options.keep_going:
+        each_on_its_own(session, uuids, lambda uuid: _remove(session, [uuid]))
+    else:
+        session.value |= _remove(session, uuids)
+
+
+def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
+    """Remove some devices together, or show how."""
+    plan = session.host.plan_mdev_remove(uuids, bus=_bus(session))
     if session.options.dry_run:
-        session.value |= show(session, plan)
-        return
-    session.value |= carry_out(session, plan)
+        return show(session, plan)
+    fields = carry_out(session, plan)
     if not session.options.quiet:
         session.lines += [f"{subject}  removed" for subject in plan.subjects]
+    return fields
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {"mdev create": create, "mdev remove": remove}
@@ -66,8 +76,9 @@ def _bus(session: Session) -> MdevBus:
 
 
 def _count(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= _MAX_COUNT:
-        return int(text)
+    digits = text.lstrip("0") if text.isascii() and text.isdecimal() else ""
+    if 0 < len(digits) <= len(str(_MAX_COUNT)) and int(digits) <= _MAX_COUNT:
+        return int(digits)
     raise ParseError(text, f"a number of devices from 1 to {_MAX_COUNT}", where="-n")
 
 

@@ -245,8 +245,8 @@ def _vgpu_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
             str(device.address),
             f"{device.address} is a virtual function of NVIDIA's vGPU host driver, and "
             f"{change.want.driver} cannot take it (the kernel answers EINVAL).",
-            "Make a vGPU on it (`vfiohost mdev create`, or NVIDIA's current_vgpu_type), or hand out "
-            f"the physical function {device.physfn} without virtual functions.",
+            "Make a vGPU on it (`vfiohost mdev create`, or NVIDIA's current_vgpu_type), or hand "
+            f"out the physical function {device.physfn} without virtual functions.",
         )
 
 
