@@ -10,6 +10,7 @@ This module imports nothing of ours, so that every layer can raise these errors.
 from __future__ import annotations
 
 import errno as _errno
+import re
 from os import strerror
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,10 +80,17 @@ class NotFoundError(VfioHostError, LookupError):
         key: the name it was looked for under.
         near: names that exist and are close to ``key``.
         detail: one more sentence, or ``None``.
+        sentence: what to say first, where kind and key make no good sentence.
     """
 
     def __init__(
-        self, kind: str, key: str, *, near: Sequence[str] = (), detail: str | None = None
+        self,
+        kind: str,
+        key: str,
+        *,
+        near: Sequence[str] = (),
+        detail: str | None = None,
+        sentence: str | None = None,
     ) -> None:
         self.kind = kind
         self.key = key
@@ -90,7 +98,8 @@ class NotFoundError(VfioHostError, LookupError):
         self.detail = detail
         hint = f" Did you mean {' or '.join(self.near)}?" if self.near else ""
         tail = f" {detail}" if detail else ""
-        super().__init__(f"There is no {kind} {key!r} on this host.{hint}{tail}")
+        said = sentence or f"There is no {kind} {key!r} on this host."
+        super().__init__(f"{said}{hint}{tail}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), {"args": self.args} | self.__dict__))
@@ -158,6 +167,12 @@ class KernelError(VfioHostError, OSError):
     @property
     def meaning(self) -> str | None:
         """What this errno means for this attribute and operation, or ``None``."""
+        given = _MDEV_ATTRIBUTE.search(self.path)
+        if given and (self.op, self.code) == ("open", "ENOENT"):
+            return (
+                f"The mediated device has no attribute {given[1]}: its driver gives it none of "
+                "that name."
+            )
         return kernel_meaning(self.path.rsplit("/", 1)[-1], self.op, self.errno or 0)
 
     def __str__(self) -> str:
@@ -291,6 +306,9 @@ def _shown(value: str | None) -> str:
 
 
 _ANY = "*"
+
+# What a driver gives its mediated devices has any name; `remove` is the bus's.
+_MDEV_ATTRIBUTE = re.compile(r"(?:^|/)sys/bus/mdev/devices/[^/]+/(?!remove$)(.+)$")
 
 # (attribute, operation, errno) -> what it means. Sources: Linux 6.12 drivers/base/bus.c,
 # drivers/base/dd.c, drivers/pci/pci-sysfs.c, drivers/pci/pci-driver.c, drivers/pci/iov.c,

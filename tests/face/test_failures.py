@@ -189,7 +189,7 @@ def test_a_signal_in_a_blocked_store_is_pending(run: Runner, simulated: Maker) -
         assert time.monotonic() - began < 10
         thread.join()
     assert ran.code == 6
-    assert "vfiohost recover" in ran.err
+    assert f"`vfiohost --root {root} recover`" in ran.err
 
 
 def test_ctrl_c_while_reading(

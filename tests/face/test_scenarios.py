@@ -180,6 +180,15 @@ def test_an_attribute_that_is_refused_takes_the_device_back(run: Runner, simulat
     assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
 
 
+def test_an_attribute_that_is_not_there_is_named_once(run: Runner, simulated: Maker) -> None:
+    for name in ("nope", "nvidia/vgpu_params"):
+        root = simulated("mtty")
+        ran = run("mdev", "create", "-p", "mtty", "-t", "mtty-1", "--attr", f"{name}=1", root=root)
+        assert ran.code == 1
+        assert ran.err.count("ENOENT") == 1
+        assert ran.err.count(f"The mediated device has no attribute {name}: ") == 1
+
+
 def test_a_dry_run_leaves_no_trace(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
 

@@ -50,7 +50,7 @@ def explain(error: BaseException, session: Session, *, about: str | None = None)
         lines = [line if line.startswith(" ") else f"{about}: {line}" for line in lines]
     report: Report | None = getattr(error, "report", None)
     if report is not None and any(r.outcome != "not-run" for r in report.results):
-        lines += report_lines(report, session.root, paint)
+        lines += report_lines(report, session.root, paint, said=" ".join(lines))
     session.output.error(lines)
 
 

@@ -78,15 +78,25 @@ def refusal_lines(refusals: Iterable[Refusal], paint: Paint = plain) -> list[str
     return lines
 
 
-def report_lines(report: Report, root: str = "/", paint: Paint = plain) -> list[str]:
-    """One line for each step: what became of it, the step, the error if there was one."""
+def report_lines(
+    report: Report, root: str = "/", paint: Paint = plain, *, said: str = ""
+) -> list[str]:
+    """One line for each step: what became of it, the step, the error if there was one.
+
+    Args:
+        report: what became of a plan.
+        root: the root that the lines are for.
+        paint: makes colours of kinds.
+        said: what stands above the lines; an error that is in it is not said again.
+    """
     kinds: dict[str, Kind] = {"done": "good", "failed": "bad", "undo-failed": "bad"}
     lines = []
     for result in report.results:
         outcome = paint(f"{result.outcome:<11}", kinds.get(result.outcome, "plain"))
         lines.append(f"  {outcome} {step_line(result.step, root)}")
-        if result.error:
-            lines.append(f"  {'':<11} {printable(result.error)}")
+        error = printable(result.error or "")
+        if error and error not in said:
+            lines.append(f"  {'':<11} {error}")
     return lines
 
 
