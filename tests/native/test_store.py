@@ -323,9 +323,9 @@ class Interrupted(Exception):  # noqa: N818 - raised as a signal handler of the 
 
 
 @contextlib.contextmanager
-def alarm(handler: Callable[[], None]) -> Iterator[None]:
+def alarm(handler: Callable[[], None], after: float = 0.05) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
-    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    signal.setitimer(signal.ITIMER_REAL, after, 0.05)
     try:
         yield
     finally:
@@ -340,7 +340,8 @@ def test_a_handler_that_raises_ends_the_wait_and_not_the_store(root: int, full: 
 
     before = set(native._left)
     start = time.monotonic()
-    with alarm(handler), pytest.raises(StoreTimeoutError) as caught:
+    # Late enough for the wait to have begun, where forking is slow: under the sanitizers.
+    with alarm(handler, after=0.5), pytest.raises(StoreTimeoutError) as caught:
         bounded(root, "full", timeout=60)
     assert time.monotonic() - start < 10
     assert isinstance(caught.value.__cause__, Interrupted)
