@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tests.kernel.lab.vm import Machine
 
 A10 = layout.A10S[0]
+SECONDS_STUCK = 5.0
+"""A second on a server; the processor here is an emulated one that shares its time with others."""
 
 
 def vfiohost(lab: Machine, *arguments: str, exits: int = 0) -> str:
@@ -72,7 +74,7 @@ def test_viable_means_what_the_kernel_calls_viable(lab: Machine) -> None:
         ]
         viable = bool(lab.call(vfio_user.group_flags, group) & 1)
         assert row.split()[1] == ("yes" if viable else "no")
-        vfiohost(lab, "bind", layout.RTX3090[0], "--group", "--allow", "display,console")
+        vfiohost(lab, "bind", layout.RTX3090[0], "--group", "--allow", "display")
         assert lab.call(vfio_user.group_flags, group) & 1
 
 
@@ -153,8 +155,10 @@ def test_list_answers_while_an_unbind_is_stuck(lab: Machine) -> None:
         guest.store, "/sys/bus/pci/drivers/vfio-pci/unbind", layout.NIC, worker="stuck"
     )
     assert not unbind.done(within=2.0)
-    listed = lab.call(product.vfiohost, "list", worker="lister", within=20.0)
+    listed = lab.call(product.vfiohost, "list", within=20.0)
     assert listed["status"] == 0
-    assert layout.NIC in listed["stdout"]
+    (line,) = [line for line in listed["stdout"].splitlines() if line.startswith(layout.NIC)]
+    assert " releasing " in line
+    assert listed["seconds"] < SECONDS_STUCK
     lab.call(vfio_user.close, worker="qemu")
     assert unbind.result() is None

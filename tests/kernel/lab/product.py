@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 
 from vfiohost import recording
 from vfiohost.cli import main
@@ -14,15 +15,21 @@ from vfiohost.record import capture
 from vfiohost.sysfs import Sysfs
 
 
-def vfiohost(*arguments: str) -> dict[str, int | str]:
-    """Run the command and return its ``status``, ``stdout`` and ``stderr``."""
+def vfiohost(*arguments: str) -> dict[str, int | str | float]:
+    """Run the command and return its ``status``, ``stdout``, ``stderr`` and ``seconds``."""
+    started = time.monotonic()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status = main(arguments)
         except SystemExit as end:  # argparse
             status = end.code if isinstance(end.code, int) else 1
-    return {"status": status, "stdout": out.getvalue(), "stderr": err.getvalue()}
+    return {
+        "status": status,
+        "stdout": out.getvalue(),
+        "stderr": err.getvalue(),
+        "seconds": time.monotonic() - started,
+    }
 
 
 def record(title: str) -> str:
