@@ -354,8 +354,11 @@ class Host:
             return self.journal.get(journal_id)
         entry = self.journal.last_committed()
         if entry is None:
-            detail = "Nothing was done since this host was booted that can be taken back."
-            raise NotFoundError("plan to undo", "last", detail=detail)
+            sentence = (
+                "There is nothing to undo: no plan that was carried out on this host since it was "
+                "booted is left to take back."
+            )
+            raise NotFoundError("plan to undo", "last", sentence=sentence)
         return entry
 
     def apply(
@@ -364,6 +367,7 @@ class Host:
         *,
         undoes: str | None = None,
         timeout: float = STORE_TIMEOUT,
+        wait: float = 0.0,
         cancel: Callable[[], bool] | None = None,
         progress: Callable[[StepResult], None] | None = None,
     ) -> Report:
@@ -377,6 +381,7 @@ class Host:
             undoes: the id of the journal that the plan takes back, for a plan of
                 :meth:`plan_undo`.
             timeout: seconds that one store or module load may take.
+            wait: seconds to wait for another vfiohost to end, 0 for not at all.
             cancel: asked between steps; when it says so, what was done is taken back.
             progress: told of each step when it is over.
 
@@ -394,6 +399,7 @@ class Host:
             kernel=self.kernel,
             journal=self.journal,
             timeout=timeout,
+            wait=wait,
             undoes=undoes,
             cancel=never if cancel is None else cancel,
             progress=progress,
@@ -402,8 +408,12 @@ class Host:
             await_vfio_nodes(self.sysfs, timeout=UDEV_TIMEOUT)
         return report
 
-    def recover(self, *, timeout: float = STORE_TIMEOUT) -> tuple[Recovery, ...]:
+    def recover(self, *, timeout: float = STORE_TIMEOUT, wait: float = 0.0) -> tuple[Recovery, ...]:
         """Take back what a crash left half-way.
+
+        Args:
+            timeout: seconds that one store may take.
+            wait: seconds to wait for another vfiohost to end, 0 for not at all.
 
         Returns:
             What became of each journal that was open.
@@ -413,7 +423,9 @@ class Host:
         """
         from vfiohost.apply import recover
 
-        return recover(sysfs=self.sysfs, kernel=self.kernel, journal=self.journal, timeout=timeout)
+        return recover(
+            sysfs=self.sysfs, kernel=self.kernel, journal=self.journal, timeout=timeout, wait=wait
+        )
 
     @cached_property
     def journal(self) -> Journal:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -19,6 +20,7 @@ from vfiohost import (
     ApplyError,
     Host,
     KernelError,
+    LockBusyError,
     NotFoundError,
     ParseError,
     PciAddress,
@@ -28,6 +30,7 @@ from vfiohost import (
     cli,
     testing,
 )
+from vfiohost.journal import lock
 
 if TYPE_CHECKING:
     from tests.face.support import Maker, Runner
@@ -238,3 +241,27 @@ def test_the_command_can_be_run_twice_in_one_process(run: Runner, recorded: Make
     root = recorded("mtty")
     assert run("mdev", "types", root=root) == run("mdev", "types", root=root)
     assert cli.main(["--root", str(root), "list", "-q"]) == 0
+
+
+def test_a_caller_may_wait_for_another_change_to_end(simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    with opened(root) as host, opened(root) as other:
+        plan = host.plan_bind("65:00.0")
+        with lock(other.sysfs, purpose="a test"):
+            with pytest.raises(LockBusyError, match="a test"):
+                host.apply(plan)
+            with pytest.raises(LockBusyError, match="a test"):
+                host.apply(plan, wait=0.05)
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with lock(other.sysfs, purpose="a test"):
+                held.set()
+                release.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(10)
+        threading.Timer(0.2, release.set).start()
+        assert host.apply(plan, wait=20).writes > 0
+        thread.join()
