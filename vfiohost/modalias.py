@@ -33,6 +33,21 @@ _PCI_LINES = re.compile(r"^alias pci:(\S+) (\S+)$", re.MULTILINE)
 _VFIO_LINES = re.compile(r"^alias vfio_pci:(\S+) (\S+)$", re.MULTILINE)
 _IDS = re.compile(r"v([0-9A-F]{8})d([0-9A-F]{8})?")
 
+# Modules whose PCI driver has another name than theirs, for modules that are not loaded: a loaded
+# one says. The drivers of a graphics card's functions and their neighbours, and the usual stubs.
+_DRIVERS = {
+    "ehci_pci": "ehci-pci",
+    "i2c_i801": "i801_smbus",
+    "i2c_nvidia_gpu": "nvidia-gpu",
+    "ohci_pci": "ohci-pci",
+    "pci_stub": "pci-stub",
+    "spi_intel_pci": "intel-spi",
+    "vfio_pci": "vfio-pci",
+    "virtio_pci": "virtio-pci",
+    "xhci_pci": "xhci_hcd",
+}
+_MODULES = {driver: module for module, driver in _DRIVERS.items()}
+
 # Vendor and device as far as a pattern has them without wildcards.
 _Key = tuple[str, str | None] | None
 
@@ -216,6 +231,20 @@ class ModuleIndex:
 def module_name(text: str) -> str:
     """The kernel's name of a module: no folder, no ``.ko``, underscores (``vfio_pci``)."""
     return text.rsplit("/", 1)[-1].split(".ko", 1)[0].replace("-", "_")
+
+
+def driver_of(module: str) -> str:
+    """The PCI driver that a module brings, as far as its name tells.
+
+    Args:
+        module: as :func:`module_name` gives it.
+    """
+    return _DRIVERS.get(module, module)
+
+
+def module_of(driver: str) -> str:
+    """The module that brings a PCI driver, as far as its name tells."""
+    return _MODULES.get(driver, module_name(driver))
 
 
 def _modalias(given: str | Modalias) -> Modalias:

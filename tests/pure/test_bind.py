@@ -501,6 +501,11 @@ class TestRefusals:
         refusal = self.code(lambda: bind(a10(), A10, driver="nvgrace-gpu-vfio-pci"))
         assert refusal.remedy == "Did you mean --driver nvgrace_gpu_vfio_pci?"
 
+    def test_a_name_that_is_right_is_not_corrected(self) -> None:
+        assert "load pci_stub" in lines(bind(a10(), A10, driver="pci-stub"))
+        refusal = self.code(lambda: bind(a10(), A10, driver="pci_stub"))
+        assert refusal.remedy == "Did you mean --driver pci-stub?"
+
     def test_no_module_is_loaded_against_the_users_will(self) -> None:
         refusal = self.code(lambda: bind(a10(drivers=[]), A10, OTHER_A10, load=False))
         assert refusal == Refusal(

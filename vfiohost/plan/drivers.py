@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.errors import ParseError, Refusal
-from vfiohost.modalias import Modalias, module_name
+from vfiohost.modalias import Modalias, driver_of, module_name, module_of
 from vfiohost.model import is_vfio_driver
 from vfiohost.plan.changes import DRIVERS, NO_DRIVER, UNSET
 from vfiohost.plan.types import Expect, LoadModule
@@ -30,15 +30,6 @@ AUTO = "auto"
 # id only (drivers/pci/pci-stub.c, drivers/uio/uio_pci_generic.c, drivers/xen/xen-pciback,
 # DPDK's igb_uio).
 _HOLDERS = frozenset({"pci-stub", "uio_pci_generic", "igb_uio", "pciback"})
-
-# Modules whose PCI driver has another name than theirs, beyond - and _: the drivers of a graphics
-# card's functions and their neighbours.
-_DRIVER_OF_MODULE = {
-    "xhci_pci": "xhci_hcd",
-    "i2c_nvidia_gpu": "nvidia-gpu",
-    "i2c_i801": "i801_smbus",
-}
-_MODULE_OF_DRIVER = {driver: module for module, driver in _DRIVER_OF_MODULE.items()}
 
 
 def is_host_driver(name: str) -> bool:
@@ -141,7 +132,7 @@ class Drivers:
                 f"There is no PCI driver {driver!r}: {what} {meant}.",
                 f"Did you mean --driver {meant}?",
             )
-        module = _MODULE_OF_DRIVER.get(driver, module)
+        module = module_of(driver)
         if self.modules is None or not self.modules.knows(module):
             return self._unknown(driver, module)
         if not load:
@@ -170,11 +161,10 @@ class Drivers:
         for driver in self.snapshot.drivers.values():
             if module in (module_name(driver.module or ""), module_name(driver.name)):
                 return driver.name
-        if module == "vfio_pci":
-            return VFIO_PCI if name != VFIO_PCI else None
-        if is_vfio_driver(name) and name != module:
-            return module
-        return _DRIVER_OF_MODULE.get(module)
+        meant = driver_of(module)
+        if meant == module and not is_vfio_driver(name):
+            return None
+        return meant if meant != name else None
 
     def _unknown(self, driver: str, module: str) -> Refusal:
         if self.modules is None:

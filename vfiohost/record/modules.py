@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.errors import ParseError
-from vfiohost.modalias import Modalias, module_name
+from vfiohost.modalias import Modalias, driver_of, module_name
 from vfiohost.model import is_vfio_driver
 from vfiohost.record.reading import link_name, names_in, text_of
 from vfiohost.recording import Module, PciDriver, modalias_text
@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from vfiohost.recording import Function
     from vfiohost.sysfs import Sysfs
 
-# Drivers that are not named after their module, for modules that are not loaded: a loaded one says.
-_DRIVER_OF = {
-    "ehci_pci": "ehci-pci",
-    "i2c_i801": "i801_smbus",
-    "i2c_nvidia_gpu": "nvidia-gpu",
-    "ohci_pci": "ohci-pci",
-    "pci_stub": "pci-stub",
-    "spi_intel_pci": "intel-spi",
-    "vfio_pci": "vfio-pci",
-    "virtio_pci": "virtio-pci",
-    "xhci_pci": "xhci_hcd",
-}
 # Worth recording when loaded, though they bring no PCI driver and nothing needs them.
 _NOTABLE = re.compile(r"(?:nvidia|vfio|mdev|mtty|mdpy|mbochs|iommufd|irqbypass)\w*")
 
@@ -66,7 +54,7 @@ class Modules:
         if name in self.loaded:
             drivers = self.drivers.get(name, [])
         else:
-            drivers = [_DRIVER_OF.get(name, name)] if aliases else []
+            drivers = [driver_of(name)] if aliases else []
         return Module(
             name=name,
             state="loaded" if name in self.loaded else "loadable",
