@@ -99,11 +99,8 @@ class Problem:
     sentence: str
 
 
-# Base classes and classes of the PCI Code and ID Assignment Specification.
-CLASS_DISPLAY = 0x03
+# A base class of the PCI Code and ID Assignment Specification.
 CLASS_BRIDGE = 0x06
-CLASS_VGA = 0x0300
-CLASS_3D = 0x0302
 # Vendor and class code of NVIDIA's NVSwitch: "other bridge", yet an endpoint that guests are given.
 NVSWITCH = (0x10DE, 0x068000)
 
@@ -153,11 +150,6 @@ class PciDevice:
         An NVSwitch is none, although its class code says so.
         """
         return self.base_class == CLASS_BRIDGE and (self.vendor_id, self.class_code) != NVSWITCH
-
-    @property
-    def is_display(self) -> bool:
-        """A VGA, 3D or other display controller (base class 03)."""
-        return self.base_class == CLASS_DISPLAY
 
     @property
     def is_vf(self) -> bool:

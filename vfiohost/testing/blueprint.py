@@ -26,9 +26,6 @@ class Blueprint:
 
     def __init__(self, recording: Recording) -> None:
         self.modules: dict[str, Module] = {module.name: module for module in recording.modules}
-        self.module_of: dict[str, str] = {
-            driver.name: module.name for module in recording.modules for driver in module.drivers
-        }
         self.drivers: dict[str, PciDriver] = {
             driver.name: driver for module in recording.modules for driver in module.drivers
         }
