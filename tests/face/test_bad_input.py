@@ -83,6 +83,10 @@ LINES: list[tuple[str, int, str]] = [
     ("mdev create -p mtty -t mtty-1 -n", 2, "A dry run is --dry-run here"),
     ("mdev create -p mtty -t mtty-1 -n 0", 2, "-n: '0' is not a number of devices from 1"),
     ("mdev create -p mtty -t mtty-1 -n 99999999999999999999", 2, "-n: "),
+    ("mdev create -p mtty -t mtty-1 -n 1000000", 2, "-n: "),
+    ("mdev create -p mtty -t mtty-1 -n 000000001999999", 2, "-n: "),
+    (f"mdev create -p mtty -t mtty-1 -n {'0' * 5000}{'9' * 5000}", 2, "-n: "),
+    ("mdev create -p mtty -t mtty-1 -n 00000000000009", 3, "mtty"),
     ("mdev create -p mtty -t mtty-1 -n two", 2, "-n: 'two'"),
     (f"mdev create -p mtty -t mtty-1 -n 2 -u {UUID}", 2, "one UUID"),
     ("mdev create -p mtty -t mtty-1 --attr novalue", 2, "--attr: 'novalue'"),
@@ -166,5 +170,19 @@ def test_help_and_version(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         assert ran.out.startswith("usage: vfiohost")
         assert run(*line.split(), "--json").value["help"] == ran.out
         assert max(map(len, ran.out.splitlines())) <= 80
+    for line in ("bind -h", "unbind -h"):
+        assert " DEV [DEV ...]\n" in run(*line.split()).out
+    assert " UUID [UUID ...]\n" in run("mdev", "remove", "-h").out
     assert "exit codes:" in run("--help").out
     assert run("--version").out == f"vfiohost {run('--version', '--json').value['version']}\n"
+
+
+def test_a_verb_that_only_reads_shows_no_options_of_writing(run: Runner) -> None:
+    writing = ("--allow", "--keep-going", "--dry-run", "--exit-code", "--timeout")
+    for line in ("list -h", "ls -h", "groups -h", "mdev types -h", "mdev list -h"):
+        shown = run(*line.split()).out
+        assert [option for option in writing if option in shown] == []
+        assert "--root DIR" in shown
+    for line in ("bind -h", "mdev create -h"):
+        shown = run(*line.split()).out
+        assert [option for option in writing if option in shown] == list(writing)

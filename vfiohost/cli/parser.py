@@ -25,6 +25,7 @@ exit codes:
 """
 
 _COUNT = "-n/--count"
+_REQUIRED = "the following arguments are required: "
 
 
 class Shown(Exception):  # noqa: N818 - the way out of argparse for help and version, no error
@@ -47,6 +48,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
+        if message.startswith(_REQUIRED):
+            raise _missing(self.prog, message.removeprefix(_REQUIRED))
         subject, sentence = self.prog, message
         if message.startswith("argument ") and ": " in message:
             subject, sentence = message.removeprefix("argument ").split(": ", 1)
@@ -84,12 +87,13 @@ class _ShowVersion(argparse.Action):
         raise Shown("version", f"vfiohost {__version__}\n")
 
 
-def _global_options(allow: list[str], *, short_dry_run: bool = True) -> Parser:
+def _global_options(allow: list[str], *, short_dry_run: bool = True, writes: bool = True) -> Parser:
     """The options that stand before the verb as well as after it.
 
     Args:
         allow: collects the words of every ``--allow``, wherever it stands.
         short_dry_run: whether ``-n`` is the dry run here.
+        writes: whether to show what matters only to a verb that writes; it is taken by every verb.
     """
 
     class Gather(argparse.Action):
@@ -101,6 +105,9 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True) -> Parser:
             allow.append(values)
             namespace.allow = allow
 
+    def writing(text: str) -> str:
+        return text if writes else argparse.SUPPRESS
+
     parser = Parser()
     group = parser.add_argument_group("options of every verb")
     add = group.add_argument
@@ -108,16 +115,22 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True) -> Parser:
     add("--root", metavar="DIR", help="work on the host below DIR (default $VFIOHOST_ROOT, or /)")
     add("--json", action="store_true", help="print one JSON object")
     dry_run = ("-n", "--dry-run") if short_dry_run else ("--dry-run",)
-    add(*dry_run, action="store_true", help="print every write and its undo, write nothing")
-    add("--exit-code", action="store_true", help="exit 10 when a dry run has changes")
+    add(
+        *dry_run, action="store_true", help=writing("print every write and its undo, write nothing")
+    )
+    add("--exit-code", action="store_true", help=writing("exit 10 when a dry run has changes"))
     add(
         "--allow",
         metavar="WORDS",
         action=Gather,
-        help=f"permit what is refused, word by word: {', '.join(ALLOW_WORDS)}",
+        help=writing(f"permit what is refused, word by word: {', '.join(ALLOW_WORDS)}"),
     )
-    add("--timeout", metavar="S", help="seconds that one write may take (default 20)")
-    add("--keep-going", action="store_true", help="each device on its own: one failure stops none")
+    add("--timeout", metavar="S", help=writing("seconds that one write may take (default 20)"))
+    add(
+        "--keep-going",
+        action="store_true",
+        help=writing("each device on its own: one failure stops none"),
+    )
     add("--color", metavar="WHEN", choices=("auto", "always", "never"), help="auto, always, never")
     add("-q", "--quiet", action="store_true", help="print errors only")
     add("-v", "--verbose", action="store_true", help="print each step, and all warnings")
@@ -146,16 +159,17 @@ def build(argv: Sequence[str]) -> Parser:
 
     def verb(name: str, text: str, fill: Callable[[Parser], None], *aliases: str) -> None:
         is_meant = any(word in argv for word in (name, *aliases))
-        made = verbs.add_parser(
-            name, help=text, description=text, aliases=aliases, parents=[common] if is_meant else []
-        )
+        parents = []
+        if is_meant:
+            parents = [_global_options(allow, writes=False) if fill in (_list, _groups) else common]
+        made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
             fill(made)
 
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
-    verb("unbind", "Take the driver away from devices.", _devices)
+    verb("unbind", "Take the driver away from devices.", _unbind)
     verb("restore", "Give devices back the driver that they had before.", _restore)
     verb("recover", "Finish or take back what a crash left half-way.", _nothing)
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
@@ -168,9 +182,10 @@ def build(argv: Sequence[str]) -> Parser:
 def _mdev(common: Parser, allow: list[str], mdev: Parser) -> None:
     mdev_verbs = mdev.add_subparsers(dest="mdev_verb", metavar="VERB", title="verbs")
     counted = _global_options(allow, short_dry_run=False)
+    reading = _global_options(allow, writes=False)
     for name, text, fill, parent in (
-        ("types", "List what can be created, by parent.", _mdev_types, common),
-        ("list", "List the mediated devices that exist.", _nothing, common),
+        ("types", "List what can be created, by parent.", _mdev_types, reading),
+        ("list", "List the mediated devices that exist.", _nothing, reading),
         ("create", "Create mediated devices.", _mdev_create, counted),
         ("remove", "Remove mediated devices.", _mdev_remove, common),
     ):
@@ -181,8 +196,8 @@ def _nothing(_parser: Parser) -> None:
     """For a verb that has no options of its own."""
 
 
-def _devices(parser: Parser) -> None:
-    parser.add_argument("devices", metavar="DEV", nargs="*", help="which devices")
+def _devices(parser: Parser, nargs: str = "*") -> None:
+    parser.add_argument("devices", metavar="DEV", nargs=nargs, help="which devices")
 
 
 def _list(parser: Parser) -> None:
@@ -202,8 +217,12 @@ def _groups(parser: Parser) -> None:
     )
 
 
+def _unbind(parser: Parser) -> None:
+    _devices(parser, "+")
+
+
 def _bind(parser: Parser) -> None:
-    _devices(parser)
+    _devices(parser, "+")
     add = parser.add_argument
     add(
         "--driver",
@@ -250,7 +269,7 @@ def _mdev_create(parser: Parser) -> None:
 
 
 def _mdev_remove(parser: Parser) -> None:
-    parser.add_argument("uuids", metavar="UUID", nargs="*", help="which devices")
+    parser.add_argument("uuids", metavar="UUID", nargs="+", help="which devices")
 
 
 _LISTS = {
@@ -295,10 +314,7 @@ def parse(argv: Sequence[str], options: Options) -> None:
 
 
 _NEEDS = {
-    "bind": ("devices", "DEV"),
-    "unbind": ("devices", "DEV"),
     "mdev create": ("parent", "-p PARENT"),
-    "mdev remove": ("uuids", "UUID"),
 }
 """Verbs that cannot do without something: the option that has it, and its name."""
 
