@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from vfiohost.render.table import coloured, plain, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from vfiohost.model import Problem
-    from vfiohost.render.table import Kind
-
-    Paint = Callable[[str, Kind], str]
+    from vfiohost.render.table import Paint
 
 SCHEMA = "vfiohost/1"
 """What every JSON object says of itself."""

@@ -24,11 +24,7 @@ from vfiohost.render.plans import refusal_lines
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vfiohost.render.table import Kind
-
-    Paint = Callable[[str, Kind], str]
+    from vfiohost.render.table import Paint
 
 FailureCode = Literal[
     "parse",

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
     from vfiohost.model import IommuGroup, MdevParent, MediatedDevice, PciDevice, Snapshot
     from vfiohost.names import PciNames
-    from vfiohost.render.table import Cell, Kind
+    from vfiohost.render.table import Cell, Paint
 
-    Paint = Callable[[str, Kind], str]
     ColumnOf = Callable[[PciDevice, Snapshot, PciNames | None], Cell]
 
 NOTHING = "-"

@@ -9,13 +9,11 @@ from vfiohost.plan.types import LoadModule, WriteAttr
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from vfiohost.errors import Refusal
     from vfiohost.plan.types import Plan, Report, Step
-    from vfiohost.render.table import Kind
-
-    Paint = Callable[[str, Kind], str]
+    from vfiohost.render.table import Kind, Paint
 
 
 def step_line(step: Step, root: str = "/") -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 Kind = Literal["plain", "good", "bad", "warn", "dim", "head"]
 """What a text means to its reader; a paint makes a colour of it."""
+
+Paint: TypeAlias = "Callable[[str, Kind], str]"
+"""Makes a colour of a kind: :func:`plain` or :func:`coloured`."""
 
 Cell = tuple[str, Kind]
 """One field of a table."""
@@ -64,7 +67,7 @@ def format_table(
     rows: Iterable[Sequence[Cell]],
     *,
     right: Sequence[str] = (),
-    paint: Callable[[str, Kind], str] = plain,
+    paint: Paint = plain,
 ) -> list[str]:
     """Align rows below their headers, two spaces apart; the last column is not padded.
 
