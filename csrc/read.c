@@ -29,6 +29,26 @@ static int read_all(int fd, char *buffer, size_t size)
 	return read(fd, &more, 1) > 0 ? -EFBIG : (int)got;
 }
 
+static int open_regular(int root, const char *path, int flags, int options)
+{
+	int fd = vh_open_in(root, path, flags, 0, options);
+	struct stat st;
+	int rc = 0;
+
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) < 0)
+		rc = -errno;
+	else if (S_ISDIR(st.st_mode))
+		rc = -EISDIR;
+	else if (!S_ISREG(st.st_mode))
+		rc = -EINVAL;
+	if (rc == 0)
+		return fd;
+	close(fd);
+	return rc;
+}
+
 /**
  * vh_read() - Read a whole regular file.
  * @root: The root directory.
@@ -38,28 +58,25 @@ static int read_all(int fd, char *buffer, size_t size)
  * @options: VH_FALLBACK, or 0.
  * @phase: Set to VH_PHASE_OPEN or VH_PHASE_TRANSFER: where an error came from.
  *
- * Never blocks on a FIFO or a device: what is no regular file is not read (-EISDIR, -EINVAL).
+ * What is no regular file is not opened for reading (-EISDIR, -EINVAL): a FIFO would block, and a
+ * device may do something, as a watchdog does. It is looked at first, and once more when it is open.
  *
  * Return: The number of bytes; -EFBIG when the file has more than @size; or another -errno.
  */
 int vh_read(int root, const char *path, void *buffer, size_t size, int options, int *phase)
 {
-	struct stat st;
 	int fd, rc;
 
 	*phase = VH_PHASE_OPEN;
-	fd = vh_open_in(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, options);
+	fd = open_regular(root, path, O_PATH, options);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	fd = open_regular(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, options);
 	if (fd < 0)
 		return fd;
 	*phase = VH_PHASE_TRANSFER;
-	if (fstat(fd, &st) < 0)
-		rc = -errno;
-	else if (S_ISDIR(st.st_mode))
-		rc = -EISDIR;
-	else if (!S_ISREG(st.st_mode))
-		rc = -EINVAL;
-	else
-		rc = read_all(fd, buffer, size);
+	rc = read_all(fd, buffer, size);
 	close(fd);
 	return rc;
 }

@@ -95,35 +95,49 @@ static int read_integer(const char *text, int32_t max, int32_t *value)
 	return 0;
 }
 
-/* Why nothing came out of a file: what is no regular file is told from one that is empty. */
-static int no_content(int fd, int error)
+/* A function's directory. */
+struct folder {
+	int fd;
+	int is_sysfs;
+};
+
+/*
+ * Return 0 when a file is a regular one, else an errno. Opening anything else may do something: a
+ * watchdog's node starts the watchdog. A sysfs has nothing else.
+ */
+static int check_regular(const struct folder *at, const char *name)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
+	if (at->is_sysfs)
+		return 0;
+	if (fstatat(at->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno;
+	if (S_ISLNK(st.st_mode))
+		return ELOOP;
 	if (S_ISDIR(st.st_mode))
 		return EISDIR;
-	if (!S_ISREG(st.st_mode))
-		return EINVAL;
-	return error ? error : VH_MALFORMED;
+	return S_ISREG(st.st_mode) ? 0 : EINVAL;
 }
 
 /* Read a small attribute as text; return 0, an errno or VH_MALFORMED. Never blocks on a FIFO. */
-static int read_attribute(int dir, const char *name, char text[ATTRIBUTE_MAX])
+static int read_attribute(const struct folder *at, const char *name, char text[ATTRIBUTE_MAX])
 {
-	int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	int error = 0;
+	int error = check_regular(at, name);
 	ssize_t n;
+	int fd;
 
+	if (error)
+		return error;
+	fd = openat(at->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (fd < 0)
 		return errno;
 	n = read(fd, text, ATTRIBUTE_MAX);
-	if (n <= 0)
-		error = no_content(fd, n < 0 ? errno : 0);
+	if (n < 0)
+		error = errno;
 	else if (n == ATTRIBUTE_MAX)
 		error = EFBIG;
-	else if (memchr(text, '\0', (size_t)n))
+	else if (n == 0 || memchr(text, '\0', (size_t)n))
 		error = VH_MALFORMED;
 	else
 		text[n] = '\0';
@@ -131,19 +145,19 @@ static int read_attribute(int dir, const char *name, char text[ATTRIBUTE_MAX])
 	return error;
 }
 
-static int16_t read_number(int dir, const char *name, int32_t max, int32_t *value)
+static int16_t read_number(const struct folder *at, const char *name, int32_t max, int32_t *value)
 {
 	char text[ATTRIBUTE_MAX];
-	int error = read_attribute(dir, name, text);
+	int error = read_attribute(at, name, text);
 
 	return (int16_t)(error ? error : read_integer(text, max, value));
 }
 
 /* -1 is the kernel's NUMA_NO_NODE, and our "none". */
-static int16_t read_numa_node(int dir, int32_t *value)
+static int16_t read_numa_node(const struct folder *at, int32_t *value)
 {
 	char text[ATTRIBUTE_MAX];
-	int error = read_attribute(dir, "numa_node", text);
+	int error = read_attribute(at, "numa_node", text);
 
 	if (error == 0 && (strcmp(text, "-1\n") == 0 || strcmp(text, "-1") == 0))
 		return 0;
@@ -181,24 +195,24 @@ static int read_modalias(const char *text, struct vh_function *f)
 }
 
 /* One read where there is a modalias, which a minimal recording may lack. */
-static void read_ids(int dir, struct vh_function *f)
+static void read_ids(const struct folder *at, struct vh_function *f)
 {
 	char text[ATTRIBUTE_MAX];
-	int error = read_attribute(dir, "modalias", text);
+	int error = read_attribute(at, "modalias", text);
 
 	if (error == 0)
 		error = read_modalias(text, f);
 	if (error == 0)
 		return;
 	f->errors[VH_FIELD_MODALIAS] = (int16_t)error;
-	error = read_number(dir, "vendor", 0xffff, &f->vendor_id);
+	error = read_number(at, "vendor", 0xffff, &f->vendor_id);
 	if (error == 0)
-		error = read_number(dir, "device", 0xffff, &f->device_id);
+		error = read_number(at, "device", 0xffff, &f->device_id);
 	if (error == 0)
-		error = read_number(dir, "class", 0xffffff, &f->class_code);
+		error = read_number(at, "class", 0xffffff, &f->class_code);
 	f->errors[VH_FIELD_IDS] = (int16_t)error;
-	read_number(dir, "subsystem_vendor", 0xffff, &f->subsystem_vendor_id);
-	read_number(dir, "subsystem_device", 0xffff, &f->subsystem_device_id);
+	read_number(at, "subsystem_vendor", 0xffff, &f->subsystem_vendor_id);
+	read_number(at, "subsystem_device", 0xffff, &f->subsystem_device_id);
 }
 
 /* Read the last component of a link's target; return 0, an errno or VH_MALFORMED. */
@@ -299,13 +313,21 @@ static char *put_text(char *at, const char *text)
 	return at + size;
 }
 
+struct bus {
+	int root;
+	int devices;	/* sys/bus/pci/devices */
+	int is_sysfs;
+	int options;
+};
+
 /* Read one entry of bus/pci/devices; return where the next one's text goes. */
-static char *read_function(int root, int devices, const char *name, struct vh_function *f,
-			   char *text, int options)
+static char *read_function(const struct bus *bus, const char *name, struct vh_function *f,
+			   char *text)
 {
 	char path[VH_SCAN_PATH], driver[VH_SCAN_NAME] = "";
+	struct folder at = { .fd = -1, .is_sysfs = bus->is_sysfs };
 	const char *first = name;
-	int dir = -1, rc;
+	int rc;
 
 	*f = (struct vh_function){
 		.key = -1, .physfn = -1, .vendor_id = -1, .device_id = -1, .class_code = -1,
@@ -316,21 +338,22 @@ static char *read_function(int root, int devices, const char *name, struct vh_fu
 	if (rc < 0) {
 		f->errors[VH_FIELD_NAME] = (int16_t)-rc;
 	} else {
-		rc = read_path(devices, name, path);
+		rc = read_path(bus->devices, name, path);
 		if (rc >= 0)
-			rc = dir = vh_open_in(root, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0, options);
+			rc = at.fd = vh_open_in(bus->root, path, O_PATH | O_DIRECTORY | O_NOFOLLOW,
+						0, bus->options);
 		if (rc < 0)
 			f->errors[VH_FIELD_PATH] = (int16_t)-rc;
 	}
-	if (dir >= 0) {
+	if (at.fd >= 0) {
 		first = path;
-		read_ids(dir, f);
-		f->errors[VH_FIELD_REVISION] = read_number(dir, "revision", 0xff, &f->revision);
-		f->errors[VH_FIELD_NUMA_NODE] = read_numa_node(dir, &f->numa_node);
+		read_ids(&at, f);
+		f->errors[VH_FIELD_REVISION] = read_number(&at, "revision", 0xff, &f->revision);
+		f->errors[VH_FIELD_NUMA_NODE] = read_numa_node(&at, &f->numa_node);
 		f->errors[VH_FIELD_TOTAL_VFS] =
-			read_number(dir, "sriov_totalvfs", 0xffff, &f->total_vfs);
-		read_links(dir, f, driver);
-		close(dir);
+			read_number(&at, "sriov_totalvfs", 0xffff, &f->total_vfs);
+		read_links(at.fd, f, driver);
+		close(at.fd);
 	}
 	f->odd = (uint8_t)is_odd(f);
 	return put_text(put_text(text, first), driver);
@@ -345,32 +368,36 @@ static char *read_function(int root, int devices, const char *name, struct vh_fu
  * @options: VH_FALLBACK, or 0.
  *
  * Each function's directory is opened once, inside the root; its attributes are opened relative to
- * it, without following links and without blocking.
+ * it, without following links and without blocking. What is no regular file is not opened at all.
  *
  * Return: The number of functions in the batch, 0 at the end, or -errno.
  */
 int vh_scan(int root, int devices, struct vh_scan *scan, int options)
 {
+	struct bus bus = { .root = root, .devices = devices, .options = options };
 	char *text = scan->text;
 	int count = 0;
 
+	bus.is_sysfs = vh_is_sysfs(devices);
+	if (bus.is_sysfs < 0)
+		return bus.is_sysfs;
 	while (count == 0) {
 		const char *at = (const char *)scan->entries;
 		long size = syscall(SYS_getdents64, devices, scan->entries, sizeof(scan->entries));
-		const char *end = at + size;
+		const char *end;
 
 		if (size < 0)
 			return -errno;
 		if (size == 0)
 			break;
+		end = at + size;
 		while (at < end && count < VH_SCAN_FUNCTIONS) {
 			const struct entry *entry = (const struct entry *)(const void *)at;
 
 			at += entry->size;
 			if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0)
 				continue;
-			text = read_function(root, devices, entry->name, &scan->functions[count++],
-					     text, options);
+			text = read_function(&bus, entry->name, &scan->functions[count++], text);
 		}
 	}
 	scan->text_size = (int32_t)(text - scan->text);

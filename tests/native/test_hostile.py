@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.native.trees import A10, BUS, Lookout, Tree, ordinary_user
+from vfiohost.errors import KernelError
 from vfiohost.model import PciAddress, PciDevice, Snapshot, Unavailable
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import Sysfs
@@ -221,6 +222,26 @@ def test_a_fifo_that_somebody_writes_to_is_no_attribute_either(tree: Tree) -> No
         assert bad(scanned(tree)).total_vfs == of_errno(errno.EINVAL)
     finally:
         os.close(writer)
+
+
+def test_what_is_no_file_is_not_even_opened(tree: Tree) -> None:
+    """Opening a device's node may do something: that of a watchdog starts the watchdog."""
+    folder = tree.function(BAD)
+    attributes = ("sriov_totalvfs", "subsystem_vendor", "driver_override", "boot_vga", "uevent")
+    fifos = [folder / name for name in attributes]
+    for file in fifos:
+        os.mkfifo(file)
+    (folder / "modalias").unlink()
+    for name, text in (("vendor", "0x10de"), ("device", "0x2236"), ("class", "0x030000")):
+        (folder / name).write_text(text)
+    with Lookout(*fifos) as lookout, Sysfs(tree.root) as sysfs:
+        snapshot = with_details(sysfs, scanned(tree), [PciAddress.parse(BAD)], timeout=20)
+        with pytest.raises(KernelError):
+            sysfs.read_bytes(f"{BUS}/{BAD}/uevent")
+        assert lookout.seen() == 0
+    (details,) = snapshot.details.values()
+    assert details.boot_vga == of_errno(errno.EINVAL)
+    assert bad(snapshot).total_vfs == of_errno(errno.EINVAL)
 
 
 @pytest.mark.parametrize("name", ["driver", "iommu_group", "physfn"])

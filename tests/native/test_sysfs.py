@@ -90,8 +90,8 @@ def test_a_limit_is_a_limit(sysfs: Sysfs, tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_read(sysfs: Sysfs, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "host/fifo")
     (tmp_path / "host/folder").mkdir()
-    assert error_of(lambda: sysfs.read("fifo")) == ("read", "EINVAL")
-    assert error_of(lambda: sysfs.read("folder")) == ("read", "EISDIR")
+    assert error_of(lambda: sysfs.read("fifo")) == ("open", "EINVAL")
+    assert error_of(lambda: sysfs.read("folder")) == ("open", "EISDIR")
     assert error_of(lambda: sysfs.read("none")) == ("open", "ENOENT")
 
 
