@@ -73,7 +73,9 @@ def _build_modules(kernel: Kernel, work: Path, target: Path) -> None:
     """Build our modules and the kernel's samples, and put them into ``target``."""
     shutil.copytree(SOURCES, work)
     samples = work / "samples"
-    shutil.copytree(kernel.samples, samples)
+    # A kernel that was built here has its own builds beside the sources.
+    leavings = shutil.ignore_patterns("*.mod.c", "*.o", "*.ko", "*.mod", ".*", "modules.order")
+    shutil.copytree(kernel.samples, samples, ignore=leavings)
     names = sorted(path.stem for path in samples.glob("*.c") if path.stem != "mdpy-fb")
     objects = " ".join(f"{name}.o" for name in names)
     (samples / "Kbuild").write_text(f"obj-m += {objects}\n")
