@@ -144,6 +144,8 @@ class TestSteps:
         assert plan.notes[-1] == (
             "Loading nouveau may also bind 0000:b4:00.0, which has no driver now."
         )
+        busy = snapshot(device(str(A10)), device("0000:b4:00.0", "vfio-pci"), drivers=[VFIO])
+        assert not any("may also" in n for n in bind(busy, A10, driver="nouveau").notes)
 
     def test_loading_a_driver_that_the_override_names_already_does_not_either(self) -> None:
         host = a10(drivers=[], overrides={"0000:65:00.0": "vfio-pci"})

@@ -215,6 +215,15 @@ class TestCapacity:
         assert refusal.code == "unreadable"
         assert "0000:65:00.4 (Input/output error)" in refusal.sentence
 
+    @pytest.mark.parametrize(
+        "description", [None, "", "framebuffer=12288M", "max_instance=2", "framebuffer=0M"]
+    )
+    def test_what_a_description_does_not_say_limits_nothing(self, description: str | None) -> None:
+        types = (attrs.evolve(a10_type("nvidia-596"), description=description),)
+        bus = a10_bus()
+        bus = attrs.evolve(bus, parents=tuple(attrs.evolve(p, types=types) for p in bus.parents))
+        assert len(where(create(bus, "65:00.0", "A10-12Q", 2))) == 2
+
     @pytest.mark.parametrize("count", [10**9, 10**30])
     def test_a_count_that_cannot_be_true_fills_no_memory(self, count: int) -> None:
         assert where(create(mtty_bus(count), "mtty", "mtty-1", 3)) == ["mtty"] * 3

@@ -114,6 +114,7 @@ class TestWithoutAnOrigin:
             "devices/0000:65:00.0/driver_override < '\\n'",
             "drivers_probe < '0000:65:00.0'",
         ]
+        assert restore(a10("nouveau", drivers=both), A10).is_empty
         probe = plan.to_json()["steps"][-1]
         assert probe["after"] is None
         assert probe["undo"]["path"] == "sys/bus/pci/devices/0000:65:00.0/driver/unbind"
