@@ -1,7 +1,8 @@
 """The kernel's rules of binding as far as plans depend on them, on plain dictionaries.
 
 A driver has a device if its override names the driver, or if there is no override and the driver
-knows the ids (``drivers/pci/pci-driver.c:pci_match_device``). Everything else is an error.
+knows the ids (``drivers/pci/pci-driver.c:pci_match_device``). A virtual function may get a driver
+by its override alone (``pci_device_can_probe``). Everything else is an error.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class AbstractHost:
         bound, overrides: driver and override of each device, by address.
         natives: the drivers that know a device's ids.
         modules: the module of each driver; those in ``registered`` are there now.
+        by_override_only: virtual functions whose PF has ``sriov_drivers_autoprobe`` 0.
     """
 
     bound: dict[str, str | None]
@@ -40,6 +42,7 @@ class AbstractHost:
     natives: Mapping[str, frozenset[str]]
     modules: Mapping[str, str | None]
     registered: set[str]
+    by_override_only: frozenset[str] = frozenset()
 
     def copy(self) -> AbstractHost:
         """Another host in the same state."""
@@ -125,6 +128,8 @@ class AbstractHost:
 
     def matches(self, device: str, driver: str) -> bool:
         override = self.overrides[device]
+        if override is None and device in self.by_override_only:
+            return False
         return override == driver or (override is None and driver in self.natives[device])
 
     def state(self, devices: tuple[str, ...]) -> list[tuple[str | None, str | None]]:

@@ -129,6 +129,15 @@ class TestSteps:
             "drivers/vfio-pci/unbind < '0000:65:00.0'",
         ]
 
+    def test_a_virtual_function_can_always_go_back(self) -> None:
+        """Where its PF has sriov_drivers_autoprobe 0, no driver takes it without an override."""
+        host = snapshot(device("0000:65:00.4", "nouveau", group=1, physfn="0000:65:00.0"))
+        vf = address("0000:65:00.4")
+        assert lines(bind(host, vf))[:2] == [
+            "devices/0000:65:00.4/driver_override < 'nouveau'",
+            "drivers/nouveau/unbind < '0000:65:00.4'",
+        ]
+
     def test_loading_a_host_driver_does_not_take_the_device_before_its_turn(self) -> None:
         plan = bind(a10(drivers=[VFIO]), A10, driver="nouveau")
         assert lines(plan) == [

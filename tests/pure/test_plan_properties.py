@@ -70,6 +70,7 @@ def worlds(draw: st.DrawFn) -> World:
     """Hosts of four devices in a state that some history can have brought about."""
     has_modules = draw(st.booleans())
     registered = draw(st.sampled_from(REGISTERED))
+    by_override_only = draw(st.sets(st.sampled_from(ADDRESSES), max_size=2))
     devices, overrides, natives = [], {}, {}
     for n, where in enumerate(ADDRESSES):
         driver, override, known = draw(st.sampled_from(STATES[registered]))
@@ -80,7 +81,8 @@ def worlds(draw: st.DrawFn) -> World:
             natives[where] |= {driver}
         overrides[where] = override
         # Bridges, missing groups and boot displays are hazards; here the steps are looked at.
-        devices.append(device(where, driver, ids=f"10de:{n:04x}", group=n // 2))
+        physfn = "0000:0f:00.0" if where in by_override_only else None
+        devices.append(device(where, driver, ids=f"15b3:{n:04x}", group=n // 2, physfn=physfn))
     host = snapshot(
         *devices,
         drivers=[Driver(name, MODULE_OF[name]) for name in sorted(registered)],
@@ -102,6 +104,7 @@ def worlds(draw: st.DrawFn) -> World:
             natives=natives,
             modules=MODULE_OF,
             registered=set(registered) | {d.driver for d in devices if isinstance(d.driver, str)},
+            by_override_only=frozenset(by_override_only),
         ),
     )
 

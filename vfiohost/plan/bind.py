@@ -140,7 +140,7 @@ def plan_unbind(
                 device.address,
                 now,
                 Binding(None, now.override),
-                returns=now.driver is None or drivers.takes_by_ids(now.driver, device),
+                returns=now.driver is None or drivers.takes_without_override(now.driver, device),
             )
         )
     return draft.finish()
@@ -160,7 +160,7 @@ def _bind(drivers: Drivers, device: PciDevice, now: Binding, request: BindReques
         device.address,
         now,
         Binding(driver, override),
-        returns=now.driver is None or drivers.takes_by_ids(now.driver, device),
+        returns=now.driver is None or drivers.takes_without_override(now.driver, device),
     )
 
 

@@ -98,6 +98,15 @@ class Drivers:
             return True
         return module_name(known.module) in self.candidate_modules(device)
 
+    def takes_without_override(self, driver: str, device: PciDevice) -> bool:
+        """Say whether a store to the driver's ``bind`` gives it a device that has no override.
+
+        A virtual function whose PF has ``sriov_drivers_autoprobe`` 0 goes to no driver by its ids
+        (``drivers/pci/pci-driver.c:pci_device_can_probe``); an override helps there, and harms no
+        other one.
+        """
+        return not device.is_vf and self.takes_by_ids(driver, device)
+
     def best_vfio(self, device: PciDevice) -> str:
         """The VFIO driver for a device: its variant driver, else ``vfio-pci``."""
         module = self.modules.best_vfio_module(self._modalias(device)) if self.modules else None

@@ -90,7 +90,7 @@ def _change(
         device.address,
         now,
         want,
-        returns=now.driver is None or drivers.takes_by_ids(now.driver, device),
-        takes=want.driver is not None and drivers.takes_by_ids(want.driver, device),
+        returns=now.driver is None or drivers.takes_without_override(now.driver, device),
+        takes=want.driver is not None and drivers.takes_without_override(want.driver, device),
         is_probe=is_probe,
     )
