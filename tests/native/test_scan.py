@@ -103,6 +103,27 @@ def test_a_virtual_function(tree: Tree) -> None:
     assert device.total_vfs is None
 
 
+@pytest.mark.parametrize("pf", ["0000:00:00.0", "10000:e1:1f.7", "ffffffff:ff:1f.7"])
+def test_the_physical_function_may_be_anywhere(tree: Tree, pf: str) -> None:
+    (tree.function("0000:65:00.4") / "physfn").symlink_to(f"../{pf}")
+    assert only(tree).physfn == PciAddress.parse(pf)
+
+
+@pytest.mark.parametrize("modalias", [A10, None])
+def test_zero_is_something(tree: Tree, modalias: str | None) -> None:
+    ids = {"vendor": "0x0\n", "device": "0x0\n", "class": "0x0\n"}
+    ids |= {"subsystem_vendor": "0x0\n", "subsystem_device": "0x0\n"}
+    zeros = {"sriov_totalvfs": "0\n", "numa_node": "0\n", "revision": "0x00\n"}
+    folder = tree.function(modalias=modalias, **ids, **zeros)
+    (folder / "iommu_group").symlink_to("../../../kernel/iommu_groups/0")
+    device = only(tree)
+    assert (device.total_vfs, device.numa_node, device.revision) == (0, 0, 0)
+    assert device.iommu_group == 0
+    if modalias is None:
+        assert (device.vendor_id, device.device_id, device.class_code) == (0, 0, 0)
+        assert (device.subsystem_vendor_id, device.subsystem_device_id) == (0, 0)
+
+
 def test_what_is_not_there_is_none(tree: Tree) -> None:
     folder = tree.function(numa_node="-1\n")
     (folder / "revision").unlink()
