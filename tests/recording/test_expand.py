@@ -348,6 +348,7 @@ def test_a_hostile_recording_is_refused_and_writes_nothing_outside(
         expand(attrs.evolve(EMPTY, **hostile), tmp_path / "in")
     assert list(outside.iterdir()) == []
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "in"])
+    assert list((tmp_path / "in").iterdir()) == []  # the next try must not find it half-filled
 
 
 def without_loose_ends(host: Recording) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 from pathlib import Path
@@ -18,7 +19,7 @@ _PATH_MAX = 1000  # characters; always less than the 4096 bytes that the kernel 
 
 
 class NewDirectory:
-    """A new directory that gets filled. Nothing is ever written outside it.
+    """A new directory that gets filled, or stays empty. Nothing is ever written outside it.
 
     A path leads only through directories that were made here: not through a link, however
     harmless, because a recording may name any target.
@@ -53,12 +54,24 @@ class NewDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Set the directories' modes, the innermost first, and let go of the tree."""
+        """Set the directories' modes, the innermost first; after an error, empty the directory."""
         try:
+            if kind is not None:
+                self._remove_all()
+                return
             for path, mode in sorted(self._modes, reverse=True):
                 os.chmod(path, mode, dir_fd=self._fd)
         finally:
             os.close(self._fd)
+
+    def _remove_all(self) -> None:
+        """Remove what was made, so that the next try finds the directory as it was."""
+        for path in self._others:
+            with contextlib.suppress(OSError):
+                os.unlink(path, dir_fd=self._fd)
+        for path in sorted(self._directories - {""}, reverse=True):
+            with contextlib.suppress(OSError):
+                os.rmdir(path, dir_fd=self._fd)
 
     def __contains__(self, path: str) -> bool:
         return path in self._directories or path in self._others
