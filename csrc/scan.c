@@ -374,13 +374,15 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
  */
 int vh_scan(int root, int devices, struct vh_scan *scan, int options)
 {
-	struct bus bus = { .root = root, .devices = devices, .options = options };
+	struct bus bus = {
+		.root = root,
+		.devices = devices,
+		.is_sysfs = vh_is_sysfs(devices) > 0,
+		.options = options,
+	};
 	char *text = scan->text;
 	int count = 0;
 
-	bus.is_sysfs = vh_is_sysfs(devices);
-	if (bus.is_sysfs < 0)
-		return bus.is_sysfs;
 	while (count == 0) {
 		const char *at = (const char *)scan->entries;
 		long size = syscall(SYS_getdents64, devices, scan->entries, sizeof(scan->entries));
