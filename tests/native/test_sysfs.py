@@ -230,8 +230,11 @@ def test_a_modprobe_that_cannot_be_started(
     assert (caught.value.op, caught.value.code, caught.value.path) == ("load", "EACCES", "x")
 
 
-def test_a_modprobe_may_take_for_ever(modprobe: Callable[[str], LiveKernel]) -> None:
+def test_a_modprobe_may_take_for_ever(
+    modprobe: Callable[[str], LiveKernel], tmp_path: Path
+) -> None:
     modprobe("exit 0").load_module("x", timeout=math.inf)
+    assert (tmp_path / "called").read_text().endswith("-- x\n")
 
 
 def test_a_machine_without_modprobe(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
