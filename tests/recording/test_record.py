@@ -317,6 +317,8 @@ def test_what_a_hostile_tree_says_can_be_written_and_expanded(tmp_path: Path) ->
     types = "sys/devices/virtual/mtty/mtty/mdev_supported_types"
     tree.write(f"{types}/mtty-1/description", f"max_instance={'9' * 5000}")
     tree.write(f"{types}/mtty-1/available_instances", "9" * 5000)
+    tree.write(f"{types}/mtty-1/name", "a\0b")
+    tree.write("proc/sys/kernel/osrelease", "6\0.12")
     tree.link("sys/class/mdev_bus/mtty", "../../devices/virtual/mtty/mtty")
     found = capture_at(tree.root)
     assert (found.groups, found.functions[0].iommu_group, found.files) == ((), None, ())
@@ -375,6 +377,27 @@ def test_the_id_table_of_a_driver_is_that_of_its_module(tmp_path: Path) -> None:
 def test_without_aliases_a_driver_knows_what_it_is_bound_to(tmp_path: Path) -> None:
     found = host_with(tmp_path, Module("nvidia", drivers=(PciDriver("nvidia"),)), driver="nvidia")
     assert found.modules == (Module("nvidia", drivers=(PciDriver("nvidia", (A10_EXACT,)),)),)
+
+
+@pytest.mark.parametrize(
+    ("link", "state"), [(True, "loaded"), (False, "loaded"), (None, "builtin")]
+)
+def test_a_driver_and_a_module_of_one_name_are_one(
+    tmp_path: Path, *, link: bool | None, state: str
+) -> None:
+    """Also in a copy that has lost the driver's link to its module, or the module."""
+    tree = Tree(tmp_path)
+    (tree.function() / "driver").symlink_to("../../../bus/pci/drivers/nvidia")
+    if link is not None:
+        tree.write("sys/module/nvidia/initstate", "live\n")
+    if link:
+        tree.link("sys/bus/pci/drivers/nvidia/module", "../../../../module/nvidia")
+    for driver in ("a-b", "a_b"):
+        (tmp_path / "sys/bus/pci/drivers" / driver).mkdir()
+    modules = capture_at(tmp_path).modules
+    drivers = {(m.name, m.state): [d.name for d in m.drivers] for m in modules}
+    assert drivers == {("nvidia", state): ["nvidia"], ("a_b", "builtin"): ["a-b", "a_b"]}
+    assert len(modules) == 2
 
 
 def test_a_binding_by_override_says_nothing_about_the_id_table(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vfiohost.recording import Module, PciDriver, modalias_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from vfiohost.recording import Function
+    from vfiohost.recording import Function, ModuleState
     from vfiohost.sysfs import Sysfs
 
 # Worth recording when loaded, though they bring no PCI driver and nothing needs them.
@@ -39,25 +39,36 @@ class Modules:
         self.aliases = self._aliases(f"{directory}/modules.alias") if kernel else {}
 
     def modules(self) -> tuple[Module, ...]:
-        """In the order of ``modules.dep``, which is that of ``modules.alias``; the rest by name."""
-        wanted = {name for name in self.drivers if name is not None} | self.aliases.keys()
+        """In the order of ``modules.dep``, which is that of ``modules.alias``; the rest by name.
+
+        Those that are built in come last.
+        """
+        wanted = self.drivers.keys() | self.aliases.keys()
         wanted |= {name for name in self.loaded if _NOTABLE.fullmatch(name)}
         while more := {need for name in wanted for need in self._depends(name)} - wanted:
             wanted |= more
         order = {name: number for number, name in enumerate(self.needs)}
-        names = sorted(wanted, key=lambda name: (order.get(name, len(order)), name))
-        return (*map(self._module, names), *self._builtin())
+
+        def place(name: str) -> tuple[bool, int, str]:
+            return (self._state(name) == "builtin", order.get(name, len(order)), name)
+
+        return tuple(map(self._module, sorted(wanted, key=place)))
+
+    def _state(self, name: str) -> ModuleState:
+        if name in self.loaded:
+            return "loaded"
+        return "builtin" if name in self.drivers else "loadable"
 
     def _module(self, name: str) -> Module:
+        state = self._state(name)
         aliases = self.aliases.get(name, ())
         matches = tuple(alias for alias in aliases if alias.startswith("pci:"))
-        if name in self.loaded:
-            drivers = self.drivers.get(name, [])
-        else:
-            drivers = [driver_of(name)] if aliases else []
+        drivers = self.drivers.get(name, [])
+        if state == "loadable" and aliases:
+            drivers = [driver_of(name)]
         return Module(
             name=name,
-            state="loaded" if name in self.loaded else "loadable",
+            state=state,
             drivers=tuple(
                 PciDriver(driver, self._matches(driver, matches, alone=len(drivers) == 1))
                 for driver in drivers
@@ -65,12 +76,6 @@ class Modules:
             depends=tuple(self._depends(name)),
             aliases=aliases,
         )
-
-    def _builtin(self) -> Iterator[Module]:
-        """The drivers without a module, each with the name that its module would have."""
-        for driver in self.drivers.get(None, []):
-            matches = self._matches(driver, (), alone=True)
-            yield Module(module_name(driver), "builtin", (PciDriver(driver, matches),))
 
     def _matches(self, driver: str, aliases: tuple[str, ...], *, alone: bool) -> tuple[str, ...]:
         """A driver's id table: its module's aliases, else what it is bound to."""
@@ -92,13 +97,15 @@ class Modules:
     def _is_loaded(self, name: str) -> bool:
         return self.sysfs.exists(f"sys/module/{name}/initstate")
 
-    def _registered(self) -> dict[str | None, list[str]]:
-        """The registered drivers by module; ``None`` for those without."""
+    def _registered(self) -> dict[str, list[str]]:
+        """The registered drivers by module; one without has the name that its module would have."""
         names = {f.driver for f in self.functions if f.driver is not None}
-        found: dict[str | None, list[str]] = {}
+        found: dict[str, list[str]] = {}
         for driver in sorted(names | set(names_in(self.sysfs, "sys/bus/pci/drivers"))):
             module = link_name(self.sysfs, f"sys/bus/pci/drivers/{driver}/module")
-            found.setdefault(module if module in self.loaded else None, []).append(driver)
+            if module is None or module not in self.loaded:
+                module = module_name(driver)
+            found.setdefault(module, []).append(driver)
         return found
 
     def _dependencies(self, directory: str | None) -> dict[str, list[str]]:

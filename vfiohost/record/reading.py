@@ -16,11 +16,12 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def text_of(sysfs: Sysfs, path: str, limit: int = 65536) -> str | None:
-    """A file's text without its last newline, or ``None`` when it cannot be had."""
+    """A file's text without its last newline, or ``None`` when it cannot be had, or is none."""
     try:
-        return sysfs.read(path, limit=limit)
+        text = sysfs.read(path, limit=limit)
     except KernelError:
         return None
+    return None if "\0" in text else text
 
 
 def names_in(sysfs: Sysfs, path: str) -> list[str]:
