@@ -100,10 +100,11 @@ def steps(changes: Sequence[Change], loads: Sequence[LoadModule]) -> tuple[Step,
     result: list[Step] = []
     pending: list[WriteAttr] = []
     for change in changes:
-        if change.is_empty:
+        early = _may_be_taken_early(change, loads)
+        if change.is_empty and not early:
             continue
         override = change.now.override
-        if _may_be_taken_early(change, loads):
+        if early:
             result.append(
                 _override_step(
                     change.address,
@@ -120,15 +121,16 @@ def steps(changes: Sequence[Change], loads: Sequence[LoadModule]) -> tuple[Step,
 def _may_be_taken_early(change: Change, loads: Sequence[LoadModule]) -> bool:
     """Whether a driver that registers when its module is loaded would probe the device at once.
 
-    It would if the override names it already, or if there is no override and the ids match, which
-    those of a VFIO driver never do (``drivers/base/dd.c:driver_attach``).
+    It would if the override names it, whatever the device is to have in the end, or if there is no
+    override and the ids match, which those of a VFIO driver never do
+    (``drivers/base/dd.c:driver_attach``).
     """
     if not loads or change.now.driver is not None:
         return False
     override = change.now.override
     if override is None:
         return any(not load.name.endswith("vfio_pci") for load in loads)
-    return override == change.want.driver
+    return any(load.after is None or load.after.path == f"{DRIVERS}/{override}" for load in loads)
 
 
 def _named(loads: Sequence[LoadModule]) -> str:
