@@ -30,7 +30,6 @@ DIFFERENCES = {
     "11-autoprobe-and-hotplug": _NO_REMOVE,
     "11-autoprobe-and-load": _NO_UNLOAD,
     "14-unload-unbinds": _NO_UNLOAD,
-    "15-stored-null": "the simulation takes a stored (null) for no override",
     "21-remove-and-rescan": _NO_REMOVE,
     "21-vf-made-again": _NO_VFS_SEEN,
     "22-not-root": "every simulated store is root's",

@@ -27,6 +27,18 @@ def test_15_null_is_what_unset_reads_as_and_can_be_stored(host: Shell) -> None:
     assert host.cat(OVERRIDE) == "(null)"
 
 
+def test_15_a_stored_null_is_a_name_that_no_driver_has(host: Shell) -> None:
+    driver = host.driver(NIC)
+    assert driver is not None
+    host.unbind(driver, NIC)
+    host.override(NIC, "(null)")
+    with answers("ENODEV"):
+        host.bind(driver, NIC)
+    host.override(NIC, "\n")
+    host.bind(driver, NIC)
+    assert host.driver(NIC) == driver
+
+
 def test_16_an_empty_write_has_no_effect(host: Shell) -> None:
     host.override(NIC, "vfio-pci")
     host.override(NIC, "")

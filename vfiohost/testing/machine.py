@@ -43,6 +43,9 @@ class BlockedError(Exception):
     """
 
 
+_NULL = "(null)"
+
+
 @attrs.define
 class Machine:
     """The simulated host while one store is answered.
@@ -148,4 +151,18 @@ class Machine:
     def driver_override(self, path: str) -> str | None:
         """The override of a device, or ``None`` when not set."""
         text = self.tree.text(f"{path}/driver_override")
-        return None if text in (None, "(null)") else text
+        if text == _NULL and path.rsplit("/", 1)[-1] not in self.state.null_overrides:
+            return None
+        return text
+
+    def set_override(self, path: str, text: str) -> None:
+        """Set the override of a device, or clear it with an empty text.
+
+        The kernel shows an override that is not set as ``(null)``, and lets that text be stored: it
+        is a name then, which no driver has.
+        """
+        address = path.rsplit("/", 1)[-1]
+        self.state.null_overrides = [a for a in self.state.null_overrides if a != address]
+        if text == _NULL:
+            self.state.null_overrides.append(address)
+        self.tree.write(f"{path}/driver_override", f"{text or _NULL}\n")

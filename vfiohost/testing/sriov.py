@@ -112,6 +112,7 @@ def disable_for_vfio(machine: Machine, address: str) -> None:
 def _remove_device(machine: Machine, path: str) -> None:
     """``pci_stop_and_remove_bus_device`` of a device without a driver."""
     groups.leave_group(machine, path)
+    machine.set_override(path, "")  # it is lost with the device, and not there when that returns
     machine.tree.remove(f"{PCI_DEVICES}/{posixpath.basename(path)}")
     machine.tree.remove(path)
 

@@ -102,6 +102,7 @@ class State:
         next_number: for open files and pending operations.
         drivers: PCI drivers in the order in which they were registered: who is asked first.
         dynamic_ids: by driver: vendor, device, subvendor, subdevice, class, class mask.
+        null_overrides: the addresses whose override is the text ``(null)``, which reads like none.
         most_vfs: by address: how many virtual functions a driver really enables.
         failing_probes: driver glob, address glob, errno.
         releasing: by address: the driver that is being unbound, whose link is gone already.
@@ -115,6 +116,7 @@ class State:
     next_number: int = 1
     drivers: list[str] = attrs.field(factory=list)
     dynamic_ids: dict[str, list[list[int]]] = attrs.field(factory=dict)
+    null_overrides: list[str] = attrs.field(factory=list)
     most_vfs: dict[str, int] = attrs.field(factory=dict)
     failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
     releasing: dict[str, str] = attrs.field(factory=dict)
