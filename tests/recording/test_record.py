@@ -320,8 +320,11 @@ def test_what_a_hostile_tree_says_can_be_written_and_expanded(tmp_path: Path) ->
     tree.write(f"{types}/mtty-1/name", "a\0b")
     tree.write("proc/sys/kernel/osrelease", "6\0.12")
     tree.link("sys/class/mdev_bus/mtty", "../../devices/virtual/mtty/mtty")
+    tree.write("etc/mdev_supported_types/a-1/name", "a")
+    tree.link("sys/class/mdev_bus/etc", "../../../etc")
     found = capture_at(tree.root)
     assert (found.groups, found.functions[0].iommu_group, found.files) == ((), None, ())
+    assert [parent.path for parent in found.virtual_parents] == ["virtual/mtty/mtty"]
     assert recording.parse(recording.format(found)) == found
     expand(found, tmp_path / "out")
 
