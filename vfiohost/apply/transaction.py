@@ -90,6 +90,12 @@ def observe(sysfs: Sysfs, expect: Expect, *, timeout: float) -> str | None | Una
     return seen
 
 
+# Somebody was there before us: what is seen then is theirs, however much it looks like our work,
+# and taking it back would destroy their mediated device or take their driver away
+# (drivers/vfio/mdev/mdev_core.c:mdev_device_create, drivers/base/dd.c:device_driver_attach).
+_TAKEN = frozenset({errno.EEXIST, errno.EBUSY})
+
+
 class Transaction:
     """One plan on its way, under the lock.
 
@@ -251,8 +257,11 @@ class Transaction:
             self._answered(index, step)
         except PendingError:
             raise
-        except VfioHostError:
-            self._look_after_failure(index, step, refused=True)
+        except VfioHostError as exc:
+            if isinstance(exc, KernelError) and exc.errno in _TAKEN:
+                del self.to_undo[index]
+            else:
+                self._look_after_failure(index, step, refused=True)
             raise
         if step.after is not None:
             seen = self._see(step.after)
