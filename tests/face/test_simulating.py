@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.face.support import HOSTS
+from vfiohost.cli.output import Output
+from vfiohost.render.table import coloured
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.face.support import Runner
 
@@ -63,3 +67,24 @@ def test_a_dry_run_makes_no_directory(run: Runner, scratch: Path) -> None:
     assert run("sim", "mtty", str(root), "-n").code == 0
     assert run("sim", "mtty", str(root), "-n", "--json").value["dry_run"] is True
     assert not root.exists()
+
+
+def test_a_recording_cannot_steer_the_terminal(run: Runner, scratch: Path) -> None:
+    lines = (HOSTS / "mtty.host").read_text().splitlines()
+    lines[1] = r'title = "a \x1b]0;b\x07 \x1b[31mc\nd"'
+    (scratch / "evil.host").write_text("\n".join(lines) + "\n")
+    ran = run("sim", str(scratch / "evil.host"), str(scratch / "evil"))
+    assert ran.code == 0
+    assert r"a \x1b]0;b\x07 \x1b[31mc\nd" in ran.out
+
+
+def test_what_reaches_a_terminal_has_no_control_characters_but_our_colours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = Output(json=False)
+    output.lines(["a \x1b]0;b\x07\u202e", coloured("c", "bad")])
+    output.notes(["note: \x9b2J"])
+    shown = capsys.readouterr()
+    assert shown.out == "a \\x1b]0;b\\x07\\u202e\n" + coloured("c", "bad") + "\n"
+    assert shown.err == "note: \\x9b2J\n"
+    assert coloured("c", "bad") != "c"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from itertools import cycle
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +24,8 @@ _PROBLEMS_SHOWN = 5
 
 # A command in a sentence that is about the host at hand, as all are but those that make another.
 _COMMAND = re.compile(r"`vfiohost (?!sim\b|[^`]*--help`)")
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 class Output:
@@ -81,7 +84,8 @@ class Output:
             self.notes([f"vfiohost: warning: and {left} more (-v shows all)"])
 
     def _text(self, lines: Iterable[str]) -> str:
-        return self._rooted("".join(f"{line}\n" for line in lines), printable(quote(self.root)))
+        text = "".join(f"{_harmless(line)}\n" for line in lines)
+        return self._rooted(text, printable(quote(self.root)))
 
     def _rooted(self, text: str, root: str) -> str:
         """The text with the root in every command that it advises; ``root`` is as it is shown."""
@@ -107,6 +111,14 @@ class Output:
                 self.error([f"Cannot write the output: {error.strerror}."])
                 return False
         return True
+
+
+def _harmless(text: str) -> str:
+    """The text without control characters but line ends and the colours that we paint with."""
+    return "".join(
+        part if is_ours else "\n".join(printable(line) for line in part.split("\n"))
+        for part, is_ours in zip(_COLOUR.split(text), cycle((False, True)), strict=False)
+    )
 
 
 def problem_text(problem: Problem) -> str:

@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from vfiohost import testing
-from vfiohost.render.table import format_columns
+from vfiohost.render.table import format_columns, printable
 from vfiohost.testing import fixtures
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def simulate(session: Session) -> None:
         "functions": len(recording.functions),
     }
     if options.dry_run:
-        session.lines.append(f"would make {directory}: {recording.title}")
+        session.lines.append(f"would make {directory}: {printable(recording.title)}")
         return
     testing.create(recording, Path(directory))
     if not options.quiet:
         session.lines += [
-            f"{directory}: {recording.title}",
+            f"{directory}: {printable(recording.title)}",
             f"vfiohost --root {quote(directory)} list",
         ]
 
