@@ -285,7 +285,7 @@ class StoreTimeoutError(VfioHostError):
         self.timeout = timeout
         who = f" Helper process {pid} waits for it." if pid else ""
         super().__init__(
-            f"Writing {_shown(value)} to {path} has not come back after {timeout:g} s; "
+            f"Writing {_shown(value)} to {path} has not come back after {timeout:.3g} s; "
             f"the kernel still works on it.{who}"
         )
 

@@ -24,12 +24,15 @@ from vfiohost._native import ffi, lib
 from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vfiohost.errors import KernelOp
 
 LONGEST_WAIT: Final = 1_000_000.0
 """Seconds (11 days) that stand for any longer timeout, as poll(2) takes an int of milliseconds."""
+
+TICK: Final = 0.1
+"""Seconds between two times that a wait asks whether to give up."""
 
 _ANSWER: Final = struct.Struct("ii")  # struct vh_answer, struct vh_outcome
 _LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cut
@@ -46,6 +49,11 @@ _buffer = ffi.new_allocator(should_clear_after_alloc=False)
 
 # Helpers that were still in the kernel when their caller stopped waiting.
 _left: set[int] = set()
+
+
+def never() -> bool:
+    """Do not give up."""
+    return False
 
 
 def open_root(path: str) -> int:
@@ -214,6 +222,7 @@ def store_bounded(
     keep_fd: int | None = None,
     only_sysfs: bool,
     shown: str,
+    give_up: Callable[[], bool] = never,
     fallback: bool = False,
 ) -> None:
     """Store a value in a helper process and wait for it no longer than ``timeout``.
@@ -231,13 +240,14 @@ def store_bounded(
             outlives the caller.
         only_sysfs: refuse a file that is not on a mounted sysfs.
         shown: how errors name the file.
+        give_up: asked each :data:`TICK` of the wait; ``True`` ends it.
         fallback: do without ``openat2(2)`` and ``close_range(2)``.
 
     Raises:
         KernelError: the kernel's answer, with ``op`` ``open`` or ``write``; EINTR when the helper
             was killed before it could tell one.
-        StoreTimeoutError: no answer in time, or the wait was interrupted; the helper ``pid`` goes
-            on waiting in the kernel.
+        StoreTimeoutError: no answer in time, given up, or the wait was interrupted; the helper
+            ``pid`` goes on waiting in the kernel.
         UnsupportedError: ``only_sysfs`` and the file is not on a sysfs.
     """
     began = time.monotonic()
@@ -250,7 +260,7 @@ def store_bounded(
         raise KernelError("open", -pid, shown, _text(data))
     outcome: bytes | None = None
     try:
-        outcome = _receive(pipe[0], _ANSWER.size, began + timeout)
+        outcome = _receive(pipe[0], _ANSWER.size, began + timeout, give_up)
     except BaseException as interruption:
         # A signal handler raised. The store goes on, and somebody has to know in which process.
         waited = time.monotonic() - began
@@ -259,7 +269,7 @@ def store_bounded(
         os.close(pipe[0])
         _reap(pid, wait=outcome is not None)
     if outcome is None:
-        raise StoreTimeoutError(shown, _text(data), pid, timeout)
+        raise StoreTimeoutError(shown, _text(data), pid, time.monotonic() - began)
     if len(outcome) < _ANSWER.size:
         raise KernelError("write", errno.EINTR, shown, _text(data))
     result, phase = _ANSWER.unpack(outcome)
@@ -381,15 +391,18 @@ class _Reader:
         _reap(self.pid, wait=ended)
 
 
-def _receive(fd: int, size: int, deadline: float) -> bytes | None:
+def _receive(fd: int, size: int, deadline: float, give_up: Callable[[], bool]) -> bytes | None:
     """Read ``size`` bytes from a helper's pipe: fewer at its end, ``None`` when time is up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     data = b""
     while len(data) < size:
         # poll() runs signal handlers and goes on waiting; one that raises ends the wait (PEP 475).
-        if not poll.poll(_milliseconds(deadline - time.monotonic())):
-            return None
+        left = deadline - time.monotonic()
+        if not poll.poll(_milliseconds(min(left, TICK))):
+            if left <= TICK or give_up():
+                return None
+            continue
         chunk = os.read(fd, size - len(data))
         if not chunk:
             break

@@ -6,10 +6,12 @@ lead out of it. Nothing here knows what is where; :mod:`vfiohost.scan` does.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING, Protocol, Self
 
 from vfiohost import native
@@ -22,7 +24,7 @@ from vfiohost.errors import (
 from vfiohost.model import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
 
@@ -196,7 +198,14 @@ class Sysfs:
 
 
 class Kernel(Protocol):
-    """Who answers stores: the running kernel, or a simulated one."""
+    """Who answers stores: the running kernel, or a simulated one.
+
+    Attributes:
+        give_up: asked ten times a second or more while a store or a load is waited for; ``True``
+            ends the wait as the end of its time would.
+    """
+
+    give_up: Callable[[], bool]
 
     def check_writable(self) -> None:
         """Make sure that a store would reach somebody.
@@ -217,7 +226,7 @@ class Kernel(Protocol):
 
         Raises:
             KernelError: the kernel's answer.
-            StoreTimeoutError: no answer in time; the store goes on.
+            StoreTimeoutError: no answer in time, or given up; the store goes on.
             UnsupportedError: the file is not on a sysfs.
         """
 
@@ -226,7 +235,7 @@ class Kernel(Protocol):
 
         Raises:
             KernelError: it could not be loaded (``op`` is ``load``).
-            StoreTimeoutError: not loaded in time; loading goes on.
+            StoreTimeoutError: not loaded in time, or given up; loading goes on.
             UnsupportedError: there is no ``modprobe``.
         """
 
@@ -236,6 +245,7 @@ class LiveKernel:
 
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
+        self.give_up: Callable[[], bool] = native.never
 
     def check_writable(self) -> None:
         """See :meth:`Kernel.check_writable`."""
@@ -254,18 +264,21 @@ class LiveKernel:
             timeout=timeout,
             keep_fd=keep_fd,
             only_sysfs=True,
+            give_up=self.give_up,
             shown=self._sysfs.shown(path),
         )
 
     def load_module(self, name: str, *, timeout: float) -> None:
         """See :meth:`Kernel.load_module`. Below a root other than ``/``, ``modprobe -d ROOT``."""
         self.check_writable()
+        began = time.monotonic()
         process = _start_modprobe(name, self._sysfs.root)
         _loading.append(process)
         try:
-            _, said = process.communicate(timeout=min(timeout, native.LONGEST_WAIT))
-        except subprocess.TimeoutExpired:
-            raise StoreTimeoutError("modprobe", name, process.pid, timeout) from None
+            said = _communicate(process, began + timeout, self.give_up)
+            if said is None:
+                waited = time.monotonic() - began
+                raise StoreTimeoutError("modprobe", name, process.pid, waited)
         finally:
             if process.stderr is not None:
                 process.stderr.close()
@@ -291,6 +304,16 @@ def _start_modprobe(name: str, root: str) -> subprocess.Popen[bytes]:
         )
     except OSError as error:  # no process was started: nothing was loaded
         raise KernelError("load", error.errno or 0, name, "modprobe did not start.") from error
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], deadline: float, give_up: Callable[[], bool]
+) -> bytes | None:
+    """What a process wrote to stderr up to its end, or ``None``: it has not ended."""
+    while (left := deadline - time.monotonic()) > 0 and not give_up():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=min(left, native.TICK))[1]
+    return None
 
 
 def _modprobe() -> str:

@@ -153,9 +153,13 @@ def test_one_transaction_without_keep_going(run: Runner, simulated: Maker) -> No
     assert {d["driver"] for d in listed} == {"nouveau"}
 
 
-def send(number: int, after: float) -> threading.Thread:
+def send(number: int, kernel: testing.SimulatedKernel) -> threading.Thread:
+    """Send this process a signal as soon as a store is pending."""
+
     def shoot() -> None:
-        time.sleep(after)
+        deadline = time.monotonic() + 20
+        while not kernel.pending and time.monotonic() < deadline:
+            time.sleep(0.01)
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=shoot)
@@ -167,9 +171,10 @@ def send(number: int, after: float) -> threading.Thread:
 def test_a_signal_between_steps_takes_back(number: int, run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
     # The store comes back within its grace, so the signal counts between two steps.
-    testing.SimulatedKernel(root).delay("*/drivers/nouveau/unbind", 0.5)
+    kernel = testing.SimulatedKernel(root)
+    kernel.delay("*/drivers/nouveau/unbind", 0.5)
     handlers = signal.getsignal(number)
-    thread = send(number, 0.3)
+    thread = send(number, kernel)
     ran = run("bind", "10de:2236", root=root)
     thread.join()
     assert ran.code == 1
@@ -182,11 +187,12 @@ def test_a_signal_between_steps_takes_back(number: int, run: Runner, simulated: 
 def test_a_signal_in_a_blocked_store_is_pending(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
     assert run("bind", "65:00.0", root=root).code == 0
-    with testing.SimulatedKernel(root).open_device("0000:65:00.0"):
-        thread = send(signal.SIGINT, 0.3)
+    kernel = testing.SimulatedKernel(root)
+    with kernel.open_device("0000:65:00.0"):
+        thread = send(signal.SIGINT, kernel)
         began = time.monotonic()
-        ran = run("unbind", "65:00.0", root=root)
-        assert time.monotonic() - began < 10
+        ran = run("unbind", "65:00.0", "--timeout", "60", root=root)
+        assert time.monotonic() - began < 30
         thread.join()
     assert ran.code == 6
     assert f"`vfiohost --root {root} recover`" in ran.err

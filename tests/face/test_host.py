@@ -274,6 +274,7 @@ class Overtaken:
 
     def __init__(self, kernel: testing.SimulatedKernel) -> None:
         self.kernel = kernel
+        self.give_up = kernel.give_up
 
     def check_writable(self) -> None:
         self.kernel.check_writable()

@@ -203,7 +203,8 @@ def test_a_blocked_store_is_left_alone_and_told(root: int, full: Pipe, *, fallba
     assert 0.1 <= time.monotonic() - start < 5
     assert error.pid is not None
     assert not is_gone(error.pid)
-    assert (error.path, error.value, error.timeout) == ("R/full", "vfio-pci", 0.1)
+    assert (error.path, error.value) == ("R/full", "vfio-pci")
+    assert 0.1 <= error.timeout < 5
     assert full.drain() == b"vfio-pci"
     until(lambda: is_gone(error.pid or 0))
 
@@ -357,6 +358,21 @@ def test_a_handler_that_returns_lets_the_wait_go_on(root: int, full: Pipe) -> No
     assert time.monotonic() - start >= 0.4
     assert len(ran) >= 3
     full.drain()
+
+
+def test_a_wait_that_is_given_up_ends(root: int, full: Pipe) -> None:
+    asked = iter([False, False, True])
+    start = time.monotonic()
+    with pytest.raises(StoreTimeoutError) as caught:
+        bounded(root, "full", timeout=60, give_up=lambda: next(asked))
+    assert 3 * native.TICK <= caught.value.timeout <= time.monotonic() - start < 10
+    assert caught.value.pid in native._left
+    assert full.drain() == b"vfio-pci"
+
+
+def test_nobody_is_asked_whether_to_give_up_what_does_not_wait(root: int, tmp_path: Path) -> None:
+    (tmp_path / "attribute").touch()
+    bounded(root, "attribute", give_up=lambda: 1 // 0)
 
 
 def test_a_helper_that_is_killed_is_an_error(root: int, full: Pipe) -> None:

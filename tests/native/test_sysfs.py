@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -214,9 +215,13 @@ def test_a_modprobe_that_does_not_come_back_is_left_alone(
     os.kill(caught.value.pid, 0)
     with (tmp_path / "gate").open("w"):
         pass
+    assert_that_the_next_load_collects_it(modprobe("exit 0"))
+
+
+def assert_that_the_next_load_collects_it(kernel: LiveKernel) -> None:
     deadline = time.monotonic() + 10
     while module._loading and time.monotonic() < deadline:
-        modprobe("exit 0").load_module("y", timeout=20)
+        kernel.load_module("y", timeout=20)
     assert module._loading == []
 
 
@@ -228,6 +233,18 @@ def test_a_modprobe_that_cannot_be_started(
     with pytest.raises(KernelError) as caught:
         kernel.load_module("x", timeout=20)
     assert (caught.value.op, caught.value.code, caught.value.path) == ("load", "EACCES", "x")
+
+
+def test_a_modprobe_that_is_given_up(modprobe: Callable[[str], LiveKernel]) -> None:
+    kernel = modprobe("exec sleep 30")
+    asked = iter([False, True])
+    kernel.give_up = lambda: next(asked)
+    with pytest.raises(StoreTimeoutError) as caught:
+        kernel.load_module("x", timeout=60)
+    assert caught.value.pid is not None
+    assert caught.value.timeout < 20
+    os.kill(caught.value.pid, signal.SIGKILL)
+    assert_that_the_next_load_collects_it(modprobe("exit 0"))
 
 
 def test_a_modprobe_may_take_for_ever(

@@ -77,8 +77,8 @@ class Session:
         Returns:
             A context that gives the question whether to stop between two steps.
         """
-        kernel = _simulated(self.root) or self.host.kernel
-        self.host.kernel = self.interruption.guard(kernel)
+        self.host.kernel = _simulated(self.root) or self.host.kernel
+        self.host.kernel.give_up = self.interruption.is_grace_over
         return self.interruption.caught()
 
     def close(self) -> None:

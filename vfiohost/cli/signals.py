@@ -7,13 +7,12 @@ taken back: the store gets :data:`GRACE` more to end, then the waiting ends and 
 from __future__ import annotations
 
 import signal
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from vfiohost.sysfs import Kernel
 
 GRACE = 1.0
 """Seconds that a store may still take after a signal. Most take a few milliseconds."""
@@ -22,15 +21,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Whether a signal came, and how a store learns of it."""
+    """Whether a signal came, and since when.
+
+    The handler only takes that down, and those who wait ask: what it raised could come up anywhere,
+    between the start of a helper process and the line that remembers it, too.
+    """
 
     def __init__(self) -> None:
         self.came = False
-        self._in_store = False
+        self._came_at = 0.0
 
-    def guard(self, kernel: Kernel) -> Kernel:
-        """A kernel whose stores end when a signal came and their grace is over."""
-        return _Guarded(kernel, self)
+    def is_grace_over(self) -> bool:
+        """Whether a signal came longer than :data:`GRACE` ago."""
+        return self.came and time.monotonic() - self._came_at > GRACE
 
     @contextmanager
     def caught(self) -> Iterator[Callable[[], bool]]:
@@ -43,7 +46,6 @@ class Interruption:
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     old[number] = signal.signal(number, self._on_signal)
-            old[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
         except ValueError:
             pass  # not the main thread of the interpreter: Python delivers no signals here
         try:
@@ -52,43 +54,7 @@ class Interruption:
             for number, handler in old.items():
                 signal.signal(number, handler)
 
-    @contextmanager
-    def store(self) -> Iterator[None]:
-        """Say that a store is under way."""
-        self._in_store = True
-        try:
-            yield
-        finally:
-            self._in_store = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
     def _on_signal(self, *_: object) -> None:
-        self.came = True
-        if self._in_store:
-            signal.setitimer(signal.ITIMER_REAL, GRACE)
-
-    def _on_alarm(self, *_: object) -> None:
-        if self._in_store:
-            raise KeyboardInterrupt
-
-
-class _Guarded:
-    """A :class:`Kernel` that says when it is in a store."""
-
-    def __init__(self, kernel: Kernel, interruption: Interruption) -> None:
-        self._kernel = kernel
-        self._interruption = interruption
-
-    def check_writable(self) -> None:
-        """See :meth:`vfiohost.sysfs.Kernel.check_writable`."""
-        self._kernel.check_writable()
-
-    def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
-        """See :meth:`vfiohost.sysfs.Kernel.store`."""
-        with self._interruption.store():
-            self._kernel.store(path, value, timeout=timeout, keep_fd=keep_fd)
-
-    def load_module(self, name: str, *, timeout: float) -> None:
-        """See :meth:`vfiohost.sysfs.Kernel.load_module`."""
-        with self._interruption.store():
-            self._kernel.load_module(name, timeout=timeout)
+        if not self.came:
+            self._came_at = time.monotonic()
+            self.came = True

@@ -125,6 +125,7 @@ class SimulatedKernel:
     Attributes:
         root: the directory.
         sysfs: what reads it.
+        give_up: see :class:`vfiohost.sysfs.Kernel`.
 
     Raises:
         NotFoundError: there is no such directory.
@@ -135,6 +136,7 @@ class SimulatedKernel:
         self.root = os.fspath(root)
         self.sysfs = Sysfs(root)
         self._simulation = Simulation(self.sysfs)
+        self.give_up: Callable[[], bool] = lambda: False
         self._callbacks: list[Callable[[str, str], object]] = []
         with self._simulation.session() as machine:  # finishes what a killed caller has begun
             boot(machine)
@@ -325,7 +327,7 @@ class SimulatedKernel:
 
     def _ask(self, verb: Verb, path: str, value: str, timeout: float) -> None:
         """Submit, wait for the answer, and say it."""
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         shown = path if verb == "load" else self.sysfs.shown(path)
         with self._simulation.session() as machine:
             operation = Pending(machine.state.take_number(), verb, path, value)
@@ -334,9 +336,9 @@ class SimulatedKernel:
         if refusal is not None:
             raise KernelError(refusal.op, refusal.errno, shown, value or None)
         if waits:
-            number = self._await(operation.number, deadline)
+            number = self._await(operation.number, began + timeout)
             if number is None:
-                raise StoreTimeoutError(shown, value, None, timeout)
+                raise StoreTimeoutError(shown, value, None, time.monotonic() - began)
             if number:
                 raise KernelError("load" if verb == "load" else "write", number, shown, value)
         self._tell(verb, path, value)
@@ -369,14 +371,14 @@ class SimulatedKernel:
             )
 
     def _await(self, number: int, deadline: float) -> int | None:
-        """The errno of a pending operation when it has ended, or ``None`` at the deadline."""
+        """The errno of a pending operation when it has ended, or ``None``: it has not."""
         try:
             while True:
                 with self._simulation.session() as machine:
                     answer = machine.state.results.pop(str(number), None)
                 if answer is not None:
                     return answer
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or self.give_up():
                     return None
                 time.sleep(_POLL)
         finally:
