@@ -79,7 +79,9 @@ def _build_modules(kernel: Kernel, work: Path, target: Path) -> None:
     names = sorted(path.stem for path in samples.glob("*.c") if path.stem != "mdpy-fb")
     objects = " ".join(f"{name}.o" for name in names)
     (samples / "Kbuild").write_text(f"obj-m += {objects}\n")
-    run("make", "-C", str(kernel.headers), f"M={work}", f"-j{os.cpu_count()}", "modules")
+    # Without type information for BPF: it would need pahole, and nobody traces these modules.
+    options = (f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES=", f"-j{os.cpu_count()}")
+    run("make", "-C", str(kernel.headers), *options, "modules")
     target.mkdir()
     for module in work.rglob("*.ko"):
         module.rename(target / module.name)
