@@ -7,11 +7,13 @@ kernel, and is replaced when a test has broken it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.cases.terms import Case
 from tests.kernel.lab import product, state
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
@@ -57,13 +59,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests with a machine; leave them out when no kernel was asked for."""
+    """Mark the tests with a machine, and leave out those that are of no use.
+
+    That is all of them when no kernel was asked for, and cases that are about other kernels.
+    """
     in_lab = [item for item in items if "lab" in getattr(item, "fixturenames", ())]
     for item in in_lab:
         item.add_marker("kernel")
-    if in_lab and not _wanted(config):
-        config.hook.pytest_deselected(items=in_lab)
-        items[:] = [item for item in items if item not in in_lab]
+    wanted = _wanted(config)
+    left_out = {item for item in in_lab if not wanted or not _is_about_its_kernel(item)}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_about_its_kernel(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+    case = parameters.get("case")
+    return not isinstance(case, Case) or parameters["flavour"] in case.flavours
 
 
 def _wanted(config: pytest.Config) -> tuple[str, ...]:
@@ -82,18 +95,31 @@ class Machines:
     def __init__(self, flavour: str) -> None:
         self.image = prepare(flavour)
         self.machine: Machine | None = None
+        self._cannot_boot: LabError | None = None
 
     def get(self) -> Machine:
-        """Return a running machine in its first state."""
+        """Return a running machine in its first state.
+
+        Raises:
+            LabError: it does not boot; once that is so, it is not tried again for each test.
+        """
+        if self._cannot_boot is not None:
+            raise self._cannot_boot
         if self.machine is None:
-            try:
-                self.machine = Machine(self.image)
-            except LabError:
-                # An emulated processor that is starved can lose its way while it boots: that says
-                # nothing of what is tested. Twice in a row, something is wrong.
-                self.machine = Machine(self.image)
+            self.machine = self._boot()
             self.machine.call(state.set_up)
         return self.machine
+
+    def _boot(self) -> Machine:
+        # An emulated processor that is starved can lose its way while it boots: that says nothing
+        # of what is tested. Twice in a row, something is wrong.
+        with contextlib.suppress(LabError):
+            return Machine(self.image)
+        try:
+            return Machine(self.image)
+        except LabError as error:
+            self._cannot_boot = error
+            raise
 
     def settle(self) -> None:
         """Bring the machine back to its first state, or drop it.

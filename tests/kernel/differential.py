@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from tests.kernel.edge_cases import (
+from tests.kernel.cases.terms import (
     UUIDS,
     bind,
     create,

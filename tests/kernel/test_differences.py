@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.edge_cases import CASES, Case
+from tests.kernel.cases import CASES
 from tests.kernel.lab import product
 from tests.kernel.scenario import run
 from tests.kernel.simulated import CannotSimulateError, Simulated
@@ -18,6 +18,7 @@ from vfiohost import testing
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.kernel.cases.terms import Case
     from tests.kernel.lab.vm import Machine
     from vfiohost.recording import Recording
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.edge_cases import CASES, Case
+from tests.kernel.cases import CASES
 from tests.kernel.scenario import RealKernel, run
 
 if TYPE_CHECKING:
+    from tests.kernel.cases.terms import Case
     from tests.kernel.lab.vm import Machine
 
 

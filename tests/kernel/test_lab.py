@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.cases import CASES
 from tests.kernel.differential import Difference, cut_down, find_difference, make_sequence
-from tests.kernel.edge_cases import CASES
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds

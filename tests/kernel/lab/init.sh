@@ -28,7 +28,8 @@ for folder in proc sys dev; do
 	$B mkdir -p /root/$folder
 	$B mount --move /$folder /root/$folder
 done
-for folder in run tmp dev/shm; do
+# Not /tmp: the checkout or its Python may lie there.
+for folder in run dev/shm; do
 	$B mkdir -p /root/$folder
 	$B mount -t tmpfs tmpfs /root/$folder
 done

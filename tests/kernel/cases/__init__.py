@@ -1,0 +1,10 @@
+"""What Linux answers at the edges: a table of scenarios, by the sections of the acceptance list.
+
+The numbers are those of the acceptance list of the simulated kernel. Each scenario begins in the
+first state of a machine of the lab (``lab/layout.py``): every function has the driver that Linux
+gives it, no display driver is loaded, ``vfio_pci`` and the mdev samples are.
+"""
+
+from tests.kernel.cases import bind, dynamic_ids, mdev, override
+
+CASES = (*bind.CASES, *override.CASES, *dynamic_ids.CASES, *mdev.CASES)
