@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
     from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.recording import Recording
     from vfiohost.sysfs import Kernel
 
     Device = PciDevice | PciAddress | str
@@ -163,6 +164,41 @@ class Host:
         many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
         texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         return select_all(texts, self.scan() if snapshot is None else snapshot)
+
+    def record(
+        self, *, title: str | None = None, config: bool = False, timeout: float = READ_TIMEOUT
+    ) -> Recording:
+        """Record the host, so that ``vfiohost sim`` can make it again elsewhere.
+
+        Serial numbers, MAC addresses and what else identifies the machine are not read or masked.
+        ``vfiohost.recording.format`` makes a text of the recording.
+
+        Args:
+            title: one line that says what is special; by default what kind of host it is.
+            config: read the configuration space too, which wakes devices.
+            timeout: seconds that the attributes behind the device lock may take.
+
+        Raises:
+            KernelError: there is no PCI bus, or it cannot be listed. What else cannot be read is an
+                errno in the recording, or a note.
+            UnsupportedError: there is more than a recording can hold.
+        """
+        from datetime import UTC, datetime
+
+        from attrs import evolve
+
+        from vfiohost import __version__
+        from vfiohost.record import MASKED_NOTE, capture, describe
+
+        found = capture(self.sysfs, title="", source="", config=config, timeout=timeout)
+        where = "" if self.sysfs.is_live() else "a directory with the files of "
+        source = (
+            f"recorded from {where}Linux {found.kernel or '(unknown)'} on "
+            f"{datetime.now(UTC).date()} with vfiohost {__version__}; again: "
+            f"vfiohost record {'--with-config ' if config else ''}FILE"
+        )
+        title = describe(found) if title is None else title
+        return evolve(found, title=title, source=source, notes=(MASKED_NOTE, *found.notes))
 
     @cached_property
     def names(self) -> PciNames:

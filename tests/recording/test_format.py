@@ -245,7 +245,7 @@ def test_a_short_text_does_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch, lines: list[str], line: int
 ) -> None:
     """It gives up in the line where it has come to the limit."""
-    monkeypatch.setattr("vfiohost.recording.reader._MOST_BYTES", 4 << 20)
+    monkeypatch.setattr("vfiohost.recording.reader.MOST_BYTES", 4 << 20)
     with pytest.raises(ParseError, match="one that comes to at most 4 MiB") as caught:
         recording.parse(HEAD + "\n".join(lines) + "\n")
     assert caught.value.where == f"line {line}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
-import tarfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.native.trees import Lookout, Tree
+from tests.recording.machines import RECORDINGS, needs_recordings, unpack
 from tests.strategies import host_trees
 from vfiohost import native, recording
-from vfiohost.errors import KernelError
+from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.record import capture
+from vfiohost.record.masking import mask_cmdline
 from vfiohost.recording import (
     Attribute,
     File,
@@ -51,9 +51,18 @@ def few_vfs(host: Recording) -> Recording:
     return attrs.evolve(host, functions=few, groups=kept)
 
 
+def as_masked(host: Recording) -> Recording:
+    """The host as it is recorded: what is masked has tests of its own."""
+    files = {file.path: file for file in host.files}
+    line = files["proc/cmdline"].content if "proc/cmdline" in files else None
+    if isinstance(line, bytes):
+        files["proc/cmdline"] = File("proc/cmdline", mask_cmdline(line))
+    return attrs.evolve(host, title="t", source=SOURCE, files=tuple(files.values()))
+
+
 def as_captured(host: Recording) -> Recording:
     """A fixture as far as a directory of it can say it."""
-    return attrs.evolve(host, title="t", source=SOURCE, notes=(), modules=())
+    return attrs.evolve(as_masked(host), notes=(), modules=())
 
 
 # ---- there and back ----------------------------------------------------------------------------
@@ -66,8 +75,7 @@ def test_expanding_and_recording_gives_the_host_back(
 ) -> None:
     root = tmp_path_factory.mktemp("host")
     expand(host, root)
-    expected = attrs.evolve(host, title="t", source=SOURCE)
-    assert capture_at(root, modes=True) == expected
+    assert capture_at(root, modes=True) == as_masked(host)
     shutil.rmtree(root)
 
 
@@ -133,24 +141,7 @@ def test_parents_that_offer_different_things_have_tables_of_their_own(tmp_path: 
     assert found.functions == functions
 
 
-RECORDINGS = ["accel-nvidia", "intel-i7-1270p-iommu", "arm-pcidomain32bits", "xeon-phi-nvme"]
 PCI_LINKS = ("driver", "iommu_group", "physfn")
-# Of thousands of files, those that have to do with PCI functions.
-WANTED = re.compile(
-    r"(?:.*/)?(?:proc/sys/.*|proc/cmdline|sys/bus/pci/.*|sys/kernel/iommu_groups/.*"
-    r"|sys/devices/pci[^/]*(?:/(?:pci)?[0-9a-f]+:[^/]+)*(?:/power)?/[^/]+)"
-)
-
-
-def unpack(name: str, directory: Path) -> Path:
-    (archive,) = Path(os.environ["VFIOHOST_RECORDINGS"]).glob(f"{name}.tar.*")
-    with tarfile.open(archive) as packed:
-        # Some of its links are absolute. Python 3.11.2 does not know filters yet.
-        filtered: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
-        wanted = [each for each in packed.getmembers() if WANTED.fullmatch(each.name)]
-        packed.extractall(directory, wanted, **filtered)
-    (root,) = (p.parents[3] for p in directory.rglob("sys/bus/pci/devices"))
-    return root
 
 
 def text_of(link: Path) -> str:
@@ -173,7 +164,7 @@ def pci_part(root: Path, found: Sequence[Function]) -> dict[str, bytes | str]:
     return part
 
 
-@pytest.mark.skipif("VFIOHOST_RECORDINGS" not in os.environ, reason="no recordings of machines")
+@needs_recordings
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_real_machine_that_was_recorded_comes_back(name: str, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
@@ -443,6 +434,39 @@ def test_modules_that_concern_no_function_are_left_out(tmp_path: Path) -> None:
     )
     found = host_with(tmp_path, *modules, driver=None)
     assert found.modules == (Module("mdev"),)
+
+
+def test_more_than_a_recording_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Tree(tmp_path)
+    for number in range(8):
+        tree.function(f"0000:65:00.{number}", irq="x" * 60000)
+    recording.parse(recording.format(capture_at(tmp_path)))
+    for module in ("record.functions", "recording.reader"):
+        monkeypatch.setattr(f"vfiohost.{module}.MOST_BYTES", 400_000)
+    with pytest.raises(UnsupportedError, match="too large to record"):
+        capture_at(tmp_path)
+
+
+def test_a_note_does_not_say_where_the_tree_lies(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    (tree.root / "sys/bus/pci/devices/0000:00:03.0").mkdir()
+    assert capture_at(tmp_path).notes == (
+        "sys/bus/pci/devices/0000:00:03.0: left out (Invalid argument)",
+    )
+
+
+def test_the_command_line_and_the_configuration_space_are_masked(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    config = bytearray(4096)
+    config[0x100:0x10C] = bytes.fromhex("0300010001020304 05060708")
+    tree.function(config=bytes(config))
+    tree.write("proc/cmdline", "root=UUID=0b8e6b1f-6c1f-4d0a-9f0e-5f7b3a1c2d3e iommu=pt\n")
+    found = capture_at(tmp_path, config=True)
+    config[0x104:0x10C] = bytes(8)
+    assert found.functions[0].attributes["config"].content == bytes(config)
+    assert found.files == (File("proc/cmdline", b"root=MASKED iommu=pt\n"),)
 
 
 def test_a_small_pci_ids_goes_along_a_whole_one_does_not(tmp_path: Path) -> None:

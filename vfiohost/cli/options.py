@@ -66,6 +66,12 @@ class Options(argparse.Namespace):
     words: Sequence[str] = ()
     list: bool = False
 
+    file: str | None = None
+    title: str | None = None
+    with_config: bool = False
+    umockdev: bool = False
+    overwrite: bool = False
+
     @property
     def command(self) -> str | None:
         """The verb as it is typed: ``list``, ``mdev create``; ``None`` when there is none."""

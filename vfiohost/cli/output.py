@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from io import TextIOWrapper
 from itertools import cycle
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
@@ -60,6 +61,12 @@ class Output:
             Whether they got there. A reader that went away (``| head``) is no failure.
         """
         return self._write(sys.stdout, self._text(lines))
+
+    def document(self, text: str) -> bool:
+        """Write a text that is made for a file to stdout, as it is; else as :meth:`lines`."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        return self._write(sys.stdout, text)
 
     def value(self, value: dict[str, Any]) -> bool:
         """Print the one JSON object on stdout; as for :meth:`lines`."""

@@ -161,7 +161,8 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            parents = [_global_options(allow, writes=False) if fill in (_list, _groups) else common]
+            only_reads = fill in (_list, _groups, _record)
+            parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
             fill(made)
@@ -173,6 +174,7 @@ def build(argv: Sequence[str]) -> Parser:
     verb("restore", "Give devices back the driver that they had before.", _restore)
     verb("recover", "Finish or take back what a crash left half-way.", _nothing)
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
+    verb("record", "Record this host in a file, without what identifies it.", _record)
     verb("sim", "Make a simulated host in a directory.", _sim)
 
     verb("mdev", "List, create and remove mediated devices.", partial(_mdev, common, allow))
@@ -241,6 +243,15 @@ def _restore(parser: Parser) -> None:
 
 def _undo(parser: Parser) -> None:
     parser.add_argument("journal_id", metavar="ID", nargs="?", help="journal id of the plan")
+
+
+def _record(parser: Parser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", help="the file to make; - for stdout")
+    add("--title", metavar="TEXT", help="one line on what is special about the host")
+    add("--with-config", action="store_true", help="read config space too; this wakes devices")
+    add("--umockdev", action="store_true", help="write the PCI functions in umockdev's format")
+    add("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _sim(parser: Parser) -> None:

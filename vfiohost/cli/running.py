@@ -59,6 +59,10 @@ def _verb(options: Options) -> Callable[[Session], None]:
         from vfiohost.cli import mediated
 
         return mediated.VERBS[command]
+    if command == "record":
+        from vfiohost.cli import recording
+
+        return recording.VERBS[command]
     if command == "sim":
         from vfiohost.cli import simulating
 
@@ -84,7 +88,8 @@ def _finish(session: Session) -> int:
         went_out = output.value(_envelope(session, code) | session.value)
     else:
         _warn(session)
-        went_out = output.lines(session.lines)
+        text = session.document
+        went_out = output.lines(session.lines) if text is None else output.document(text)
         output.error(session.notes if session.options.verbose else [])
     return code if went_out or code else 1
 

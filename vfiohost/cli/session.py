@@ -25,6 +25,7 @@ class Session:
         options: the command line.
         output: the streams.
         lines: what is printed on stdout in the end.
+        document: a text that is written there instead, as it is.
         value: the fields of the JSON object that is printed instead.
         notes: what ``-v`` says besides, on stderr.
         problems: what the scans found, each once, in order.
@@ -35,6 +36,7 @@ class Session:
         self.options = options
         self.output = output
         self.lines: list[str] = []
+        self.document: str | None = None
         self.notes: list[str] = []
         self.value: dict[str, Any] = {}
         self.problems: dict[Problem, None] = {}

@@ -9,8 +9,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from vfiohost import native
-from vfiohost.errors import KernelError, ParseError
+from vfiohost.errors import KernelError, ParseError, UnsupportedError
 from vfiohost.model import PciAddress
+from vfiohost.record.masking import mask_cmdline, mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
 from vfiohost.record.reading import names_in, number_of, target_of, text_of, text_of_link
@@ -22,6 +23,7 @@ from vfiohost.recording import (
     Recording,
 )
 from vfiohost.recording.modes import usual_mode
+from vfiohost.recording.reader import FILE_BYTES, MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +61,8 @@ _PLAIN = (
 # Those that take it, on some kernels.
 _LOCKED = ("driver_override", "sriov_numvfs", "sriov_vf_total_msix", "uevent")
 _GROUP_FILES = ("name", "reserved_regions", "type")
-_FILES = ("proc/cmdline", "usr/share/misc/pci.ids")
+_CMDLINE = "proc/cmdline"
+_FILES = (_CMDLINE, "usr/share/misc/pci.ids")
 _DEVICE_LINKS = ("consumer:pci:", "supplier:pci:")
 
 _PCI = "sys/bus/pci"
@@ -77,7 +80,7 @@ def capture(
     modes: bool | None = None,
     timeout: float = 2.0,
 ) -> Recording:
-    """Record a host.
+    """Record a host, without what identifies it (:mod:`vfiohost.record.masking`).
 
     What the kernel does not show is concluded: which driver a module that is not loaded would
     register, the id table of a driver (from ``modules.alias``, else from the functions that it is
@@ -96,6 +99,7 @@ def capture(
     Raises:
         KernelError: there is no PCI bus, or it cannot be listed. What else cannot be read becomes
             an errno in the recording, or a note.
+        UnsupportedError: there is more than a recording can hold.
     """
     return _Capture(sysfs, config, modes, timeout).recording(title, source)
 
@@ -106,6 +110,7 @@ class _Capture:
     def __init__(self, sysfs: Sysfs, config: bool, modes: bool | None, timeout: float) -> None:  # noqa: FBT001 - private
         self.sysfs = sysfs
         self.config = config
+        self.bytes_left = MOST_BYTES
         self.notes: list[str] = []
         self.paths = self._paths()
         self.addresses = {str(address): address for address in self.paths}
@@ -173,7 +178,19 @@ class _Capture:
                 content = self.sysfs.read_bytes(path)
             except KernelError as error:
                 content = error.errno or errno.EIO
+        if name == "config" and isinstance(content, bytes):
+            content = mask_config(content)
+        self._spend(content)
         return Attribute(content, mode if self.modes and mode != usual else None)
+
+    def _spend(self, content: bytes | int) -> None:
+        """See to it that the recording can be read again: the reader takes so much and no more."""
+        self.bytes_left -= FILE_BYTES + (len(content) if isinstance(content, bytes) else 0)
+        if self.bytes_left < 0:
+            raise UnsupportedError(
+                f"{self.sysfs.root} is too large to record: the files of its functions and groups "
+                f"come to more than {MOST_BYTES >> 20} MiB."
+            )
 
     def _attributes(self, directory: str, names: Iterable[str]) -> dict[str, Attribute]:
         found = {name: self._attribute(f"{directory}/{name}", name, None) for name in names}
@@ -192,8 +209,11 @@ class _Capture:
             try:
                 address = PciAddress.parse(name)
                 target = self.sysfs.readlink(f"{_PCI}/devices/{name}")
-            except (ParseError, KernelError) as error:
+            except ParseError as error:
                 self.notes.append(f"{_PCI}/devices/{name}: left out ({error})")
+                continue
+            except KernelError as error:
+                self.notes.append(f"{_PCI}/devices/{name}: left out ({error.strerror})")
                 continue
             path = posixpath.normpath(f"{_PCI}/devices/{target}")
             if path.startswith("sys/devices/") and path.endswith(f"/{address}"):
@@ -295,9 +315,10 @@ class _Capture:
         found = {}
         for path in _FILES:
             try:
-                found[path] = File(path, self.sysfs.read_bytes(path))
+                content = self.sysfs.read_bytes(path)
             except KernelError:
                 continue  # not there, or a whole pci.ids: names are looked up elsewhere then
+            found[path] = File(path, mask_cmdline(content) if path == _CMDLINE else content)
         for address, path in self.paths.items():
             for name in self.names[address]:
                 link = f"{path}/{name}"

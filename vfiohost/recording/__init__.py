@@ -6,6 +6,7 @@ in ``fixtures/sysfs/README.md``.
 """
 
 from vfiohost.recording.reader import parse
+from vfiohost.recording.umockdev import format_umockdev
 from vfiohost.recording.values import (
     Attribute,
     File,
@@ -40,6 +41,7 @@ __all__ = [
     "Recording",
     "VirtualParent",
     "format",
+    "format_umockdev",
     "modalias_text",
     "parse",
     "uevent_text",

@@ -41,8 +41,8 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 # How much a recording may come to: `|*9999` and `like` make much of a short text, which may be
 # hostile. Ten thousand functions with all that Linux shows of them take half of it.
-_MOST_BYTES = 1 << 28
-_FILE_BYTES = 256  # what a file takes besides its content
+MOST_BYTES = 1 << 28
+FILE_BYTES = 256  # what a file takes besides its content
 
 
 @attrs.frozen
@@ -58,16 +58,16 @@ class _Entry:
 
 
 class _Budget:
-    """What is left of :data:`_MOST_BYTES`."""
+    """What is left of :data:`MOST_BYTES`."""
 
     def __init__(self) -> None:
-        self._left = _MOST_BYTES
+        self._left = MOST_BYTES
 
     def spend(self, size: int, where: str) -> None:
         """Take ``size`` bytes, or refuse the text."""
         self._left -= size
         if self._left < 0:
-            limit = f"{_MOST_BYTES >> 20} MiB"
+            limit = f"{MOST_BYTES >> 20} MiB"
             raise ParseError("this recording", f"one that comes to at most {limit}", where=where)
 
 
@@ -416,7 +416,7 @@ class _Reader:
         """The files of a section, which may be many more than its lines."""
         found = made.attributes(uevent_of)
         sizes = (len(a.content) for a in found.values() if isinstance(a.content, bytes))
-        self._budget.spend(sum(sizes) + _FILE_BYTES * len(found), section.where)
+        self._budget.spend(sum(sizes) + FILE_BYTES * len(found), section.where)
         return found
 
     def _module(self, section: _Section) -> Module:
