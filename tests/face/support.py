@@ -100,10 +100,11 @@ def place_names(root: Path) -> None:
 
 
 def steady(text: str, root: Path | None) -> str:
-    """Take out of a text what differs from run to run: the root, random UUIDs, journal ids."""
+    """Take out of a text what differs from run to run: root, date, random UUIDs, journal ids."""
     if root is not None:
         text = text.replace(str(root), "ROOT")
     text = re.sub(r"\b\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\b", "JOURNAL", text)
+    text = re.sub(r"on \d{4}-\d\d-\d\d with vfiohost [^ ;]+", "on DATE with vfiohost VERSION", text)
     found: dict[str, str] = {}
 
     def numbered(match: re.Match[str]) -> str:

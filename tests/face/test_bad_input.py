@@ -96,6 +96,16 @@ LINES: list[tuple[str, int, str]] = [
     ("mdev remove", 2, "needs UUID"),
     ("mdev remove 1234", 2, "'1234' is not a UUID"),
     (f"mdev remove {UUID}", 3, "There is no mediated device"),
+    ("record", 2, "needs FILE"),
+    ("record ", 2, "FILE: '' is not the name of a file"),
+    ("record a b", 2, "'b' is not expected by vfiohost record"),
+    ("record a --title", 2, "takes one value"),
+    ("record a --title=", 2, "--title: '' is not one line of text"),
+    ("record a --title=b\nc", 2, "--title: 'b\\nc' is not one line of text"),
+    ("record a --with-confg", 2, "Did you mean --with-config"),
+    ("record a --force", 2, "'--force' is not an option of vfiohost record"),
+    ("record /nowhere/a", 1, "/nowhere/a: No such file or directory."),
+    ("record / --overwrite", 4, "/ is no regular file"),
     ("sim", 2, "needs HOST and DIR"),
     ("sim a10-pair", 2, "needs HOST and DIR"),
     ("sim a b c", 2, "'c' is not expected"),
@@ -164,7 +174,7 @@ def test_words_after_options_count(run: Runner, recorded: Maker) -> None:
 
 def test_help_and_version(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for line in ("--help", "-h", "bind --help", "mdev --help", "mdev create -h"):
+    for line in ("--help", "-h", "bind --help", "mdev --help", "mdev create -h", "record -h"):
         ran = run(*line.split())
         assert (ran.code, ran.err) == (0, "")
         assert ran.out.startswith("usage: vfiohost")
@@ -179,7 +189,8 @@ def test_help_and_version(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_verb_that_only_reads_shows_no_options_of_writing(run: Runner) -> None:
     writing = ("--allow", "--keep-going", "--dry-run", "--exit-code", "--timeout")
-    for line in ("list -h", "ls -h", "groups -h", "mdev types -h", "mdev list -h"):
+    reading = ("list -h", "ls -h", "groups -h", "mdev types -h", "mdev list -h", "record -h")
+    for line in reading:
         shown = run(*line.split()).out
         assert [option for option in writing if option in shown] == []
         assert "--root DIR" in shown

@@ -100,7 +100,7 @@ def _text(recording: Recording, *, umockdev: bool) -> str:
 
 def _tell_what_is_missing(session: Session, recording: Recording) -> None:
     missing = [note for note in recording.notes if note != MASKED_NOTE]
-    session.notes += [f"note: {note}" for note in missing]
+    session.notes += [f"note: {printable(note)}" for note in missing]
     if missing and not (session.options.quiet or session.options.verbose or session.output.json):
         number = "1 thing" if len(missing) == 1 else f"{len(missing)} things"
         session.output.error([f"{number} could not be recorded (-v shows what)."])
@@ -117,16 +117,15 @@ def _write(file: str, text: str, *, overwrite: bool) -> None:
     draft = os.path.join(os.path.dirname(target), f".vfiohost-record-{secrets.token_hex(8)}")
     try:
         _write_draft(draft, text)
-        try:
-            if overwrite or not _link(draft, target):
-                os.replace(draft, target)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
+        if overwrite or not _link(draft, target):
+            os.replace(draft, target)
     except FileExistsError:
         _check_overwrite(file, overwrite=False)
     except OSError as error:
         raise OSError(error.errno, error.strerror, file) from error
+    finally:
+        with suppress(OSError):  # it was renamed, or never made
+            os.unlink(draft)
 
 
 def _link(draft: str, target: str) -> bool:
