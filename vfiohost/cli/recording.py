@@ -48,7 +48,8 @@ def record(session: Session) -> None:
     }
     _tell_what_is_missing(session, recording)
     if options.dry_run:
-        session.lines.append(f"would write {file}: {printable(recording.title)}")
+        where = "to standard output" if file == _STDOUT else file
+        session.lines.append(f"would write {where}: {printable(recording.title)}")
     elif file == _STDOUT:
         session.document = text
         session.value["recording"]["text"] = text
