@@ -337,6 +337,17 @@ def test_this_machine_lists_equal(run: Runner, tmp_path: Path) -> None:
     found = recording.parse((tmp_path / "again.host").read_text())
     assert found.source.startswith(f"recorded from Linux {os.uname().release} on ")
     assert os.uname().nodename not in found.title + found.source
+    with ordinary_user():
+        seen = recording.parse(run("record", "-", "--with-config").out)
+    assert [f.path for f in seen.functions] == [f.path for f in found.functions]
+    assert [f.driver for f in seen.functions] == [f.driver for f in found.functions]
+    assert all(len(c) == 64 for c in configs_of(seen))  # drivers/pci/pci-sysfs.c, pci_read_config()
+
+
+def configs_of(host: recording.Recording) -> list[bytes]:
+    """The configuration spaces that could be read."""
+    found = (f.attributes["config"].content for f in host.functions if "config" in f.attributes)
+    return [content for content in found if isinstance(content, bytes)]
 
 
 def test_in_the_library(host: Path) -> None:
