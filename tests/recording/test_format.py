@@ -292,7 +292,8 @@ def test_a_file_may_be_a_link_or_a_directory() -> None:
 
 def test_the_example_of_the_readme_is_a_recording() -> None:
     readme = Path(__file__).parents[2] / "fixtures/sysfs/README.md"
-    example = readme.read_text(encoding="utf-8").split("```")[1].strip()
+    blocks = [block.strip() for block in readme.read_text(encoding="utf-8").split("```")]
+    (example,) = (block for block in blocks if block.startswith("vfiohost-recording "))
     host = recording.parse(example)
     first, second = host.functions
     assert first.attributes.keys() - second.attributes.keys() == {"resource"}
