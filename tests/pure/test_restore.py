@@ -135,6 +135,22 @@ class TestWithoutAnOrigin:
             ),
         )
 
+    def test_a_driver_that_comes_with_the_plan_counts_as_loaded(self) -> None:
+        other = address("0000:ca:00.0")
+        host = snapshot(
+            device("0000:65:00.0", group=30),
+            device("0000:ca:00.0", group=31),
+            drivers=[Driver("vfio-pci", "vfio_pci")],
+        )
+        plan = restore(host, A10, other, origins=(Origin(A10, "nouveau", None),))
+        assert plan.notes == ()
+        assert [line for line in lines(plan) if "override" not in line] == [
+            "load nouveau",
+            "drivers/nouveau/bind < '0000:65:00.0'",
+            "drivers/nouveau/bind < '0000:ca:00.0'",
+        ]
+        assert lines(restore(host, other)) == []
+
     def test_a_native_driver_keeps_the_device_and_loses_the_override(self) -> None:
         host = a10("nouveau", overrides={"0000:65:00.0": "vfio-pci"})
         assert lines(restore(host, A10)) == ["devices/0000:65:00.0/driver_override < '\\n'"]

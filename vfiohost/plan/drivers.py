@@ -19,6 +19,8 @@ from vfiohost.plan.changes import DRIVERS, NO_DRIVER, UNSET
 from vfiohost.plan.types import Expect, LoadModule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import PciDevice, Snapshot
 
@@ -75,15 +77,20 @@ class Drivers:
         """The modules that ``modules.alias`` names for a device, in file order."""
         return self.modules.candidates(self._modalias(device)) if self.modules else ()
 
-    def native(self, device: PciDevice) -> tuple[str, ...]:
-        """The registered drivers that ``modules.alias`` names for a device."""
-        modules = self.candidate_modules(device)
+    def native(self, device: PciDevice, coming: Iterable[str] = ()) -> tuple[str, ...]:
+        """The drivers that ``modules.alias`` names for a device: registered ones, and ``coming``.
+
+        Args:
+            device: the device.
+            coming: drivers whose modules the plan loads.
+        """
+        candidates = self.candidate_modules(device)
+        modules = {name: driver.module for name, driver in self.snapshot.drivers.items()}
+        modules |= {name: module_of(name) for name in coming}
         return tuple(
             name
-            for name, driver in self.snapshot.drivers.items()
-            if driver.module is not None
-            and module_name(driver.module) in modules
-            and is_host_driver(name)
+            for name, module in modules.items()
+            if module is not None and module_name(module) in candidates and is_host_driver(name)
         )
 
     def takes_by_ids(self, driver: str, device: PciDevice) -> bool:

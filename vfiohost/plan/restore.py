@@ -27,10 +27,10 @@ def plan_restore(
     """Plan to bring devices back.
 
     A device with an origin gets the driver and the override that it had. Without one, its override
-    is cleared and it goes to its native driver: the only one of those that are loaded which
-    ``modules.alias`` names for it, by ``bind``; where it names none or several, the kernel chooses
-    (``drivers_probe``). Modules are loaded only for an origin's driver. Whether a group is viable
-    is not asked: what was before comes back.
+    is cleared and it goes to its native driver: the only one of those that are loaded in the end
+    which ``modules.alias`` names for it, by ``bind``; where it names none or several, the kernel
+    chooses (``drivers_probe``). Modules are loaded only for an origin's driver. Whether a group is
+    viable is not asked: what was before comes back.
 
     Args:
         snapshot: the host, with the details of the devices.
@@ -46,23 +46,41 @@ def plan_restore(
     """
     drivers = Drivers(snapshot, modules)
     draft = Draft(drivers, "restore", find(snapshot, devices), allow)
-    for device, now in draft.bindings():
-        origin = origins.get(device.address)
-        if origin is not None:
-            want = Binding(origin.driver, origin.driver_override)
-            change = _change(drivers, device, now, want)
+    bindings = list(draft.bindings())
+    wanted = {
+        device.address: Binding(origin.driver, origin.driver_override)
+        for device, _ in bindings
+        if (origin := origins.get(device.address)) is not None
+    }
+    coming = _coming(drivers, bindings, wanted)
+    for device, now in bindings:
+        want = wanted.get(device.address)
+        if want is not None:
+            draft.add(_change(drivers, device, now, want))
         else:
-            change = _to_native(draft, device, now)
-        draft.add(change)
+            draft.add(_to_native(draft, device, now, coming))
     return draft.finish()
 
 
-def _to_native(draft: Draft, device: PciDevice, now: Binding) -> Change:
+def _coming(
+    drivers: Drivers,
+    bindings: Iterable[tuple[PciDevice, Binding]],
+    wanted: Mapping[PciAddress, Binding],
+) -> tuple[str, ...]:
+    """The drivers that are not there yet, and that devices with an origin go to."""
+    changes = (
+        (now, wanted[device.address]) for device, now in bindings if device.address in wanted
+    )
+    names = {want.driver for now, want in changes if want.driver not in (None, now.driver)}
+    return tuple(sorted(name for name in names if name and name not in drivers.registered))
+
+
+def _to_native(draft: Draft, device: PciDevice, now: Binding, coming: Iterable[str]) -> Change:
     """What brings a device, of which we know no past, to the driver that its ids give it."""
     drivers = draft.drivers
     if now.driver is not None and _is_native(drivers, device, now):
         return _change(drivers, device, now, Binding(now.driver, None))
-    native = drivers.native(device)
+    native = drivers.native(device, coming)
     if len(native) == 1:
         return _change(drivers, device, now, Binding(native[0], None))
     candidates = drivers.candidate_modules(device)
