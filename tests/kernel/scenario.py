@@ -64,10 +64,29 @@ class Close:
 
 @attrs.frozen
 class Finish:
-    """Wait for the action that blocked; its outcome is this one's."""
+    """Wait for the action that blocked, the first one of several; its outcome is this one's."""
 
 
-Action = Store | Load | Unload | Open | Close | Finish
+@attrs.frozen
+class Keep:
+    """Open an attribute for writing, and its folder; both stay open."""
+
+    path: str
+
+
+@attrs.frozen
+class Write:
+    """One write to the attribute that is kept open."""
+
+    value: str
+
+
+@attrs.frozen
+class OpenAgain:
+    """Open the attribute once more, by its name in the folder that is kept open."""
+
+
+Action = Store | Load | Unload | Open | Close | Finish | Keep | Write | OpenAgain
 
 
 @attrs.frozen
@@ -151,18 +170,18 @@ class RealKernel:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._blocked: Call | None = None
+        self._blocked: list[Call] = []
         self._stores = 0
 
     def perform(self, action: Action) -> str:
         """Do an action and return its outcome."""
         match action:
+            case Keep() | Write() | OpenAgain():
+                return self._keeper(action)
             case Store(path, value, as_root):
                 return self._store(path, value, as_root=as_root)
-            case Load(module):
-                return self._modprobe(module)
-            case Unload(module):
-                return self._modprobe("-r", module)
+            case Load() | Unload():
+                return self._modprobe(action)
             case Open(subject, only_group):
                 call = vfio_user.open_device
                 return str(self._machine.call(call, subject, worker="user", only_group=only_group))
@@ -170,8 +189,8 @@ class RealKernel:
                 self._machine.call(vfio_user.close, worker="user")
                 return "ok"
             case Finish():
-                assert self._blocked is not None, "nothing has blocked"
-                return _outcome(self._blocked.result())
+                assert self._blocked, "nothing has blocked"
+                return _outcome(self._blocked.pop(0).result())
 
     def link(self, path: str) -> str | None:
         """Read the last component of a link's target."""
@@ -199,15 +218,28 @@ class RealKernel:
             return _outcome(call.result(PATIENCE))
         except StillRunningError:
             self._stores += 1  # this worker is busy from now on
-            self._blocked = call
+            self._blocked.append(call)
             return "blocks"
+
+    def _keeper(self, action: Keep | Write | OpenAgain) -> str:
+        """Do something with the attribute that is kept open."""
+        call = self._machine.call
+        match action:
+            case Keep(path):
+                return _outcome(call(guest.keep, path, worker="keeper"))
+            case Write(value):
+                return _outcome(call(guest.write_kept, value, worker="keeper"))
+            case OpenAgain():
+                return _outcome(call(guest.open_again, worker="keeper"))
 
     def _worker(self) -> str:
         """Name a process that waits for nothing."""
         return f"store-{self._stores}"
 
-    def _modprobe(self, *arguments: str) -> str:
-        status = self._machine.call(guest.run, ["modprobe", *arguments])["status"]
+    def _modprobe(self, action: Load | Unload) -> str:
+        options = ["-r"] if isinstance(action, Unload) else []
+        command = ["modprobe", *options, action.module]
+        status = self._machine.call(guest.run, command)["status"]
         return "fails" if status else "ok"
 
 

@@ -5,6 +5,13 @@ first state of a machine of the lab (``lab/layout.py``): every function has the 
 gives it, no display driver is loaded, ``vfio_pci`` and the mdev samples are.
 """
 
-from tests.kernel.cases import bind, dynamic_ids, mdev, override
+from tests.kernel.cases import bind, dynamic_ids, mdev, override, removal, reset
 
-CASES = (*bind.CASES, *override.CASES, *dynamic_ids.CASES, *mdev.CASES)
+CASES = (
+    *bind.CASES,
+    *override.CASES,
+    *dynamic_ids.CASES,
+    *reset.CASES,
+    *removal.CASES,
+    *mdev.CASES,
+)

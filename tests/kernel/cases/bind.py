@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.kernel.cases.terms import (
     DEVICES,
+    DRIVERS,
     FIRST_NIC,
     FREE_NIC,
     SECOND_NIC,
@@ -27,6 +28,7 @@ from tests.kernel.lab.layout import (
 from tests.kernel.scenario import (
     Close,
     Do,
+    Listed,
     Load,
     Open,
     Store,
@@ -157,4 +159,35 @@ CASES = (
         "14-unload-unbinds",
         (*to_vfio(NIC, "e1000"), Do(Unload("vfio_pci")), driver_is(NIC, None)),
     ),
+    Case(
+        "14-unload-while-open",
+        (
+            *to_vfio(NIC, "e1000"),
+            Do(Open(NIC)),
+            Do(Unload("vfio_pci"), "fails"),
+            driver_is(NIC, "vfio-pci"),
+            Do(Close()),
+        ),
+    ),
+    Case(
+        "14-unload-needed",
+        (Do(Unload("vfio"), "fails"), Listed(DRIVERS, "vfio-pci", is_there=True)),
+    ),
+    Case(
+        "14-unload-with-what-it-needs",
+        (
+            Do(Unload("vfio_pci")),
+            Listed(DRIVERS, "vfio-pci", is_there=False),
+            *(
+                Listed("/sys/module", name, is_there=False)
+                for name in ("vfio_pci", "vfio_pci_core")
+            ),
+            Listed("/sys/module", "vfio", is_there=True),
+            Do(Load("vfio_pci")),
+            *to_vfio(NIC, "e1000"),
+            driver_is(NIC, "vfio-pci"),
+        ),
+    ),
+    Case("14-unload-not-loaded", (Do(Unload("nouveau")),)),
+    Case("14-unload-no-module", (Do(Unload("nosuch"), "fails"),)),
 )

@@ -23,6 +23,7 @@ from tests.kernel.scenario import (
     Do,
     Finish,
     Link,
+    Listed,
     Load,
     Open,
     Store,
@@ -145,6 +146,19 @@ CASES = (
             Do(create("mtty", "mtty-1", UUID)),
             Do(Unload("mtty")),
             mdev_is(UUID, there=False),
+        ),
+    ),
+    Case(
+        "71-load-again",
+        (
+            Do(create("mtty", "mtty-1", UUID)),
+            Do(Unload("mtty")),
+            Link(f"{PARENTS}/mtty", None),
+            Listed("/sys/bus/mdev/drivers", "mtty", is_there=False),
+            Do(Load("mtty")),
+            mdev_is(UUID, there=False),
+            left_is("mtty", "mtty-1", 24),
+            Do(create("mtty", "mtty-1", UUID)),
         ),
     ),
     Case(

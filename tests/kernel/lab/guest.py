@@ -8,6 +8,9 @@ from pathlib import Path
 
 NOBODY = 65534
 
+_kept: dict[str, int] = {}
+"""What :func:`keep` has opened in this worker."""
+
 
 def run(command: list[str], stdin: str = "") -> dict[str, int | str]:
     """Run a program and return its ``status``, ``stdout`` and ``stderr``."""
@@ -36,6 +39,45 @@ def store(path: str, value: str, *, as_root: bool = True) -> list[str | int] | N
     finally:
         os.seteuid(0)
     return None
+
+
+def keep(path: str) -> list[str | int] | None:
+    """Open an attribute for writing, and its folder, in place of those that are kept open.
+
+    Returns:
+        As :func:`store` does.
+    """
+    while _kept:
+        os.close(_kept.popitem()[1])
+    folder, name = os.path.split(path)
+    try:
+        _kept["folder"] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        _kept[name] = os.open(name, os.O_WRONLY, dir_fd=_kept["folder"])
+    except OSError as error:
+        return ["open", error.errno or 0]
+    return None
+
+
+def write_kept(value: str) -> list[str | int] | None:
+    """Write to the attribute that is kept open."""
+    try:
+        os.write(_kept[_kept_name()], value.encode())
+    except OSError as error:
+        return ["write", error.errno or 0]
+    return None
+
+
+def open_again() -> list[str | int] | None:
+    """Open the attribute that is kept open once more, in its folder that is."""
+    try:
+        os.close(os.open(_kept_name(), os.O_WRONLY, dir_fd=_kept["folder"]))
+    except OSError as error:
+        return ["open", error.errno or 0]
+    return None
+
+
+def _kept_name() -> str:
+    return next(name for name in _kept if name != "folder")
 
 
 def read(path: str) -> str:
