@@ -19,8 +19,8 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load"]
-"""What was asked of the kernel when it answered with an errno. ``load`` is a module load."""
+KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load", "unload"]
+"""What was asked of the kernel when it answered with an errno. ``load``, ``unload``: a module."""
 
 
 class VfioHostError(Exception):
@@ -180,6 +180,7 @@ class KernelError(VfioHostError, OSError):
         doing = {
             "write": f"write {what}{self.path}",
             "load": f"load module {self.path}",
+            "unload": f"unload module {self.path}",
             "list": f"list {self.path}",
         }.get(self.op, f"{self.op} {self.path}")
         said = f"Cannot {doing}: {self.strerror} ({self.code})."

@@ -25,6 +25,7 @@ class Blueprint:
     """
 
     def __init__(self, recording: Recording) -> None:
+        self.recording = recording
         self.modules: dict[str, Module] = {module.name: module for module in recording.modules}
         self.drivers: dict[str, PciDriver] = {
             driver.name: driver for module in recording.modules for driver in module.drivers
@@ -92,6 +93,16 @@ class Blueprint:
     def recorded_vf(self, physfn: str, index: int) -> Function | None:
         """The recorded virtual function with this index."""
         return self._vfs.get((physfn, index))
+
+    def group_files(self, number: int) -> dict[str, str]:
+        """The files of a recorded IOMMU group."""
+        known = [group for group in self.recording.groups if group.number == number]
+        return {
+            name: attribute.content.decode("utf-8", "surrogateescape")
+            for group in known
+            for name, attribute in group.attributes.items()
+            if isinstance(attribute.content, bytes)
+        }
 
     def mdev_table_name(self, address: str, physfn: str | None) -> str | None:
         """Name of the table that a function has; one made later has that of its card's others."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
-from vfiohost.testing import groups, mdev, modules
+from vfiohost.recording.modes import usual_mode
+from vfiohost.testing import bus, groups, mdev, modules
 from vfiohost.testing.machine import MDEV_DEVICES, PCI_DEVICES, PCI_DRIVERS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def boot(machine: Machine) -> None:
     if machine.state.booted:
         return
     machine.state.booted = True
-    _bus_controls(machine, "pci")
+    bus.complete_controls(machine, "pci")
     devices = {name: machine.pci_path(name) for name in machine.tree.listing(PCI_DEVICES)}
     for address, path in devices.items():
         if path is not None:
@@ -34,7 +35,7 @@ def boot(machine: Machine) -> None:
         if path is not None and driver is not None and is_vfio_driver(driver):
             _register_vfio(machine, path)
     if machine.tree.exists(MDEV_DEVICES):
-        _bus_controls(machine, "mdev")
+        bus.complete_controls(machine, "mdev")
         mdev.complete_drivers(machine)
     for uuid in machine.tree.listing(MDEV_DEVICES):
         path = machine.mdev_path(uuid)
@@ -42,17 +43,15 @@ def boot(machine: Machine) -> None:
             _register_vfio(machine, path)
 
 
-def _bus_controls(machine: Machine, bus: str) -> None:
-    for name, text, mode in (("drivers_autoprobe", "1\n", 0o644), ("drivers_probe", "", 0o200)):
-        if not machine.tree.exists(f"sys/bus/{bus}/{name}"):
-            machine.tree.write(f"sys/bus/{bus}/{name}", text, mode)
-
-
 def _complete_function(machine: Machine, address: str, path: str) -> None:
-    """Links that follow from others, and the attribute that every PCI function has."""
+    """Links that follow from others, and the attributes that every PCI function has."""
     tree = machine.tree
-    if not tree.exists(f"{path}/driver_override"):
-        tree.write(f"{path}/driver_override", "(null)\n", 0o644)
+    wanted = {"driver_override": "(null)\n"}
+    if not tree.exists(f"{path}/physfn"):
+        wanted |= {"remove": "", "rescan": ""}
+    for name, text in wanted.items():
+        if not tree.exists(f"{path}/{name}"):
+            tree.write(f"{path}/{name}", text, usual_mode(name))
     if not tree.exists(f"{path}/subsystem"):
         tree.link(f"{path}/subsystem", "sys/bus/pci")
     driver = tree.link_name(f"{path}/driver")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from vfiohost.recording.modes import usual_mode
 from vfiohost.testing import driver_core, kernel_text, sriov
 from vfiohost.testing.machine import AnswerError
 from vfiohost.testing.matching import ANY_ID, id_matches, matches, modalias_of
@@ -20,6 +21,16 @@ _ALL_FIELDS = 7  # with driver_data
 
 # Before this, driver_override was stored under the device lock (driver_set_override).
 _OVERRIDE_WITHOUT_LOCK = (6, 12)
+
+
+def complete_controls(machine: Machine, bus: str) -> None:
+    """Make the control files of a bus that are not there (``bus_register``)."""
+    wanted = {"drivers_autoprobe": "1\n", "drivers_probe": ""}
+    if bus == "pci":
+        wanted["rescan"] = ""
+    for name, text in wanted.items():
+        if not machine.tree.exists(f"sys/bus/{bus}/{name}"):
+            machine.tree.write(f"sys/bus/{bus}/{name}", text, usual_mode(name))
 
 
 def store_bind(machine: Machine, driver: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from vfiohost.testing import bus, kernel_text, mdev, modules, sriov
+from vfiohost.testing import bus, hotplug, kernel_text, mdev, modules, reset, sriov
 from vfiohost.testing.machine import AnswerError, BlockedError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vfiohost.testing.state import Fault, Pending
 
 _DRIVER = re.compile(r"sys/bus/(pci|mdev)/drivers/([^/]+)/(bind|unbind|new_id|remove_id)")
-_BUS = re.compile(r"sys/bus/(pci|mdev)/(drivers_probe|drivers_autoprobe)")
+_BUS = re.compile(r"sys/bus/(pci|mdev)/(drivers_probe|drivers_autoprobe|rescan)")
 _CREATE = re.compile(r"(sys/devices/.+)/mdev_supported_types/([^/]+)/create")
 _DEVICE = re.compile(r"(sys/devices/.+/([^/]+))/([^/]+)")
 _MDEV = re.compile(r"(sys/devices/.+/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))/(.+)")
@@ -33,27 +33,37 @@ _DRIVER_RULES = {
 }
 _DEVICE_RULES = {
     "driver_override": bus.store_driver_override,
+    "remove": hotplug.store_remove,
+    "rescan": hotplug.store_device_rescan,
+    "reset": reset.store_reset,
+    "reset_method": reset.store_method,
+    "reset_subordinate": reset.store_subordinate,
     "sriov_numvfs": sriov.store_numvfs,
     "sriov_drivers_autoprobe": sriov.store_drivers_autoprobe,
     "sriov_vf_msix_count": sriov.store_vf_msix_count,
 }
 
 
-def submit(machine: Machine, operation: Pending, path: str) -> AnswerError | None:
+def submit(
+    machine: Machine, operation: Pending, path: str, *, is_open: bool = False
+) -> AnswerError | None:
     """Let the kernel answer an operation for the first time.
 
     Args:
         machine: the host.
         operation: what is asked.
         path: the path as the caller gave it.
+        is_open: the attribute was opened before; the operation has its path without links.
 
     Returns:
         The refusal; or ``None``: done, or the operation is among the pending ones now.
     """
     machine.start(operation)
     try:
-        if operation.verb == "store":
-            operation.path = _open(machine, path)
+        if is_open:
+            _check_still_there(machine)
+        elif operation.verb == "store":
+            operation.path = open_attribute(machine, path)
         fault = _strike(machine, path)
         if fault is not None and fault.action == "delay":
             operation.not_before = time.time() + fault.seconds
@@ -111,10 +121,10 @@ def _resume(machine: Machine, number: int) -> int | None:
 
 def _check_still_there(machine: Machine) -> None:
     """A write to an open attribute of a device that has gone is ENODEV (``kernfs_get_active``)."""
-    operation, state = machine.operation, machine.state
-    removes_itself = any(each.operation == operation.number for each in state.zombies.values())
-    is_store = operation.verb == "store"
-    if is_store and not removes_itself and not machine.tree.exists(operation.path):
+    operation = machine.operation
+    # A removal that has begun goes on: it was itself what took its attribute away.
+    goes_on = machine.is_resumed and operation.path.endswith("/remove")
+    if operation.verb == "store" and not goes_on and not machine.tree.exists(operation.path):
         raise AnswerError(errno.ENODEV)
 
 
@@ -124,6 +134,8 @@ def _run(machine: Machine) -> None:
     try:
         if machine.operation.verb == "load":
             modules.load(machine, machine.operation.path)
+        elif machine.operation.verb == "unload":
+            modules.unload(machine, machine.operation.path)
         else:
             _answer(machine)
     except AnswerError:
@@ -132,8 +144,12 @@ def _run(machine: Machine) -> None:
         raise
 
 
-def _open(machine: Machine, path: str) -> str:
-    """open(2) for writing, as root: the path without links (``kernfs_fop_open``)."""
+def open_attribute(machine: Machine, path: str) -> str:
+    """open(2) for writing: the path without links (``kernfs_fop_open``).
+
+    Raises:
+        AnswerError: there is no such file, or it may not be written.
+    """
     try:
         resolved = machine.tree.resolve(path)
     except OSError as error:
@@ -141,7 +157,8 @@ def _open(machine: Machine, path: str) -> str:
     if machine.tree.kind(resolved) == "directory":
         raise AnswerError(errno.EISDIR, "open")
     # Root may open anything on most file systems; kernfs looks at the mode all the same.
-    if not machine.tree.mode(resolved) & 0o222:
+    writable = 0o222 if machine.operation.as_root else 0o002
+    if not machine.tree.mode(resolved) & writable:
         raise AnswerError(errno.EACCES, "open")
     return resolved
 
@@ -149,7 +166,7 @@ def _open(machine: Machine, path: str) -> str:
 def _strike(machine: Machine, path: str) -> Fault | None:
     """The injected fault that is for this store, if there is one; a refusal is raised."""
     names = {path, machine.operation.path}
-    if machine.operation.verb == "load":
+    if machine.operation.verb != "store":
         names = {f"module/{path}"}
     for fault in machine.state.faults:
         if fault.count != 0 and any(fnmatchcase(name, fault.glob) for name in names):
@@ -162,8 +179,8 @@ def _strike(machine: Machine, path: str) -> Fault | None:
 
 
 def _op(machine: Machine, fault: Fault) -> KernelOp:
-    if machine.operation.verb == "load":
-        return "load"
+    if machine.operation.verb in ("load", "unload"):
+        return machine.operation.verb
     return "open" if fault.op == "open" else "write"
 
 
@@ -187,7 +204,8 @@ def _answer(machine: Machine) -> None:
         return
     elif match := _DEVICE.fullmatch(path):
         device_rule = _DEVICE_RULES.get(match[3])
-        if device_rule is not None and machine.pci_path(match[2]) == match[1]:
+        is_there = machine.pci_path(match[2]) == match[1] or machine.is_resumed
+        if device_rule is not None and is_there:
             device_rule(machine, match[1], data)
             return
     raise AnswerError(errno.EIO)  # dev_attr_store of an attribute without a store function
@@ -196,6 +214,8 @@ def _answer(machine: Machine) -> None:
 def _store_bus(machine: Machine, name: str, control: str, data: bytes) -> None:
     if control == "drivers_autoprobe":
         bus.store_drivers_autoprobe(machine, name, data)
+    elif control == "rescan":
+        hotplug.store_rescan(machine, data)
     elif name == "pci":
         bus.store_drivers_probe(machine, data)
     else:

@@ -173,6 +173,14 @@ def detach(
     del machine.state.releasing[address]
 
 
+def destroy(machine: Machine, path: str) -> None:
+    """``pci_destroy_dev``: take a device without a driver out of its group and off its bus."""
+    groups.leave_group(machine, path)
+    machine.set_override(path, "")  # it is lost with the device, and not there when that returns
+    machine.tree.remove(f"{PCI_DEVICES}/{path.rsplit('/', 1)[-1]}")
+    machine.tree.remove(path)
+
+
 def num_vfs(machine: Machine, path: str) -> int:
     """How many virtual functions a physical function has enabled (``pci_num_vf``)."""
     text = machine.tree.text(f"{path}/sriov_numvfs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -34,6 +34,7 @@ BOOT_ID = "c0ffee00-5eed-4b00-8a10-000000000001"
 _PCI = "sys/bus/pci"
 _MDEV = "sys/bus/mdev"
 _READ_BITS = 0o444
+_TO_OTHERS = ("consumer:", "driver", "iommu_group", "supplier:")
 
 
 def expand(recording: Recording, directory: str | os.PathLike[str]) -> None:
@@ -58,6 +59,36 @@ def expand(recording: Recording, directory: str | os.PathLike[str]) -> None:
     """
     with NewDirectory(directory) as tree:
         _Expansion(recording, tree).run()
+
+
+class NewTree(Protocol):
+    """What a host is expanded into: a new directory, or the tree of one that there is."""
+
+    def __contains__(self, path: str) -> bool:
+        """Whether something stands at a path."""
+
+    def directory(self, path: str, mode: int | None = None) -> None:
+        """Make a directory and those above it."""
+
+    def file(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        """Make a regular file."""
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link with this text."""
+
+    def link_to(self, path: str, target: str) -> None:
+        """Make a symbolic link to another path of the tree."""
+
+
+def expand_function(recording: Recording, function: Function, tree: NewTree) -> None:
+    """Make the directory of one function of a host, with its links and control files.
+
+    Args:
+        recording: the host, for the rest that concerns the function.
+        function: what the directory is to show.
+        tree: where it is made.
+    """
+    _Expansion(recording, tree).one_function(function)
 
 
 @attrs.frozen
@@ -85,7 +116,7 @@ class _Parent:
 class _Expansion:
     """One run of :func:`expand`."""
 
-    def __init__(self, recording: Recording, tree: NewDirectory) -> None:
+    def __init__(self, recording: Recording, tree: NewTree) -> None:
         self.recording = recording
         self.tree = tree
         self.recorded = {file.path for file in recording.files}
@@ -107,6 +138,14 @@ class _Expansion:
             self._function(function)
         self._mdev_bus()
         self._groups()
+
+    def one_function(self, function: Function) -> None:
+        directory = f"sys/devices/{function.path}"
+        for file in self.recording.files:
+            is_its_own = file.path.startswith(f"{directory}/")
+            if is_its_own and not posixpath.basename(file.path).startswith(_TO_OTHERS):
+                self._recorded(file)
+        self._function(function)
 
     # -- what the values of the recording say directly
 

@@ -74,6 +74,12 @@ def start(machine: Machine) -> None:
     machine.tree.mkdir(_VFIO_CLASS)
 
 
+def stop(machine: Machine) -> None:
+    """What goes with the module vfio."""
+    machine.tree.remove("dev/vfio")
+    machine.tree.remove(_VFIO_CLASS)
+
+
 def register(machine: Machine, path: str, group: int) -> None:
     """Make a device available through VFIO (``__vfio_register_dev``)."""
     tree = machine.tree

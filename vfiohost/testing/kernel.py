@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Literal, Self
@@ -13,23 +14,25 @@ from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, Unsup
 from vfiohost.sysfs import Sysfs
 from vfiohost.testing import processes
 from vfiohost.testing.boot import boot
-from vfiohost.testing.dispatch import submit
+from vfiohost.testing.dispatch import open_attribute, submit
 from vfiohost.testing.expansion import expand
+from vfiohost.testing.machine import AnswerError
 from vfiohost.testing.session import Simulation, create_marker, is_marked
 from vfiohost.testing.state import Fault, Pending
+from vfiohost.testing.tree import open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from vfiohost.errors import KernelOp
     from vfiohost.recording import Recording
-    from vfiohost.testing.machine import AnswerError, Machine
-    from vfiohost.testing.state import OpenFile
+    from vfiohost.testing.machine import Machine
+    from vfiohost.testing.state import OpenFile, Verb
 
 _POLL = 0.01  # seconds between two looks at a pending store
 _QEMU = "/usr/bin/qemu-system-x86_64"
-
-Verb = Literal["store", "load"]
+_OPS: dict[Verb, KernelOp] = {"store": "write", "load": "load", "unload": "unload"}
 
 
 @attrs.frozen
@@ -37,9 +40,9 @@ class Answer:
     """What the simulated kernel was asked, and what it said.
 
     Attributes:
-        verb: ``store``, or ``load`` for a module.
+        verb: ``store``, or ``load`` and ``unload`` for a module.
         path: the attribute as the caller named it, or the module.
-        value: what was written; empty for a load.
+        value: what was written; empty for a module.
         errno: 0 for success, a positive errno, or ``None`` while it is pending.
     """
 
@@ -83,6 +86,60 @@ class Holder:
     def __repr__(self) -> str:
         what = self.subject or f"group {self.group}"
         return f"<Holder: pid {self.pid} has {what} open>"
+
+
+class OpenAttribute:
+    """An attribute that somebody has opened for writing. As a context: closes it at the end.
+
+    It belongs to the device that was there when it was opened, not to one that comes in its place.
+    """
+
+    def __init__(self, kernel: SimulatedKernel, path: str, resolved: str) -> None:
+        self._kernel = kernel
+        self._path = path
+        self.resolved = resolved
+        self._folder = self._open_folder()
+
+    def write(self, value: str, *, timeout: float) -> None:
+        """Write once; see :meth:`SimulatedKernel.store`.
+
+        Raises:
+            KernelError: the kernel's answer; ENODEV when the device has gone meanwhile.
+            StoreTimeoutError: no answer in time.
+        """
+        self._kernel._ask("store", self._path, value, timeout, opened=self)  # noqa: SLF001 - the other half of this class
+
+    def close(self) -> None:
+        """Close it. Closing twice is harmless."""
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
+
+    @property
+    def is_still_there(self) -> bool:
+        """Whether the device is still the one whose attribute was opened."""
+        try:
+            now = self._open_folder()
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(now), os.fstat(self._folder))
+        finally:
+            os.close(now)
+
+    def _open_folder(self) -> int:
+        return open_directory(self._kernel.sysfs.fd, os.path.dirname(self.resolved))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def create(recording: Recording, directory: str | os.PathLike[str]) -> SimulatedKernel:
@@ -153,14 +210,16 @@ class SimulatedKernel:
         *,
         timeout: float,
         keep_fd: int | None = None,  # noqa: ARG002 - part of the protocol
+        as_root: bool = True,
     ) -> None:
-        """Store a value in an attribute, as one ``write(2)`` by root would.
+        """Store a value in an attribute, with one ``open(2)`` and one ``write(2)``.
 
         Args:
             path: the attribute, relative to the root.
             value: the text; no newline is added.
             timeout: seconds to wait for a store that blocks.
             keep_fd: of no meaning here: a pending store is part of the simulation's state.
+            as_root: whether root does it, or a user to whom nothing in sysfs belongs.
 
         Raises:
             KernelError: the kernel's answer.
@@ -168,7 +227,22 @@ class SimulatedKernel:
                 closed. There is no helper process: its ``pid`` is ``None``.
             UnsupportedError: the path is not below ``sys``.
         """
-        self._ask("store", path, value, timeout)
+        self._ask("store", path, value, timeout, as_root=as_root)
+
+    def open_attribute(self, path: str) -> OpenAttribute:
+        """Open an attribute for writing, as root, to write to it later.
+
+        Raises:
+            KernelError: as open(2) would.
+            UnsupportedError: the path is not below ``sys``.
+        """
+        with self._simulation.session() as machine:
+            self._check_sysfs(machine, path)
+            try:
+                resolved = open_attribute(machine, path)
+            except AnswerError as answer:
+                raise KernelError("open", answer.errno, self.sysfs.shown(path)) from None
+        return OpenAttribute(self, path, resolved)
 
     def load_module(self, name: str, *, timeout: float) -> None:
         """Load a module and those that it needs, as ``modprobe`` would.
@@ -178,6 +252,18 @@ class SimulatedKernel:
             StoreTimeoutError: a delay was injected that is longer.
         """
         self._ask("load", name, "", timeout)
+
+    def unload_module(self, name: str, *, timeout: float) -> None:
+        """Unload a module as ``modprobe -r`` would, with those that it alone needs.
+
+        Its drivers let go of all their devices, its mediated devices go without a word.
+
+        Raises:
+            KernelError: the host has no such module, or it is built in (ENOENT); it is in use, by
+                an open device or by other modules (EBUSY); or a fault was injected.
+            StoreTimeoutError: a delay was injected that is longer.
+        """
+        self._ask("unload", name, "", timeout)
 
     # ---- open files of other processes ----------------------------------------------------------
 
@@ -248,7 +334,7 @@ class SimulatedKernel:
         """Answer the next stores that match with an errno, without any effect.
 
         Faults are kept in the directory: other processes meet them too. A module load is matched
-        as ``module/NAME``.
+        as ``module/NAME``, and so is its unloading.
 
         Args:
             path_glob: as in :mod:`fnmatch`; ``*`` matches slashes too. The path is compared as the
@@ -325,13 +411,22 @@ class SimulatedKernel:
 
     # ---- inner ----------------------------------------------------------------------------------
 
-    def _ask(self, verb: Verb, path: str, value: str, timeout: float) -> None:
+    def _ask(
+        self,
+        verb: Verb,
+        path: str,
+        value: str,
+        timeout: float,
+        *,
+        as_root: bool = True,
+        opened: OpenAttribute | None = None,
+    ) -> None:
         """Submit, wait for the answer, and say it."""
         began = time.monotonic()
-        shown = path if verb == "load" else self.sysfs.shown(path)
+        shown = self.sysfs.shown(path) if verb == "store" else path
         with self._simulation.session() as machine:
-            operation = Pending(machine.state.take_number(), verb, path, value)
-            refusal = self._submit(machine, operation, path)
+            operation = Pending(machine.state.take_number(), verb, path, value, as_root=as_root)
+            refusal = self._submit(machine, operation, path, opened)
             waits = operation.number in {each.number for each in machine.state.pending}
         if refusal is not None:
             raise KernelError(refusal.op, refusal.errno, shown, value or None)
@@ -340,13 +435,22 @@ class SimulatedKernel:
             if number is None:
                 raise StoreTimeoutError(shown, value, None, time.monotonic() - began)
             if number:
-                raise KernelError("load" if verb == "load" else "write", number, shown, value)
+                raise KernelError(_OPS[verb], number, shown, value)
         self._tell(verb, path, value)
 
-    def _submit(self, machine: Machine, operation: Pending, path: str) -> AnswerError | None:
+    def _submit(
+        self, machine: Machine, operation: Pending, path: str, opened: OpenAttribute | None
+    ) -> AnswerError | None:
         if operation.verb == "store":
             self._check_sysfs(machine, path)
-        refusal = submit(machine, operation, path)
+        refusal: AnswerError | None
+        if opened is None:
+            refusal = submit(machine, operation, path)
+        elif opened.is_still_there:
+            operation.path = opened.resolved
+            refusal = submit(machine, operation, path, is_open=True)
+        else:
+            refusal = AnswerError(errno.ENODEV)
         waits = operation in machine.state.pending
         answer = refusal.errno if refusal is not None else None if waits else 0
         machine.log.append(

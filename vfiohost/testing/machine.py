@@ -20,6 +20,9 @@ PCI_DRIVERS = "sys/bus/pci/drivers"
 MDEV_DEVICES = "sys/bus/mdev/devices"
 MDEV_DRIVERS = "sys/bus/mdev/drivers"
 
+RESCAN_REMOVE = "pci_rescan_remove_lock"
+"""The one lock of all that adds and removes PCI functions, beside those of the devices."""
+
 
 class AnswerError(Exception):
     """The kernel's answer to a store is an errno. What the rule changed is taken back.
@@ -94,6 +97,11 @@ class Machine:
     def pci_path(self, address: str) -> str | None:
         """The directory of a PCI function, or ``None`` when there is no such device."""
         return self._bus_path(PCI_DEVICES, address)
+
+    def pci_children(self, path: str) -> list[str]:
+        """The directories of the PCI functions behind a bridge."""
+        below = ((name, f"{path}/{name}") for name in self.tree.listing(path) if ":" in name)
+        return [child for name, child in below if self.pci_path(name) == child]
 
     def mdev_path(self, uuid: str) -> str | None:
         """The directory of a mediated device, or ``None`` when there is no such device."""

@@ -100,7 +100,7 @@ def register_parent(machine: Machine, path: str, driver: str) -> None:
             tree.write(f"{directory}/name", f"{each.name}\n", 0o444)
         if each.description is not None:
             tree.write(f"{directory}/description", f"{each.description}\n", 0o444)
-    _ensure_driver(machine, machine.blueprint.mdev_driver(table))
+    _ensure_driver(machine, table)
     _update_counts(machine, path, table, only_its_own=True)
 
 
@@ -118,6 +118,50 @@ def unregister_parent(machine: Machine, path: str) -> None:
         if parent == path:
             _remove(machine, f"{path}/{uuid}")
     tree.remove(f"{path}/{_TYPES}")
+
+
+def add_virtual_parents(machine: Machine, module: str) -> None:
+    """Register the parents that a module makes up when it is loaded, as the samples do."""
+    for path, table in _virtual_parents(machine, module).items():
+        machine.tree.mkdir(path)
+        register_parent(machine, path, table.driver)
+
+
+def remove_virtual_parents(machine: Machine, module: str) -> None:
+    """Unregister those parents when the module is unloaded; their devices go without a word.
+
+    Raises:
+        BlockedError: one of the devices is open.
+    """
+    for path in _virtual_parents(machine, module):
+        unregister_parent(machine, path)
+        machine.tree.remove(path)
+        if not machine.tree.listing(posixpath.dirname(path)):  # the directory of its class
+            machine.tree.remove(posixpath.dirname(path))
+
+
+def remove_drivers(machine: Machine, names: set[str]) -> None:
+    """Unregister the drivers on the mdev bus that a module or its PCI drivers have brought."""
+    for table in machine.blueprint.tables.values():
+        if table.driver in names:
+            machine.tree.remove(f"{MDEV_DRIVERS}/{machine.blueprint.mdev_driver(table)}")
+
+
+def stop(machine: Machine) -> None:
+    """What goes with the module mdev."""
+    machine.tree.remove("sys/bus/mdev")
+    machine.tree.remove(_PARENTS)
+
+
+def _virtual_parents(machine: Machine, module: str) -> dict[str, MdevTable]:
+    """The parents that are no PCI functions and that a module makes up: by path, their tables."""
+    known = machine.blueprint
+    tables = {path: known.tables.get(name) for path, name in known.virtual_parents.items()}
+    return {
+        path: table
+        for path, table in tables.items()
+        if table is not None and table.driver.replace("-", "_") == module
+    }
 
 
 def _table_of_device(machine: Machine, path: str) -> MdevTable | None:
@@ -140,7 +184,7 @@ def complete_drivers(machine: Machine) -> None:
     for name in machine.tree.listing(_PARENTS):
         table = _table(machine, machine.tree.resolve(f"{_PARENTS}/{name}"))
         if table is not None:
-            _ensure_driver(machine, machine.blueprint.mdev_driver(table))
+            _ensure_driver(machine, table)
 
 
 # ---- devices ----------------------------------------------------------------------------------
@@ -153,8 +197,7 @@ def _create(machine: Machine, parent: str, type_id: str, uuid: str, table: MdevT
     tree.write(f"{path}/remove", "", 0o200)
     tree.link(f"{path}/subsystem", "sys/bus/mdev")
     tree.link(f"{MDEV_DEVICES}/{uuid}", path)
-    driver = machine.blueprint.mdev_driver(table)
-    _ensure_driver(machine, driver)
+    driver = _ensure_driver(machine, table)
     tree.link(f"{path}/driver", f"{MDEV_DRIVERS}/{driver}")
     tree.link(f"{MDEV_DRIVERS}/{driver}/{uuid}", path)
     machine.set_uevent_driver(path, driver)
@@ -168,11 +211,21 @@ def _create(machine: Machine, parent: str, type_id: str, uuid: str, table: MdevT
     tree.link(f"{path}/mdev_type", f"{parent}/{_TYPES}/{type_id}")
 
 
-def _ensure_driver(machine: Machine, driver: str) -> None:
+def _ensure_driver(machine: Machine, table: MdevTable) -> str:
+    """Make the driver on the mdev bus that gets the devices of a table, and give its name."""
+    tree = machine.tree
+    driver = machine.blueprint.mdev_driver(table)
     directory = f"{MDEV_DRIVERS}/{driver}"
     for name in ("bind", "unbind"):
-        if not machine.tree.exists(f"{directory}/{name}"):
-            machine.tree.write(f"{directory}/{name}", "", 0o200)
+        if not tree.exists(f"{directory}/{name}"):
+            tree.write(f"{directory}/{name}", "", 0o200)
+    # A module of its own, or that of the parent's driver: an open device keeps it loaded.
+    for module in (driver.replace("-", "_"), table.driver.replace("-", "_")):
+        loaded = tree.exists(f"sys/module/{module}/initstate")
+        if loaded and not tree.exists(f"{directory}/module"):
+            tree.link(f"{directory}/module", f"sys/module/{module}")
+            tree.link(f"sys/module/{module}/drivers/mdev:{driver}", directory)
+    return driver
 
 
 def _driver_of(machine: Machine, path: str) -> str | None:

@@ -97,7 +97,10 @@ def close(machine: Machine, number: int) -> None:
         machine.tree.remove(f"proc/{file.pid}")
     if file.subject is None or any(other.subject == file.subject for other in state.open_files):
         return
+    zombie = state.zombies.get(file.subject)
     path = machine.pci_path(file.subject) or machine.mdev_path(file.subject)
+    if zombie is not None:
+        path = f"{zombie.parent}/{file.subject}"  # it has left its bus
     if path is not None:
         groups.show_power(machine, path, enabled=False, state="D3hot")
         _count_module(machine, path, -1)
@@ -142,7 +145,8 @@ def _add_descriptor(machine: Machine, pid: int, target: str) -> int:
 
 def _count_module(machine: Machine, path: str, change: int) -> None:
     """An open device keeps its driver's module (``vfio_df_open``)."""
-    driver = machine.driver_of(path.rsplit("/", 1)[-1])
+    name = path.rsplit("/", 1)[-1]
+    driver = machine.state.releasing.get(name) or machine.tree.link_name(f"{path}/driver")
     for directory in (PCI_DRIVERS, MDEV_DRIVERS):
         module = machine.tree.link_name(f"{directory}/{driver}/module")
         if module is not None:

@@ -98,7 +98,7 @@ def disable(machine: Machine, address: str) -> None:
         if vf_path is None:
             continue
         driver_core.detach(machine, vf)
-        _remove_device(machine, vf_path)
+        driver_core.destroy(machine, vf_path)
     if tree.exists(f"{path}/sriov_numvfs"):
         tree.write(f"{path}/sriov_numvfs", "0\n")
 
@@ -107,14 +107,6 @@ def disable_for_vfio(machine: Machine, address: str) -> None:
     """What vfio-pci does when it is unbound from a physical function."""
     if machine.state.releasing.get(address) == "vfio-pci":
         disable(machine, address)
-
-
-def _remove_device(machine: Machine, path: str) -> None:
-    """``pci_stop_and_remove_bus_device`` of a device without a driver."""
-    groups.leave_group(machine, path)
-    machine.set_override(path, "")  # it is lost with the device, and not there when that returns
-    machine.tree.remove(f"{PCI_DEVICES}/{posixpath.basename(path)}")
-    machine.tree.remove(path)
 
 
 def _can_configure(machine: Machine, driver: str | None) -> bool:
@@ -212,6 +204,10 @@ def _vf_attributes(
         }
         found["modalias"] = Attribute(modalias_text(found) or b"")
         found["sriov_vf_msix_count"] = Attribute(b"", 0o200)
+        if machine.tree.exists(f"{physfn}/reset_method"):
+            found["reset_method"] = Attribute(b"flr\n")  # which every virtual function has
+    if "reset_method" in found:
+        found["reset"] = Attribute(b"")
     found["driver_override"] = Attribute(b"(null)\n")
     if template is None or "uevent" in found:
         found["uevent"] = Attribute(uevent_text(address, None, found) or b"")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import attrs
+
+Verb = Literal["none", "store", "load", "unload"]
+"""What an operation asks; ``none`` while nobody asks anything."""
 
 
 @attrs.define
@@ -39,23 +42,25 @@ class Pending:
 
     Attributes:
         number: identifies it; its caller looks for the result under this number.
-        verb: ``store`` or ``load``.
+        verb: ``store``, ``load`` or ``unload``.
         path: the attribute without links, or the module.
         value: what was written.
         not_before: when a delayed store goes on, in seconds since 1970; 0 for a blocked one.
         blocked: its rule has run, at least in part.
         locks: devices whose lock it holds.
         abandoned: its caller waits no more.
+        as_root: root has opened the attribute.
     """
 
     number: int
-    verb: str
+    verb: Verb
     path: str
     value: str
     not_before: float = 0.0
     blocked: bool = False
     locks: list[str] = attrs.field(factory=list)
     abandoned: bool = False
+    as_root: bool = True
 
 
 @attrs.define
