@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.cases.terms import Case
-from tests.kernel.lab import product, state
+from tests.kernel.lab import guest, product, state
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
 from tests.kernel.lab.vm import Machine
@@ -175,4 +175,14 @@ def lab(machines: Machines) -> Iterator[Machine]:
 def recorded(machines: Machines) -> Recording:
     """A recording of the machine in its first state."""
     text = machines.get().call(product.record, "the lab's machine", within=RECORD_SECONDS)
+    return recording.parse(text)
+
+
+@pytest.fixture(scope="session")
+def recorded_with_nvidia(machines: Machines) -> Recording:
+    """A recording of the machine while the stand-in for NVIDIA's driver is loaded."""
+    machine = machines.get()
+    machine.call(guest.load, "nvidia")
+    text = machine.call(product.record, "the lab's machine with vGPUs", within=RECORD_SECONDS)
+    machines.settle()
     return recording.parse(text)

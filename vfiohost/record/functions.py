@@ -252,8 +252,9 @@ class _Capture:
         if self.config and "config" in names:
             wanted.append("config")
         found = self._attributes(path, wanted)
-        if "reset" in names and "reset_method" not in names:
-            found |= self._attributes(path, ["reset"])
+        tells_reset = "reset" in names and "reset_method" not in names
+        write_only = {"reset": tells_reset, "reset_subordinate": "reset_subordinate" in names}
+        found |= self._attributes(path, [name for name, tells in write_only.items() if tells])
         for name in _LOCKED:
             full = f"{path}/{name}"
             if full not in self.locked:
