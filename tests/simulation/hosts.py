@@ -6,6 +6,7 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
 from vfiohost.errors import KernelError
@@ -229,6 +230,24 @@ def small_host(kernel: str = "6.12.117-amd64") -> Recording:
     )
 
 
+def having(recording: Recording, more: Mapping[str, Mapping[str, bytes]]) -> Recording:
+    """A host some of whose functions have more attributes: by address, by name, their content."""
+    functions = tuple(
+        attrs.evolve(
+            function,
+            attributes={
+                **function.attributes,
+                **{
+                    name: Attribute(content)
+                    for name, content in more.get(str(function.address), {}).items()
+                },
+            },
+        )
+        for function in recording.functions
+    )
+    return attrs.evolve(recording, functions=functions)
+
+
 @contextmanager
 def answers(code: str, op: str = "write") -> Iterator[None]:
     """The kernel must answer with exactly this errno, at exactly this step."""
@@ -264,6 +283,12 @@ class Shell:
 
     def create(self, parent: str, type_id: str, uuid: str) -> None:
         self.echo(uuid, f"sys/class/mdev_bus/{parent}/mdev_supported_types/{type_id}/create")
+
+    def remove_function(self, address: str, value: str = "1", *, timeout: float = 5.0) -> None:
+        self.echo(value, f"sys/bus/pci/devices/{address}/remove", timeout=timeout)
+
+    def rescan(self, value: str = "1", *, timeout: float = 5.0) -> None:
+        self.echo(value, "sys/bus/pci/rescan", timeout=timeout)
 
     def remove(self, uuid: str, *, timeout: float = 5.0) -> None:
         self.echo("1", f"sys/bus/mdev/devices/{uuid}/remove", timeout=timeout)
