@@ -230,7 +230,10 @@ def test_39_links_between_functions_go_and_come_with_the_consumer(scratch: Path)
 
 
 def test_39_bus_reset_is_for_a_function_that_is_found_alone(scratch: Path) -> None:
-    recording = having(small_host(), {NIC: {"reset_method": b"pm bus\n"}})
+    recording = having(
+        small_host(),
+        {NIC: {"reset_method": b"pm bus\n"}, NIC_SIBLING: {"reset_method": b"pm\n"}},
+    )
     host = Shell(testing.create(recording, scratch / "host"))
     host.remove_function(NIC)
     host.rescan()
@@ -239,6 +242,9 @@ def test_39_bus_reset_is_for_a_function_that_is_found_alone(scratch: Path) -> No
     host.remove_function(NIC_SIBLING)
     host.rescan()
     assert host.cat(at(NIC, "reset_method")) == "pm bus"
+    host.remove_function(NIC)
+    host.echo("default", at(NIC_SIBLING, "reset_method"))
+    assert host.cat(at(NIC_SIBLING, "reset_method")) == "pm bus"
 
 
 def test_40_removal_of_an_open_device_waits_half_done(host: Shell) -> None:
@@ -262,14 +268,10 @@ def test_40_removal_of_an_open_device_waits_half_done(host: Shell) -> None:
 def test_40_all_that_adds_and_removes_waits_behind_it(host: Shell) -> None:
     host.to_vfio(NVME)
     holder = host.kernel.open_device(NVME)
-    for store in (
-        lambda: host.remove_function(NVME, timeout=0),
-        lambda: host.rescan(timeout=0),
-        lambda: host.remove_function(QAT, timeout=0),
-        lambda: host.remove_function(PORT, timeout=0),
-    ):
+    removals = [at(address, "remove") for address in (NVME, QAT, PORT)]
+    for path in (removals[0], "sys/bus/pci/rescan", *removals[1:]):
         with pytest.raises(StoreTimeoutError):
-            store()
+            host.echo("1", path, timeout=0)
     host.rescan("0")
     assert host.exists(at(QAT, "vendor"))
     assert not host.exists(at(QAT, "remove"))

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.simulation.hosts import (
     GPU,
     GPU_VFS,
+    HOST_BRIDGE,
     NIC,
     NIC_SIBLING,
     NVME,
@@ -112,16 +113,30 @@ class Host(RuleBasedStateMachine):
     def remove(self, uuid: str) -> None:
         self.ask(f"sys/bus/mdev/devices/{uuid}/remove", "1")
 
+    @rule(address=st.sampled_from([NIC, NIC_SIBLING, QAT, PORT, HOST_BRIDGE]))
+    def remove_function(self, address: str) -> None:
+        # Not a physical function alone: its virtual ones would be left with a dangling link.
+        self.ask(f"sys/bus/pci/devices/{address}/remove", "1")
+
+    @rule(at=st.just("") | ADDRESSES.map("devices/{}/".format))
+    def rescan(self, at: str) -> None:
+        self.ask(f"sys/bus/pci/{at}rescan", "1")
+
     @rule(path=ANYWHERE, value=GARBAGE)
     def garbage(self, path: str, value: str) -> None:
         self.ask(path, value)
 
-    @rule(module=st.sampled_from(["igb", "vfio_pci", "nvgrace_gpu_vfio_pci", "nothing"]))
+    @rule(module=st.sampled_from(["igb", "nvme", "vfio_pci", "nvgrace_gpu_vfio_pci", "nothing"]))
     def load(self, module: str) -> None:
         try:
             self.kernel.load_module(module, timeout=0)
         except KernelError:
             assert module == "nothing"
+
+    @rule(module=st.sampled_from(["e1000e", "nvme", "nvidia", "vfio_pci", "vfio_pci_core"]))
+    def unload(self, module: str) -> None:
+        with contextlib.suppress(KernelError, StoreTimeoutError):
+            self.kernel.unload_module(module, timeout=0)
 
     @rule(subject=ADDRESSES | UUIDS)
     def open(self, subject: str) -> None:

@@ -17,9 +17,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vfiohost.testing.expansion import expand
     from vfiohost.testing.fixtures import load
-    from vfiohost.testing.kernel import Answer, Holder, SimulatedKernel, create, is_simulation
+    from vfiohost.testing.kernel import (
+        Answer,
+        Holder,
+        OpenAttribute,
+        SimulatedKernel,
+        create,
+        is_simulation,
+    )
 
-__all__ = ["Answer", "Holder", "SimulatedKernel", "create", "expand", "is_simulation", "load"]
+__all__ = [
+    "Answer",
+    "Holder",
+    "OpenAttribute",
+    "SimulatedKernel",
+    "create",
+    "expand",
+    "is_simulation",
+    "load",
+]
 
 _HOMES = {"expand": "vfiohost.testing.expansion", "load": "vfiohost.testing.fixtures"}
 

@@ -94,19 +94,26 @@ def _set_methods(machine: Machine, path: str, methods: list[str]) -> None:
 
 
 def _supported(machine: Machine, path: str) -> list[str]:
-    """The methods that a device has now: the recorded ones, ``bus`` only while it is alone."""
-    known = _recorded(machine, path)
-    attribute = None if known is None else known.attributes.get("reset_method")
-    content = None if attribute is None else attribute.content
-    methods = content.decode("ascii", "replace").split() if isinstance(content, bytes) else _OF_A_VF
-    return [each for each in methods if each != "bus" or _is_alone(machine, path)]
+    """The methods that a device has now: the recorded ones, ``bus`` only while it is alone.
 
-
-def _recorded(machine: Machine, path: str) -> Function | None:
+    Of several functions only the one that was found first has it recorded.
+    """
     address = posixpath.basename(path)
+    known = machine.blueprint.functions
     physfn = machine.tree.link_name(f"{path}/physfn")
-    known = machine.blueprint.functions.get(address)
-    return known if known or physfn is None else machine.blueprint.vf_template(physfn, 0)
+    if physfn is not None:
+        vf = known.get(address) or machine.blueprint.vf_template(physfn, 0)
+        return _recorded(vf) or list(_OF_A_VF)
+    of_a_card = [each for name, each in known.items() if name[:-1] == address[:-1]]
+    methods = [each for each in _recorded(known.get(address)) if each != "bus"]
+    with_bus = any("bus" in _recorded(each) for each in of_a_card)
+    return [*methods, "bus"] if with_bus and _is_alone(machine, path) else methods
+
+
+def _recorded(function: Function | None) -> list[str]:
+    attribute = None if function is None else function.attributes.get("reset_method")
+    content = None if attribute is None else attribute.content
+    return content.decode("ascii", "replace").split() if isinstance(content, bytes) else []
 
 
 def _resets(machine: Machine, path: str, method: str) -> bool:

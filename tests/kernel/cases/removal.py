@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.kernel.cases.reset import has, reset
+from tests.kernel.cases.reset import FOUND_AGAIN, has, reset
 from tests.kernel.cases.terms import (
     DEVICES,
     DRIVERS,
@@ -31,6 +31,7 @@ from tests.kernel.scenario import (
 )
 
 EDU_GROUP = "3"
+CONSUMER = f"consumer:pci:{RTX3090[1]}"
 
 
 def remove(address: str, value: str = "1") -> Store:
@@ -175,8 +176,33 @@ CASES = (
         (
             Do(remove(RTX3090[0])),
             there(RTX3090[1]),
+            Do(Store(f"{DEVICES}/{RTX3090[1]}/reset_method", "bus flr")),
+            Text(f"{DEVICES}/{RTX3090[1]}/reset_method", "bus flr"),
             Do(rescan()),
             Text(f"{DEVICES}/{RTX3090[0]}/reset_method", "flr"),
+            *FOUND_AGAIN,
+            Text(f"{DEVICES}/{RTX3090[1]}/reset_method", "flr"),
+        ),
+    ),
+    Case(
+        "39-links-to-others",
+        (
+            has(RTX3090[0], CONSUMER),
+            Do(remove(RTX3090[1])),
+            has(RTX3090[0], CONSUMER, there=False),
+            Do(rescan()),
+            has(RTX3090[0], CONSUMER),
+            has(RTX3090[1], f"supplier:pci:{RTX3090[0]}"),
+            Do(remove(RTX3090[0])),
+            has(RTX3090[1], f"supplier:pci:{RTX3090[0]}", there=False),
+            Do(rescan()),
+            has(RTX3090[0], CONSUMER, there=False),
+            # The consumer's coming makes them.
+            Do(remove(RTX3090[1])),
+            Do(rescan()),
+            has(RTX3090[0], CONSUMER),
+            *FOUND_AGAIN,
+            has(RTX3090[0], CONSUMER),
         ),
     ),
     Case(

@@ -48,6 +48,12 @@ STUCK = (
     Do(unbind("vfio-pci", PCIE_NIC), "blocks"),
 )
 
+FOUND_AGAIN = tuple(
+    Do(Store(path, "1"))
+    for path in (*(f"{DEVICES}/{address}/remove" for address in RTX3090), "/sys/bus/pci/rescan")
+)
+"""Both functions of a card in the order of a boot: what was found first was alone then."""
+
 CASES = (
     *(
         Case(f"34-{name}", (Do(reset(NVME, text), outcome),))
@@ -168,6 +174,8 @@ CASES = (
             # It was alone when Linux found it, which was before the audio function.
             Do(method(RTX3090[0], "default")),
             method_is(RTX3090[0], "flr"),
+            *FOUND_AGAIN,
+            method_is(RTX3090[0], "flr bus"),
         ),
     ),
     Case(
