@@ -50,6 +50,7 @@ def test_1_bind_without_a_match_is_enodev(host: Shell) -> None:
         "",
         "\n",
         f"../../{NIC}",
+        "x" * 300,
     ],
 )
 def test_2_a_name_is_compared_exactly(host: Shell, name: str) -> None:

@@ -183,7 +183,7 @@ class Tree:
             parent, name = self._parent(path)
             return os.readlink(name, dir_fd=parent)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ENAMETOOLONG):
                 return None
             raise
 
