@@ -243,6 +243,17 @@ def test_a_file_that_cannot_be_read_is_recorded_with_its_errno(tmp_path: Path) -
     assert attributes["reset"].content == errno.EACCES
 
 
+def test_the_ways_to_reset_are_kept_once(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    function = tree.function(reset="", reset_method="flr\n", reset_subordinate="")
+    for name in ("reset", "reset_subordinate"):
+        (function / name).chmod(0o200)
+    attributes = capture_at(tmp_path).functions[0].attributes
+    assert attributes["reset_method"].content == b"flr\n"
+    assert attributes["reset_subordinate"].content == errno.EACCES
+    assert "reset" not in attributes  # it is there wherever the methods are
+
+
 def test_unusual_modes_are_kept_where_a_tree_has_kept_the_usual_ones(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     function = tree.function(vendor="0x10de\n", enable="1\n")

@@ -188,6 +188,9 @@ CASES = (
             driver_is(NIC, "vfio-pci"),
         ),
     ),
-    Case("14-unload-not-loaded", (Do(Unload("nouveau")),)),
+    Case(
+        "14-unload-not-loaded",
+        (Do(Unload("nouveau")), Listed("/sys/module", "nouveau", is_there=False)),
+    ),
     Case("14-unload-no-module", (Do(Unload("nosuch"), "fails"),)),
 )

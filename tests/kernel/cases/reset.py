@@ -56,7 +56,7 @@ FOUND_AGAIN = tuple(
 
 CASES = (
     *(
-        Case(f"34-{name}", (Do(reset(NVME, text), outcome),))
+        Case(f"34-{name}", (Do(reset(NVME, text), outcome), driver_is(NVME, "nvme")))
         for name, text, outcome in (
             ("zero", "0", "write EINVAL"),
             ("two", "2", "write EINVAL"),
@@ -198,7 +198,10 @@ CASES = (
             driver_is(PCIE_NIC, "e1000e"),
         ),
     ),
-    Case("37-nothing-behind", (Do(reset_bus(EMPTY_PORT, "2")),)),
+    Case(
+        "37-nothing-behind",
+        (Do(reset_bus(EMPTY_PORT, "2")), driver_is(EMPTY_PORT, "pcieport")),
+    ),
     Case("37-busy", (*STUCK, Do(reset_bus(PORT), "write EAGAIN"), Do(Close()))),
     Case("37-no-bridge", (Do(reset_bus(PCIE_NIC), "open ENOENT"),)),
 )
