@@ -34,6 +34,8 @@ RTX2080 = tuple(f"0000:06:00.{number}" for number in range(4))
 T4 = "0000:07:00.0"
 EMPTY_PORT = "0000:00:15.0"
 """A root port with nothing behind it."""
+OUTSIDE = "0000:41:00.0"
+"""A function without an IOMMU in front of it, and so without a group. It is of EDU's kind."""
 
 DISK_MIB = 64
 AGENT_PORT = "vfiohost.lab"
@@ -56,6 +58,7 @@ def machine_options(folder: Path) -> list[str]:
         *_transport(folder),
         *_functions(folder),
         *_ports(),
+        *_outside(),
     ]
 
 
@@ -99,3 +102,12 @@ def _ports() -> list[str]:
     slots = range(0x10, 0x16)
     devices = [f"pcie-root-port,chassis={slot},addr={slot:02x}.0,{room}" for slot in slots]
     return [option for device in devices for option in ("-device", device)]
+
+
+def _outside() -> list[str]:
+    """A second host bridge that the IOMMU leaves out. Last: QEMU plugs what names no bus in here."""
+    return [
+        *("-device", "pxb-pcie,id=outside,bus=pcie.0,addr=0e.0,bus_nr=64,bypass_iommu=on"),
+        *("-device", "pcie-root-port,id=port40,bus=outside,chassis=3,addr=00.0"),
+        *("-device", "edu,bus=port40"),
+    ]
