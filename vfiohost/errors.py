@@ -149,7 +149,8 @@ class KernelError(VfioHostError, OSError):
         op: what was asked of the kernel.
         errno: its answer, a positive errno.
         path: the file, as the user would type it.
-        value: what was to be written, for ``op="write"``; what modprobe said, for ``op="load"``.
+        value: what was to be written, for ``op="write"``; what modprobe said, for ``op="load"``;
+            which ioctl, for ``op="ioctl"``, where a simulated kernel says it.
     """
 
     def __init__(self, op: KernelOp, errno: int, path: str, value: str | None = None) -> None:

@@ -19,7 +19,7 @@ from tests.kernel.lab import guest, vfio_user
 from tests.kernel.lab.errors import StillRunningError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tests.kernel.lab.vm import Call, Machine
 
@@ -51,10 +51,46 @@ class Unload:
 
 @attrs.frozen
 class Open:
-    """A process opens a device (PCI address or mdev's UUID) through VFIO, or its group alone."""
+    """A process opens a device (PCI address or mdev's UUID) through VFIO, or its group alone.
+
+    ``noiommu`` is the container's type: ``VFIO_NOIOMMU_IOMMU`` instead of type 1.
+    """
 
     subject: str
     only_group: bool = False
+    noiommu: bool = False
+
+
+@attrs.frozen
+class GetDevice:
+    """That process asks the group that it opened last for one of its devices."""
+
+    subject: str
+
+
+@attrs.frozen
+class OpenCdev:
+    """A process opens a device by its own node."""
+
+    subject: str
+
+
+@attrs.frozen
+class Ioctl:
+    """An ioctl on a cdev, or on an iommufd.
+
+    Iommufds and IO address spaces have names. An iommufd is opened when it is first named.
+
+    Attributes:
+        name: ``BIND_IOMMUFD``, ``ATTACH_IOMMUFD_PT``, ``DETACH_IOMMUFD_PT`` of a cdev;
+            ``IOAS_ALLOC``, ``DESTROY`` of an iommufd.
+        on: the device, or the iommufd.
+        argument: the iommufd to bind to (see ``vfio_user``), or the IO address space.
+    """
+
+    name: str
+    on: str
+    argument: str = ""
 
 
 @attrs.frozen
@@ -86,7 +122,20 @@ class OpenAgain:
     """Open the attribute once more, by its name in the folder that is kept open."""
 
 
-Action = Store | Load | Unload | Open | Close | Finish | Keep | Write | OpenAgain
+Action = (
+    Store
+    | Load
+    | Unload
+    | Open
+    | GetDevice
+    | OpenCdev
+    | Ioctl
+    | Close
+    | Finish
+    | Keep
+    | Write
+    | OpenAgain
+)
 
 
 @attrs.frozen
@@ -122,7 +171,24 @@ class Listed:
     is_there: bool
 
 
-Step = Do | Link | Text | Listed
+@attrs.frozen
+class Names:
+    """All entries of a folder, sorted."""
+
+    path: str
+    names: tuple[str, ...]
+
+
+@attrs.frozen
+class Node:
+    """Whether the node of a device's group is there; ``noiommu`` says of which name."""
+
+    subject: str
+    is_there: bool
+    noiommu: bool = False
+
+
+Step = Do | Link | Text | Listed | Names | Node
 
 
 class Executor(Protocol):
@@ -152,7 +218,7 @@ def run(steps: Iterable[Step], executor: Executor) -> None:
         assert found == expected, f"step {number}, {step}: {found}"
 
 
-def _take(step: Step, executor: Executor) -> tuple[str | bool | None, str | bool | None]:
+def _take(step: Step, executor: Executor) -> tuple[object, object]:
     """Take a step: what it should give and what it gives."""
     match step:
         case Do(action, outcome):
@@ -163,6 +229,14 @@ def _take(step: Step, executor: Executor) -> tuple[str | bool | None, str | bool
             return content, executor.text(path)
         case Listed(path, name, is_there):
             return is_there, name in executor.names(path)
+        case Names(path, names):
+            return names, tuple(executor.names(path))
+        case Node(subject, is_there, noiommu):
+            bus = "pci" if ":" in subject else "mdev"
+            group = executor.link(f"/sys/bus/{bus}/devices/{subject}/iommu_group")
+            assert group is not None, f"{subject} has no group"
+            name = f"noiommu-{group}" if noiommu else group
+            return is_there, name in executor.names("/dev/vfio")
 
 
 class RealKernel:
@@ -182,9 +256,8 @@ class RealKernel:
                 return self._store(path, value, as_root=as_root)
             case Load() | Unload():
                 return self._modprobe(action)
-            case Open(subject, only_group):
-                call = vfio_user.open_device
-                return str(self._machine.call(call, subject, worker="user", only_group=only_group))
+            case Open() | GetDevice() | OpenCdev() | Ioctl():
+                return self._use(action)
             case Close():
                 self._machine.call(vfio_user.close, worker="user")
                 return "ok"
@@ -210,6 +283,16 @@ class RealKernel:
         """List a folder; one that is not there is empty."""
         found: list[str] = self._machine.call(guest.listdir, path)
         return found
+
+    def _use(self, action: Open | GetDevice | OpenCdev | Ioctl) -> str:
+        """Let the process that has devices open do something."""
+        function: Callable[..., str] = {
+            Open: vfio_user.open_device,
+            GetDevice: vfio_user.get_device,
+            OpenCdev: vfio_user.open_cdev,
+            Ioctl: vfio_user.ioctl,
+        }[type(action)]
+        return str(self._machine.call(function, worker="user", **attrs.asdict(action)))
 
     def _store(self, path: str, value: str, *, as_root: bool) -> str:
         worker = self._worker()

@@ -7,14 +7,18 @@ from errno import errorcode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.kernel.lab.vfio_user import NO_IOMMUFD, UNKNOWN_ID
 from tests.kernel.scenario import (
     Action,
     Close,
     Finish,
+    GetDevice,
+    Ioctl,
     Keep,
     Load,
     Open,
     OpenAgain,
+    OpenCdev,
     Store,
     Unload,
     Write,
@@ -22,8 +26,7 @@ from tests.kernel.scenario import (
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError
 
 if TYPE_CHECKING:
-    from vfiohost.testing import SimulatedKernel
-    from vfiohost.testing.kernel import Holder, OpenAttribute
+    from vfiohost.testing import Cdev, Holder, Iommufd, OpenAttribute, SimulatedKernel
 
 PATIENCE = 0.2
 
@@ -35,6 +38,9 @@ class Simulated:
         self._kernel = kernel
         self._root = Path(kernel.root)
         self._holders: list[Holder] = []
+        self._cdevs: dict[str, Cdev] = {}
+        self._iommufds: dict[str, Iommufd] = {}
+        self._ioas: dict[str, int] = {}
         self._blocked: list[int] = []
         self._kept: OpenAttribute | None = None
         self._kept_folder = -1
@@ -49,8 +55,8 @@ class Simulated:
                 return self._store(action)
             case Load() | Unload():
                 return self._modprobe(action)
-            case Open(subject, only_group):
-                return self._open(subject, only_group=only_group)
+            case Open() | GetDevice() | OpenCdev() | Ioctl():
+                return self._use(action)
             case Close():
                 while self._holders:
                     self._holders.pop().close()
@@ -124,21 +130,56 @@ class Simulated:
         folder, self._kept_name = os.path.split(path)
         self._kept_folder = os.open(self._at(folder), os.O_RDONLY | os.O_DIRECTORY)
 
-    def _open(self, subject: str, *, only_group: bool) -> str:
-        kernel = self._kernel
+    def _use(self, action: Open | GetDevice | OpenCdev | Ioctl) -> str:
+        """Let a process do something; what failed is the ioctl, when one did."""
         try:
-            if only_group:
-                group = self.link(f"/sys/bus/pci/devices/{subject}/iommu_group")
-                self._holders.append(kernel.open_group(int(group or -1), owned=False))
-            elif ":" in subject:
-                self._holders.append(kernel.open_device(subject))
+            if isinstance(action, Ioctl):
+                self._ioctl(action)
             else:
-                self._holders.append(kernel.open_mdev(subject))
+                self._holders.append(self._open(action))
         except NotFoundError:
             return "group ENOENT"
         except KernelError as error:
-            return _outcome(error.op, error.errno or 0)
+            return _outcome(error.value or error.op, error.errno or 0)
         return "ok"
+
+    def _open(self, action: Open | GetDevice | OpenCdev) -> Holder:
+        kernel = self._kernel
+        match action:
+            case OpenCdev(subject):
+                self._cdevs[subject] = kernel.open_cdev(subject)
+                return self._cdevs[subject]
+            case GetDevice(subject):
+                return kernel.open_device(subject, pid=self._holders[-1].pid)
+            case Open(subject, only_group, noiommu):
+                if only_group:
+                    group = self.link(f"/sys/bus/pci/devices/{subject}/iommu_group")
+                    return kernel.open_group(int(group or -1), owned=False)
+                if ":" in subject:
+                    return kernel.open_device(subject, noiommu=noiommu)
+                return kernel.open_mdev(subject)
+
+    def _ioctl(self, action: Ioctl) -> None:
+        match action:
+            case Ioctl("BIND_IOMMUFD", subject, iommufd):
+                other = self._cdevs[subject] if iommufd == NO_IOMMUFD else self._iommufd(iommufd)
+                self._cdevs[subject].bind_iommufd(other if iommufd else None)
+            case Ioctl("ATTACH_IOMMUFD_PT", subject, ioas):
+                self._cdevs[subject].attach(self._ioas.get(ioas, UNKNOWN_ID))
+            case Ioctl("DETACH_IOMMUFD_PT", subject):
+                self._cdevs[subject].detach()
+            case Ioctl("IOAS_ALLOC", iommufd, ioas):
+                self._ioas[ioas] = self._iommufd(iommufd).alloc_ioas()
+            case Ioctl("DESTROY", iommufd, ioas):
+                self._iommufd(iommufd).destroy(self._ioas.get(ioas, UNKNOWN_ID))
+            case _:
+                raise ValueError(f"there is no {action.name}")
+
+    def _iommufd(self, name: str) -> Iommufd:
+        if name not in self._iommufds:
+            self._iommufds[name] = self._kernel.open_iommufd()
+            self._holders.append(self._iommufds[name])
+        return self._iommufds[name]
 
 
 def _outcome(phase: str, number: int) -> str:

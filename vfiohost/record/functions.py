@@ -62,7 +62,12 @@ _PLAIN = (
 _LOCKED = ("driver_override", "sriov_numvfs", "sriov_vf_total_msix", "uevent")
 _GROUP_FILES = ("name", "reserved_regions", "type")
 _CMDLINE = "proc/cmdline"
-_FILES = (_CMDLINE, "usr/share/misc/pci.ids")
+_FILES = (
+    _CMDLINE,
+    "proc/devices",
+    "sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
+    "usr/share/misc/pci.ids",
+)
 _DEVICE_LINKS = ("consumer:pci:", "supplier:pci:")
 
 _PCI = "sys/bus/pci"

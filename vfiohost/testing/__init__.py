@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vfiohost.testing.expansion import expand
     from vfiohost.testing.fixtures import load
+    from vfiohost.testing.holders import Cdev, Holder, Iommufd
     from vfiohost.testing.kernel import (
         Answer,
-        Holder,
         OpenAttribute,
         SimulatedKernel,
         create,
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Cdev",
     "Holder",
+    "Iommufd",
     "OpenAttribute",
     "SimulatedKernel",
     "create",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vfiohost.model import is_vfio_driver
 
 if TYPE_CHECKING:
-    from vfiohost.recording import Function, MdevTable, Module, PciDriver, Recording
+    from vfiohost.recording import Function, Group, MdevTable, Module, PciDriver, Recording
 
 _IDS = re.compile(r"pci:v([0-9A-F]{8})d([0-9A-F]{8})")
 
@@ -33,6 +33,7 @@ class Blueprint:
         self.functions: dict[str, Function] = {
             function.path.rsplit("/", 1)[-1]: function for function in recording.functions
         }
+        self.groups: dict[int, Group] = {group.number: group for group in recording.groups}
         self.tables: dict[str, MdevTable] = {table.name: table for table in recording.mdev_tables}
         self.virtual_parents: dict[str, str] = {
             f"sys/devices/{parent.path}": parent.mdev_table for parent in recording.virtual_parents
@@ -82,6 +83,12 @@ class Blueprint:
             return True
         ids = _IDS.match(modalias)
         return ids is not None and ids[0] in self._seen_on.get(driver, ())
+
+    def group_type(self, group: int) -> str | None:
+        """The type that an IOMMU group had when it was recorded."""
+        found = self.groups[group].attributes.get("type") if group in self.groups else None
+        text = None if found is None else found.content
+        return text.decode("ascii", "replace").strip() if isinstance(text, bytes) else None
 
     def vf_template(self, physfn: str, index: int) -> Function | None:
         """The recorded virtual function with this index, or else any one of the same card."""

@@ -78,6 +78,6 @@ def _register_drivers(machine: Machine) -> None:
 
 def _register_vfio(machine: Machine, path: str) -> None:
     """Give a device that VFIO has at the start its node and its ``vfio-dev`` directory."""
-    group = machine.group_of(path)
-    if group is not None and not machine.tree.listing(f"{path}/vfio-dev"):
-        groups.register(machine, path, group)
+    has_group = machine.group_of(path) is not None
+    if has_group and not machine.tree.listing(f"{path}/vfio-dev"):
+        groups.register(machine, path)

@@ -9,7 +9,7 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from vfiohost.testing import bus, hotplug, kernel_text, mdev, modules, reset, sriov
+from vfiohost.testing import bus, groups, hotplug, kernel_text, mdev, modules, reset, sriov
 from vfiohost.testing.machine import AnswerError, BlockedError
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ _DEVICE_RULES = {
     "sriov_drivers_autoprobe": sriov.store_drivers_autoprobe,
     "sriov_vf_msix_count": sriov.store_vf_msix_count,
 }
+_OTHER_RULES = (
+    (re.compile(r"sys/kernel/iommu_groups/\d+/type"), groups.store_type),
+    (re.compile(re.escape(groups.NOIOMMU_MODE)), groups.store_noiommu_mode),
+)
 
 
 def submit(
@@ -187,8 +191,9 @@ def _op(machine: Machine, fault: Fault) -> KernelOp:
 def _answer(machine: Machine) -> None:
     path = machine.operation.path
     data = kernel_text.one_page(machine.operation.value.encode("utf-8", "surrogateescape"))
-    if not data:
-        return  # sysfs_kf_write does not call the attribute for an empty write
+    # sysfs_kf_write does not call the attribute for an empty write
+    if not data or _store_elsewhere(machine, path, data):
+        return
     if match := _DRIVER.fullmatch(path):
         rule = _DRIVER_RULES.get((match[1], match[3]))
         if rule is not None:
@@ -209,6 +214,14 @@ def _answer(machine: Machine) -> None:
             device_rule(machine, match[1], data)
             return
     raise AnswerError(errno.EIO)  # dev_attr_store of an attribute without a store function
+
+
+def _store_elsewhere(machine: Machine, path: str, data: bytes) -> bool:
+    """A store that is not about a bus or a device."""
+    rule = next((rule for pattern, rule in _OTHER_RULES if pattern.fullmatch(path)), None)
+    if rule is not None:
+        rule(machine, path, data)
+    return rule is not None
 
 
 def _store_bus(machine: Machine, name: str, control: str, data: bytes) -> None:

@@ -121,7 +121,8 @@ def _vfio_probe_errno(machine: Machine, driver: str, path: str) -> int:
     physfn = tree.link_name(f"{path}/physfn")
     if vendor == _NVIDIA and physfn is not None and machine.driver_of(physfn) == "nvidia":
         return errno.EINVAL
-    return 0 if machine.group_of(path) is not None else errno.EINVAL
+    has_group = machine.group_of(path) is not None
+    return 0 if has_group or groups.has_noiommu_mode(machine) else errno.EINVAL
 
 
 def _attach(machine: Machine, driver: str, address: str, path: str) -> None:
@@ -130,9 +131,8 @@ def _attach(machine: Machine, driver: str, address: str, path: str) -> None:
     tree.link(f"{path}/driver", f"{PCI_DRIVERS}/{driver}")
     tree.link(f"{PCI_DRIVERS}/{driver}/{address}", path)
     machine.set_uevent_driver(path, driver)
-    group = machine.group_of(path)
-    if is_vfio_driver(driver) and group is not None:
-        groups.register(machine, path, group)
+    if is_vfio_driver(driver):
+        groups.register(machine, path)
         groups.show_power(machine, path, enabled=False, state="D3hot")
     elif driver != "pci-stub":  # which does nothing to its devices
         groups.show_power(machine, path, enabled=True, state="D0")

@@ -1,35 +1,53 @@
 """IOMMU groups, and the VFIO nodes of the devices in them.
 
-Kernel: ``drivers/iommu/iommu.c``, ``drivers/vfio/vfio_main.c``, ``drivers/vfio/group.c``.
+Kernel: ``drivers/iommu/iommu.c``, ``drivers/vfio/vfio_main.c``, ``drivers/vfio/group.c``,
+``drivers/vfio/device_cdev.c``.
 """
 
 from __future__ import annotations
 
+import errno
+import re
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_dma_managed, is_vfio_driver
-from vfiohost.testing.machine import BlockedError
+from vfiohost.testing import kernel_text
+from vfiohost.testing.machine import AnswerError, BlockedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vfiohost.testing.machine import Machine
 
+NOIOMMU_MODE = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+
 _GROUPS = "sys/kernel/iommu_groups"
+_GROUP_CLASS = "sys/class/vfio"
 _VFIO_CLASS = "sys/class/vfio-dev"
-_CDEV_MAJOR = 509  # a dynamic major, as iommufd's cdevs commonly get
+_CDEVS = "dev/vfio/devices"
+# The majors are dynamic: proc/devices has them, where vfio was loaded when it was recorded.
+_MAJORS = {"vfio": 511, "vfio-dev": 510}
+_NOIOMMU = "vfio-noiommu"
+_TAINTED = "proc/sys/kernel/tainted"
+_TAINT_USER = 1 << 6
+_TYPES = ("identity", "DMA", "DMA-FQ", "auto")
 
 
-def _lowest_free(names: list[str], prefix: str = "") -> int:
+def lowest_free(used: set[int], first: int = 0) -> int:
     """The number that ``ida_alloc`` gives out next."""
-    used = {name.removeprefix(prefix) for name in names}
-    return next(number for number in range(len(used) + 1) if str(number) not in used)
+    return next(number for number in range(first, first + len(used) + 1) if number not in used)
+
+
+def _numbers(names: list[str], prefix: str = "") -> set[int]:
+    """The numbers in names such as ``vfio3``."""
+    texts = {name.removeprefix(prefix) for name in names}
+    return {int(text) for text in texts if text.isdecimal()}
 
 
 def new_group(machine: Machine, attributes: Mapping[str, str]) -> int:
     """Make an empty IOMMU group with these files and give its number (``iommu_group_alloc``)."""
     tree = machine.tree
-    number = _lowest_free(tree.listing(_GROUPS))
+    number = lowest_free(_numbers(tree.listing(_GROUPS)))
     tree.mkdir(f"{_GROUPS}/{number}/devices")
     for name, text in attributes.items():
         mode = 0o644 if name == "type" else 0o444
@@ -67,33 +85,125 @@ def is_owned(machine: Machine, group: int | None) -> bool:
     return any(each.owned and each.group == group and not each.revoked for each in files)
 
 
+def is_open(machine: Machine, group: int | None) -> bool:
+    """Whether a process has the group's node open, alone or with a device behind it."""
+    files = machine.state.open_files
+    return any(each.group == group and not each.revoked and each.kind != "cdev" for each in files)
+
+
+def is_noiommu(machine: Machine, group: int) -> bool:
+    """Whether a group was made for a device without an IOMMU (``VFIO_NO_IOMMU``).
+
+    Those of mediated devices have the same name.
+    """
+    named = machine.tree.text(f"{_GROUPS}/{group}/name") == _NOIOMMU
+    return named and any(machine.pci_path(name) for name in machine.group_members(group))
+
+
+def node(machine: Machine, group: int) -> str:
+    """The group's node in ``dev/vfio`` (``vfio_create_group``)."""
+    return f"dev/vfio/{'noiommu-' if is_noiommu(machine, group) else ''}{group}"
+
+
+def has_noiommu_mode(machine: Machine) -> bool:
+    """Whether VFIO takes devices without an IOMMU."""
+    return machine.tree.text(NOIOMMU_MODE) == "Y"
+
+
+def store_noiommu_mode(machine: Machine, path: str, data: bytes) -> None:
+    """``param_set_bool``."""
+    value = kernel_text.boolean(data)
+    if value is None:
+        raise AnswerError(errno.EINVAL)
+    machine.tree.write(path, "Y\n" if value else "N\n")
+
+
+def store_type(machine: Machine, path: str, data: bytes) -> None:
+    """``iommu_group_store_type``: the type of a group whose DMA nobody uses."""
+    now, group = machine.tree.text(path), int(path.split("/")[-2])
+    wanted = kernel_text.name(data)
+    if now == "unknown" or wanted not in _TYPES:
+        raise AnswerError(errno.EINVAL)
+    is_live = (now, wanted) == ("DMA", "DMA-FQ")  # a flush queue is brought up in any case
+    if not is_live and (is_owned(machine, group) or blockers(machine, group)):
+        raise AnswerError(errno.EPERM)
+    text = machine.blueprint.group_type(group) if wanted == "auto" else wanted
+    machine.tree.write(path, f"{text or now}\n")
+
+
 def start(machine: Machine) -> None:
-    """What the module vfio brings: the container node and the class of its devices."""
-    if not machine.tree.exists("dev/vfio/vfio"):
-        machine.tree.write("dev/vfio/vfio", "", 0o666)
-    machine.tree.mkdir(_VFIO_CLASS)
+    """What the module vfio brings: the container node and the classes of groups and devices."""
+    tree = machine.tree
+    if not tree.exists("dev/vfio/vfio"):
+        tree.write("dev/vfio/vfio", "", 0o666)
+    if tree.exists("sys/module/iommufd/initstate") and not tree.exists("dev/iommu"):
+        tree.write("dev/iommu", "", 0o660)
+    tree.mkdir(_GROUP_CLASS)
+    tree.mkdir(_VFIO_CLASS)
 
 
 def stop(machine: Machine) -> None:
     """What goes with the module vfio."""
     machine.tree.remove("dev/vfio")
+    machine.tree.remove(_GROUP_CLASS)
     machine.tree.remove(_VFIO_CLASS)
 
 
-def register(machine: Machine, path: str, group: int) -> None:
+def register(machine: Machine, path: str) -> None:
     """Make a device available through VFIO (``__vfio_register_dev``)."""
     tree = machine.tree
-    number = _lowest_free(tree.listing(_VFIO_CLASS), "vfio")
+    group = machine.group_of(path)
+    if group is None:
+        group = _new_noiommu_group(machine, path)
+    numbers = machine.state.vfio_numbers
+    number = lowest_free(_numbers(tree.listing(_VFIO_CLASS), "vfio") | {*numbers.values()})
+    numbers[path.rsplit("/", 1)[-1]] = number
     directory = f"{path}/vfio-dev/vfio{number}"
     tree.mkdir(directory)
+    tree.link(f"{directory}/device", path)
+    tree.link(f"{directory}/subsystem", _VFIO_CLASS)
     tree.link(f"{_VFIO_CLASS}/vfio{number}", directory)
-    if tree.exists("dev/iommu"):  # a kernel with IOMMUFD and VFIO_DEVICE_CDEV
-        tree.write(f"{directory}/dev", f"{_CDEV_MAJOR}:{number}\n", 0o444)
-        tree.mkdir("dev/vfio/devices")
-        tree.write(f"dev/vfio/devices/vfio{number}", "", 0o600)
-    tree.mkdir("dev/vfio")
-    if not tree.exists(f"dev/vfio/{group}"):
-        tree.write(f"dev/vfio/{group}", "", 0o600)
+    # A kernel with IOMMUFD and VFIO_DEVICE_CDEV: vfio_device_add
+    if tree.exists("dev/iommu") and not is_noiommu(machine, group):
+        tree.write(f"{directory}/dev", f"{_major(machine, 'vfio-dev')}:{number}\n", 0o444)
+        tree.write(f"{_CDEVS}/vfio{number}", "", 0o600)
+    _show_group(machine, group)
+
+
+def _new_noiommu_group(machine: Machine, path: str) -> int:
+    """``vfio_noiommu_group_alloc``, which taints the kernel (``vfio_group_find_or_alloc``)."""
+    attributes = {"name": f"{_NOIOMMU}\n", "type": "unknown\n", "reserved_regions": ""}
+    group = new_group(machine, attributes)
+    join_group(machine, path, group)
+    taint = int(machine.tree.text(_TAINTED) or "0")
+    machine.tree.write(_TAINTED, f"{taint | _TAINT_USER}\n")
+    return group
+
+
+def _show_group(machine: Machine, group: int) -> None:
+    """A group's node and its entry in the class, unless there are (``vfio_create_group``)."""
+    tree = machine.tree
+    path = node(machine, group)
+    device = f"sys/devices/virtual/vfio/{path.rsplit('/', 1)[-1]}"
+    if not tree.exists(path):
+        tree.write(path, "", 0o600)
+    if tree.exists(device):
+        return
+    used = {
+        int((tree.text(f"{_GROUP_CLASS}/{name}/dev") or "0").split(":")[-1])
+        for name in tree.listing(_GROUP_CLASS)
+    }
+    minor = lowest_free(used)
+    tree.write(f"{device}/dev", f"{_major(machine, 'vfio')}:{minor}\n", 0o444)
+    tree.link(f"{device}/subsystem", _GROUP_CLASS)
+    tree.link(f"{_GROUP_CLASS}/{path.rsplit('/', 1)[-1]}", device)
+
+
+def _major(machine: Machine, name: str) -> int:
+    """The major number of a character device's driver."""
+    text = machine.tree.text("proc/devices") or ""
+    found = re.search(rf"^ *(\d+) {name}$", text, re.MULTILINE)
+    return int(found[1]) if found else _MAJORS[name]
 
 
 def unregister(machine: Machine, path: str) -> None:
@@ -105,16 +215,29 @@ def unregister(machine: Machine, path: str) -> None:
     tree = machine.tree
     for name in tree.listing(f"{path}/vfio-dev"):
         tree.remove(f"{_VFIO_CLASS}/{name}")
-        tree.remove(f"dev/vfio/devices/{name}")
+        tree.remove(f"{_CDEVS}/{name}")
+    if not tree.listing(_CDEVS):  # devtmpfs keeps no empty directory
+        tree.remove(_CDEVS)
     tree.remove(f"{path}/vfio-dev")
     subject = path.rsplit("/", 1)[-1]
     if any(file.subject == subject for file in machine.state.open_files):
         raise BlockedError
+    machine.state.vfio_numbers.pop(subject, None)
     group = machine.group_of(path)
     if group is not None and not _others_on_vfio(machine, group, subject):
-        tree.remove(f"dev/vfio/{group}")
-        for file in machine.state.open_files:
-            file.revoked = file.revoked or file.group == group
+        _hide_group(machine, group)
+        if is_noiommu(machine, group):
+            leave_group(machine, path)
+
+
+def _hide_group(machine: Machine, group: int) -> None:
+    """The last device of a group has left VFIO (``vfio_device_remove_group``)."""
+    path = node(machine, group)
+    name = path.rsplit("/", 1)[-1]
+    for gone in (path, f"{_GROUP_CLASS}/{name}", f"sys/devices/virtual/vfio/{name}"):
+        machine.tree.remove(gone)
+    for file in machine.state.open_files:
+        file.revoked = file.revoked or file.group == group
 
 
 def show_power(machine: Machine, path: str, *, enabled: bool, state: str) -> None:

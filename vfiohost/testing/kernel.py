@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import attrs
 
 from vfiohost import recording as recordings
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
 from vfiohost.sysfs import Sysfs
-from vfiohost.testing import processes
+from vfiohost.testing import cdevs, processes
 from vfiohost.testing.boot import boot
 from vfiohost.testing.dispatch import open_attribute, submit
 from vfiohost.testing.expansion import expand
+from vfiohost.testing.holders import Cdev, Holder, Iommufd, holder_of
 from vfiohost.testing.machine import AnswerError
 from vfiohost.testing.session import Simulation, create_marker, is_marked
 from vfiohost.testing.state import Fault, Pending
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _POLL = 0.01  # seconds between two looks at a pending store
 _QEMU = "/usr/bin/qemu-system-x86_64"
 _OPS: dict[Verb, KernelOp] = {"store": "write", "load": "load", "unload": "unload"}
+_Result = TypeVar("_Result")
+_Held = TypeVar("_Held", bound=Holder)
 
 
 @attrs.frozen
@@ -50,42 +53,6 @@ class Answer:
     path: str
     value: str
     errno: int | None
-
-
-class Holder:
-    """A process of the simulated host that has something open. As a context: closes it at the end.
-
-    Attributes:
-        pid: the process, as ``proc/PID`` shows it.
-        group: the IOMMU group whose node is open.
-        subject: address or UUID of the open device; ``None`` when it is the group alone.
-    """
-
-    def __init__(self, kernel: SimulatedKernel, file: OpenFile) -> None:
-        self._kernel = kernel
-        self._number = file.number
-        self.pid = file.pid
-        self.group = file.group
-        self.subject = file.subject
-
-    def close(self) -> None:
-        """Close it; stores that wait for it go on. Closing twice is harmless."""
-        self._kernel._close(self._number)  # noqa: SLF001 - the other half of this class
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        what = self.subject or f"group {self.group}"
-        return f"<Holder: pid {self.pid} has {what} open>"
 
 
 class OpenAttribute:
@@ -268,27 +235,69 @@ class SimulatedKernel:
     # ---- open files of other processes ----------------------------------------------------------
 
     def open_device(
-        self, address: str, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
+        self,
+        address: str,
+        *,
+        pid: int | None = None,
+        command: str | Sequence[str] = _QEMU,
+        noiommu: bool = False,
     ) -> Holder:
         """Let a process open a PCI device through VFIO, with its group and a container.
+
+        A process that has the group open already only asks for the device.
 
         Args:
             address: a device that a VFIO driver is bound to.
             pid: the process; by default a new one.
             command: its command line, as one word or several.
+            noiommu: what type of container it asks for: ``VFIO_NOIOMMU_IOMMU``, as DPDK does for a
+                device without an IOMMU, or type 1, as QEMU does.
 
         Raises:
             NotFoundError: no such device.
             KernelError: as open(2) or ioctl(2) would: ENOENT (no group node), EBUSY (another
-                process has the group), EPERM (a sibling's driver uses the group), ENODEV.
+                process has the group, or a cdev of it is bound), EPERM (a sibling's driver uses the
+                group), ENODEV (not on VFIO any more; a container of the other type), EINVAL (the
+                process has the group open, but in no container).
         """
-        return self._open_device("PCI device", address, pid, command)
+        return self._open_device("PCI device", address, _Caller(pid, command, noiommu=noiommu))
 
     def open_mdev(
         self, uuid: str, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
     ) -> Holder:
         """Let a process open a mediated device; see :meth:`open_device`."""
-        return self._open_device("mediated device", uuid, pid, command)
+        return self._open_device("mediated device", uuid, _Caller(pid, command))
+
+    def open_cdev(
+        self, name: str, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
+    ) -> Cdev:
+        """Let a process open a device by its own node, ``dev/vfio/devices/vfioN``.
+
+        Args:
+            name: the address of a PCI device, or the UUID of a mediated one.
+            pid: see :meth:`open_device`.
+            command: see :meth:`open_device`.
+
+        Raises:
+            NotFoundError: no such device.
+            KernelError: ENOENT: it is not on VFIO, or this kernel has no such nodes. It has them
+                when the module ``iommufd`` was recorded, or ``dev/iommu``.
+        """
+        kind = "PCI device" if ":" in name else "mediated device"
+        return self._open(kind, name, _Caller(pid, command), cdevs.open_cdev, Cdev)
+
+    def open_iommufd(
+        self, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
+    ) -> Iommufd:
+        """Let a process open ``dev/iommu``.
+
+        Raises:
+            KernelError: ENOENT: this kernel has none.
+        """
+        caller = _Caller(pid, command)
+        return self._hold(
+            lambda machine: cdevs.open_iommufd(machine, caller.opener(machine)), Iommufd
+        )
 
     def open_group(
         self,
@@ -309,17 +318,19 @@ class SimulatedKernel:
         Raises:
             KernelError: see :meth:`open_device`.
         """
+        caller = _Caller(pid, command)
         return self._hold(
             lambda machine: processes.open_group(
-                machine, group, _pid(machine, pid), _words(command), owned=owned
-            )
+                machine, group, caller.opener(machine), owned=owned
+            ),
+            Holder,
         )
 
     @property
     def holders(self) -> tuple[Holder, ...]:
         """Everything that is open, whichever process of ours opened it."""
         with self._simulation.session() as machine:
-            return tuple(Holder(self, file) for file in machine.state.open_files)
+            return tuple(holder_of(self, file) for file in machine.state.open_files)
 
     # ---- faults ---------------------------------------------------------------------------------
 
@@ -504,33 +515,52 @@ class SimulatedKernel:
         with self._simulation.session() as machine:
             machine.state.faults.append(fault)
 
-    def _open_device(
-        self, kind: str, name: str, pid: int | None, command: str | Sequence[str]
-    ) -> Holder:
+    def _open_device(self, kind: str, name: str, caller: _Caller) -> Holder:
+        return self._open(kind, name, caller, processes.open_device, Holder)
+
+    def _open(
+        self,
+        kind: str,
+        name: str,
+        caller: _Caller,
+        rule: Callable[[Machine, str, str, processes.Opener], OpenFile],
+        holder: type[_Held],
+    ) -> _Held:
         def opens(machine: Machine) -> OpenFile:
             find = machine.pci_path if kind == "PCI device" else machine.mdev_path
             path = find(name)
             if path is None:
                 raise NotFoundError(kind, name)
-            return processes.open_device(machine, name, path, _pid(machine, pid), _words(command))
+            return rule(machine, name, path, caller.opener(machine))
 
-        return self._hold(opens)
+        return self._hold(opens, holder)
 
-    def _hold(self, opens: Callable[[Machine], OpenFile]) -> Holder:
+    def _hold(self, opens: Callable[[Machine], OpenFile], holder: type[_Held]) -> _Held:
+        return self._ioctl(lambda machine: holder(self, opens(machine)))
+
+    def _ioctl(self, rule: Callable[[Machine], _Result]) -> _Result:
+        """Do what a process asks for, and say a refusal as the kernel's."""
         try:
             with self._simulation.session() as machine:
-                return Holder(self, opens(machine))
+                return rule(machine)
         except processes.OpenError as error:
-            raise KernelError(error.op, error.errno, self.sysfs.shown(error.path)) from None
+            shown = self.sysfs.shown(error.path)
+            raise KernelError(error.op, error.errno, shown, error.ioctl) from None
 
     def _close(self, number: int) -> None:
         with self._simulation.session() as machine:
             processes.close(machine, number)
 
 
-def _pid(machine: Machine, pid: int | None) -> int:
-    return processes.free_pid(machine) if pid is None else pid
+@attrs.frozen
+class _Caller:
+    """The process that a caller of ours means; ``pid`` is ``None`` for a new one."""
 
+    pid: int | None
+    command: str | Sequence[str]
+    noiommu: bool = attrs.field(default=False, kw_only=True)
 
-def _words(command: str | Sequence[str]) -> tuple[str, ...]:
-    return (command,) if isinstance(command, str) else tuple(command)
+    def opener(self, machine: Machine) -> processes.Opener:
+        command = (self.command,) if isinstance(self.command, str) else tuple(self.command)
+        pid = processes.free_pid(machine) if self.pid is None else self.pid
+        return processes.Opener(pid, command, self.noiommu)

@@ -204,7 +204,7 @@ def _create(machine: Machine, parent: str, type_id: str, uuid: str, table: MdevT
     # vfio_noiommu_group_alloc gives the groups of emulated devices this name.
     group = groups.new_group(machine, {"name": "vfio-noiommu\n", "type": "unknown\n"})
     groups.join_group(machine, path, group)
-    groups.register(machine, path, group)
+    groups.register(machine, path)
     if table.driver == "nvidia":
         tree.write(f"{path}/nvidia/vgpu_params", "\n", 0o644)
     tree.link(f"{parent}/{_TYPES}/{type_id}/devices/{uuid}", path)

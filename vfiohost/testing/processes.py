@@ -1,12 +1,14 @@
 """Processes of the simulated host that hold VFIO files open, as ``proc/PID`` shows them.
 
-Kernel: ``drivers/vfio/group.c``, ``drivers/iommu/iommu.c``.
+Kernel: ``drivers/vfio/group.c``, ``drivers/vfio/container.c``, ``drivers/iommu/iommu.c``.
 """
 
 from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING
+
+import attrs
 
 from vfiohost.model import is_vfio_driver
 from vfiohost.testing import groups, modules
@@ -22,13 +24,29 @@ _FIRST_DESCRIPTOR = 10
 
 
 class OpenError(Exception):
-    """The kernel refuses to open; ``op`` says whether open(2) or an ioctl(2) does."""
+    """The kernel refuses to open; ``op`` says whether open(2) or an ioctl(2), which one then."""
 
-    def __init__(self, op: KernelOp, number: int, path: str) -> None:
-        super().__init__(op, number, path)
+    def __init__(self, op: KernelOp, number: int, path: str, ioctl: str | None = None) -> None:
+        super().__init__(op, number, path, ioctl)
         self.op: KernelOp = op
         self.errno = number
         self.path = path
+        self.ioctl = ioctl
+
+
+@attrs.frozen
+class Opener:
+    """Who opens something.
+
+    Attributes:
+        pid: the process.
+        command: its command line, if it is a new one.
+        noiommu: its container is for devices without an IOMMU (``VFIO_NOIOMMU_IOMMU``).
+    """
+
+    pid: int
+    command: tuple[str, ...]
+    noiommu: bool = False
 
 
 def free_pid(machine: Machine) -> int:
@@ -37,50 +55,61 @@ def free_pid(machine: Machine) -> int:
     return next(pid for pid in range(_FIRST_PID, 1 << 22) if str(pid) not in taken)
 
 
-def open_group(
-    machine: Machine, group: int, pid: int, command: tuple[str, ...], *, owned: bool
-) -> OpenFile:
+def open_group(machine: Machine, group: int, opener: Opener, *, owned: bool) -> OpenFile:
     """Open ``dev/vfio/GROUP`` and, to own its DMA, put it into a container."""
-    descriptors = _open_node(machine, group, pid, command, owned=owned)
-    file = OpenFile(
-        machine.state.take_number(), pid, "group", group, None, owned=owned, descriptors=descriptors
-    )
-    machine.state.open_files.append(file)
-    return file
+    descriptors = _open_node(machine, group, opener, owned=owned)
+    return add_file(machine, opener.pid, "group", descriptors, group=group, owned=owned)
 
 
-def open_device(
-    machine: Machine, subject: str, path: str, pid: int, command: tuple[str, ...]
-) -> OpenFile:
+def open_device(machine: Machine, subject: str, path: str, opener: Opener) -> OpenFile:
     """Open a device through its group, as QEMU does (``VFIO_GROUP_GET_DEVICE_FD``)."""
     group = machine.group_of(path)
     driver = machine.tree.link_name(f"{path}/driver")
     if group is None:
         raise OpenError("open", errno.ENOENT, "dev/vfio")
     is_mdev = machine.mdev_path(subject) is not None
-    if driver is None or not (is_mdev or is_vfio_driver(driver)):
-        if not machine.tree.exists(f"dev/vfio/{group}"):
-            raise OpenError("open", errno.ENOENT, f"dev/vfio/{group}")
-        raise OpenError("ioctl", errno.ENODEV, f"dev/vfio/{group}")
-    has_group = any(
-        each.pid == pid and each.group == group and not each.revoked
+    mine = [
+        each
         for each in machine.state.open_files
+        if (each.pid, each.group) == (opener.pid, group) and each.kind != "cdev"
+    ]
+    node = groups.node(machine, group)
+    if driver is None or not (is_mdev or is_vfio_driver(driver)):
+        if not mine and not machine.tree.exists(node):
+            raise OpenError("open", errno.ENOENT, node)
+        raise OpenError("ioctl", errno.ENODEV, node, "GET_DEVICE_FD")
+    mine = [each for each in mine if not each.revoked]
+    if mine and not any(each.owned for each in mine):  # vfio_df_group_open
+        raise OpenError("ioctl", errno.EINVAL, node, "GET_DEVICE_FD")
+    descriptors = [] if mine else _open_node(machine, group, opener, owned=True)
+    descriptors.append(add_descriptor(machine, opener.pid, "anon_inode:[vfio-device]"))
+    enable(machine, path)
+    return add_file(
+        machine, opener.pid, "device", descriptors, group=group, subject=subject, owned=True
     )
-    descriptors = [] if has_group else _open_node(machine, group, pid, command, owned=True)
-    descriptors.append(_add_descriptor(machine, pid, "anon_inode:[vfio-device]"))
-    file = OpenFile(
-        machine.state.take_number(),
-        pid,
-        "device",
-        group,
-        subject,
-        owned=True,
-        descriptors=descriptors,
-    )
+
+
+def add_file(
+    machine: Machine,
+    pid: int,
+    kind: str,
+    descriptors: list[int],
+    *,
+    group: int | None = None,
+    subject: str | None = None,
+    owned: bool = False,
+) -> OpenFile:
+    """Remember what a process has opened; see :class:`OpenFile`."""
+    number = machine.state.take_number()
+    file = OpenFile(number, pid, kind, group, subject, owned=owned, descriptors=descriptors)
     machine.state.open_files.append(file)
+    return file
+
+
+def enable(machine: Machine, path: str) -> None:
+    """The first user of a device has come (``vfio_df_device_first_open``)."""
     groups.show_power(machine, path, enabled=True, state="D0")
     _count_module(machine, path, 1)
-    return file
 
 
 def close(machine: Machine, number: int) -> None:
@@ -95,7 +124,10 @@ def close(machine: Machine, number: int) -> None:
     lives_on = any(other.pid == file.pid for other in state.open_files)
     if not lives_on and state.processes.pop(str(file.pid), False):
         machine.tree.remove(f"proc/{file.pid}")
-    if file.subject is None or any(other.subject == file.subject for other in state.open_files):
+    for number_of_iommufd in [key for key in state.ioas if not _is_used(machine, int(key))]:
+        del state.ioas[number_of_iommufd]
+    is_used = any(o.owned and o.subject == file.subject for o in state.open_files)
+    if file.subject is None or not file.owned or is_used:
         return
     zombie = state.zombies.get(file.subject)
     path = machine.pci_path(file.subject) or machine.mdev_path(file.subject)
@@ -106,25 +138,37 @@ def close(machine: Machine, number: int) -> None:
         _count_module(machine, path, -1)
 
 
-def _open_node(
-    machine: Machine, group: int, pid: int, command: tuple[str, ...], *, owned: bool
-) -> list[int]:
-    """``vfio_group_fops_open``, then ``vfio_group_ioctl_set_container``."""
-    node = f"dev/vfio/{group}"
+def _users(machine: Machine, group: int) -> list[OpenFile]:
+    """Who has the group's node open, or a cdev of the group bound to an iommufd."""
+    files = [f for f in machine.state.open_files if f.group == group and not f.revoked]
+    return [f for f in files if f.owned or f.kind != "cdev"]
+
+
+def _is_used(machine: Machine, iommufd: int) -> bool:
+    """Whether an iommufd is open, or a device is bound to it (``iommufd_ctx_get``)."""
+    return any(iommufd in (f.number, f.iommufd) for f in machine.state.open_files)
+
+
+def _open_node(machine: Machine, group: int, opener: Opener, *, owned: bool) -> list[int]:
+    """``vfio_group_fops_open``, ``vfio_group_ioctl_set_container``, ``vfio_ioctl_set_iommu``."""
+    node = groups.node(machine, group)
     if not machine.tree.exists(node):
         raise OpenError("open", errno.ENOENT, node)
-    if any(each.group == group and not each.revoked for each in machine.state.open_files):
+    if _users(machine, group):
         raise OpenError("open", errno.EBUSY, node)
     if owned and groups.blockers(machine, group):
-        raise OpenError("ioctl", errno.EPERM, node)
-    _start_process(machine, pid, command)
-    container = [_add_descriptor(machine, pid, "/dev/vfio/vfio")] if owned else []
-    return [*container, _add_descriptor(machine, pid, f"/{node}")]
+        raise OpenError("ioctl", errno.EPERM, node, "SET_CONTAINER")
+    if owned and opener.noiommu != groups.is_noiommu(machine, group):
+        raise OpenError("ioctl", errno.ENODEV, "dev/vfio/vfio", "SET_IOMMU")
+    start_process(machine, opener)
+    container = [add_descriptor(machine, opener.pid, "/dev/vfio/vfio")] if owned else []
+    return [*container, add_descriptor(machine, opener.pid, f"/{node}")]
 
 
-def _start_process(machine: Machine, pid: int, command: tuple[str, ...]) -> None:
-    tree = machine.tree
-    directory = f"proc/{pid}"
+def start_process(machine: Machine, opener: Opener) -> None:
+    """Show a process in ``proc``, if there is none with this pid."""
+    tree, command = machine.tree, opener.command
+    directory = f"proc/{opener.pid}"
     if tree.exists(directory):
         return
     name = command[0].rsplit("/", 1)[-1][:15]  # TASK_COMM_LEN
@@ -132,10 +176,11 @@ def _start_process(machine: Machine, pid: int, command: tuple[str, ...]) -> None
     tree.write(f"{directory}/cmdline", "".join(f"{word}\0" for word in command), 0o444)
     for descriptor in range(3):
         tree.link_text(f"{directory}/fd/{descriptor}", "/dev/null")
-    machine.state.processes[str(pid)] = True
+    machine.state.processes[str(opener.pid)] = True
 
 
-def _add_descriptor(machine: Machine, pid: int, target: str) -> int:
+def add_descriptor(machine: Machine, pid: int, target: str) -> int:
+    """Show an open file of a process in ``proc``, and give its number."""
     directory = f"proc/{pid}/fd"
     taken = set(machine.tree.listing(directory))
     number = next(n for n in range(_FIRST_DESCRIPTOR, 1 << 20) if str(n) not in taken)

@@ -131,8 +131,7 @@ class Simulation:
         if content is None:
             raise UnsupportedError(f"{self._sysfs.root} is damaged: {_STATE} is missing.")
         state = State.from_text(content.decode())
-        nothing = Pending(0, "none", "", "")
-        return Machine(tree, state, self._blueprint, nothing)
+        return Machine(tree, state, self._blueprint, _nothing())
 
     @contextlib.contextmanager
     def _confined(self) -> Iterator[None]:
@@ -198,3 +197,9 @@ def _settle(machine: Machine) -> None:
     """Let pending operations go on, and log those that end."""
     for number, answer in settle(machine):
         machine.log.append({"number": number, "errno": answer})
+    machine.start(_nothing())
+
+
+def _nothing() -> Pending:
+    """What runs while no operation does: it holds no lock, and waits for all."""
+    return Pending(0, "none", "", "")

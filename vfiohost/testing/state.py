@@ -18,22 +18,28 @@ class OpenFile:
     Attributes:
         number: identifies it.
         pid: the process.
-        kind: ``group`` (the group node alone) or ``device`` (the device behind it, too).
-        group: the IOMMU group whose node is open.
-        subject: address or mdev UUID of the device; ``None`` for a group alone.
-        owned: the group's DMA belongs to the process (it has the group in a container).
+        kind: ``group`` (the group node alone), ``device`` (the device behind it, too), ``cdev`` (a
+            device's own node) or ``iommufd``.
+        group: the IOMMU group; ``None`` for an iommufd.
+        subject: address or mdev UUID of the device; ``None`` for a group alone and an iommufd.
+        owned: the group's DMA belongs to the process: it has the group in a container, or the
+            cdev is bound to an iommufd.
         descriptors: numbers of the descriptors in ``proc/PID/fd``.
         revoked: the last device has left VFIO: the group node that is open is a dead one.
+        iommufd: number of the iommufd that a cdev is bound to.
+        ioas: id of the IO address space that it is attached to.
     """
 
     number: int
     pid: int
     kind: str
-    group: int
+    group: int | None
     subject: str | None
     owned: bool
     descriptors: list[int]
     revoked: bool = False
+    iommufd: int | None = None
+    ioas: int | None = None
 
 
 @attrs.define
@@ -112,6 +118,9 @@ class State:
         failing_probes: driver glob, address glob, errno.
         releasing: by address: the driver that is being unbound, whose link is gone already.
         zombies: by UUID.
+        vfio_numbers: by address or UUID: N of ``vfioN``, from register until the last user is gone.
+        ioas: by number of an iommufd: ids of its IO address spaces; it lives as long as it is open
+            or a device is bound to it.
         processes: by pid: whether its directory in ``proc`` was made here.
         open_files, pending, faults: see their classes.
         results: by number of an operation that was pending: its errno, 0 for success.
@@ -126,6 +135,8 @@ class State:
     failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
     releasing: dict[str, str] = attrs.field(factory=dict)
     zombies: dict[str, Zombie] = attrs.field(factory=dict)
+    vfio_numbers: dict[str, int] = attrs.field(factory=dict)
+    ioas: dict[str, list[int]] = attrs.field(factory=dict)
     processes: dict[str, bool] = attrs.field(factory=dict)
     open_files: list[OpenFile] = attrs.field(factory=list)
     pending: list[Pending] = attrs.field(factory=list)

@@ -5,7 +5,16 @@ first state of a machine of the lab (``lab/layout.py``): every function has the 
 gives it, no display driver is loaded, ``vfio_pci`` and the mdev samples are.
 """
 
-from tests.kernel.cases import bind, dynamic_ids, mdev, override, removal, reset
+from tests.kernel.cases import (
+    bind,
+    dynamic_ids,
+    groups,
+    iommufd,
+    mdev,
+    override,
+    removal,
+    reset,
+)
 
 CASES = (
     *bind.CASES,
@@ -13,5 +22,7 @@ CASES = (
     *dynamic_ids.CASES,
     *reset.CASES,
     *removal.CASES,
+    *groups.CASES,
     *mdev.CASES,
+    *iommufd.CASES,
 )

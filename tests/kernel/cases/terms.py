@@ -12,6 +12,7 @@ from tests.kernel.lab.layout import (
 )
 from tests.kernel.scenario import (
     Do,
+    Ioctl,
     Link,
     Listed,
     Step,
@@ -92,6 +93,16 @@ def create(parent: str, type_id: str, uuid: str) -> Store:
 def remove(uuid: str, value: str = "1") -> Store:
     """Remove a mediated device."""
     return Store(f"{MDEVS}/{uuid}/remove", value)
+
+
+def bind_iommufd(subject: str, iommufd: str = "A") -> Ioctl:
+    """Bind a cdev to an iommufd."""
+    return Ioctl("BIND_IOMMUFD", subject, iommufd)
+
+
+def attach(subject: str, ioas: str) -> Ioctl:
+    """Attach a cdev to an IO address space."""
+    return Ioctl("ATTACH_IOMMUFD_PT", subject, ioas)
 
 
 def mdev_is(uuid: str, *, there: bool = True) -> Listed:

@@ -105,7 +105,7 @@ def _ports() -> list[str]:
 
 
 def _outside() -> list[str]:
-    """A second host bridge that the IOMMU leaves out. Last: QEMU plugs what names no bus in here."""
+    """A second host bridge, which the IOMMU leaves out. Devices after it must name their bus."""
     return [
         *("-device", "pxb-pcie,id=outside,bus=pcie.0,addr=0e.0,bus_nr=64,bypass_iommu=on"),
         *("-device", "pcie-root-port,id=port40,bus=outside,chassis=3,addr=00.0"),

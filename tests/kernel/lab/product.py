@@ -9,7 +9,8 @@ import contextlib
 import io
 import time
 
-from vfiohost import recording
+from tests.kernel.lab import vfio_user
+from vfiohost import recording, vfio
 from vfiohost.cli import main
 from vfiohost.record import capture
 from vfiohost.sysfs import Sysfs
@@ -29,6 +30,24 @@ def vfiohost(*arguments: str) -> dict[str, int | str | float]:
         "stdout": out.getvalue(),
         "stderr": err.getvalue(),
         "seconds": time.monotonic() - started,
+    }
+
+
+def group_status(group: str) -> list[bool]:
+    """Ask the kernel about a VFIO group: whether it is viable, whether it has a container."""
+    with Sysfs("/") as sysfs:
+        status = vfio.group_get_status(sysfs, int(group))
+    return [status.is_viable, status.has_container]
+
+
+def device_info(name: str = "") -> dict[str, int | bool | list[int]]:
+    """Ask about a device that this worker has open (see :func:`vfio_user.descriptor`)."""
+    info = vfio.device_get_info(vfio_user.descriptor(name))
+    return {
+        "numbers": [info.flags, info.num_regions, info.num_irqs],
+        "is_pci": info.is_pci,
+        "can_reset": info.can_reset,
+        "capabilities": [capability.id for capability in info.capabilities],
     }
 
 

@@ -14,10 +14,11 @@ from tests.kernel.lab.guest import listdir, load, read, readlink, run, store
 
 DEVICES = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
+NOIOMMU_MODE = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 BASE = Path("/run/vfiohost-lab.json")
-MODULES = ("synthgpu", "vfio_pci", "mtty", "mdpy", "mbochs", "e1000", "e1000e", "nvme")
+MODULES = ("synthgpu", "vfio_pci", "pci_stub", "mtty", "mdpy", "mbochs", "e1000", "e1000e", "nvme")
 """What is loaded at first, in this order."""
-EXTRAS = ("nvidia", "nouveau", "pci_pf_stub", "pci_stub")
+EXTRAS = ("nvidia", "nouveau", "pci_pf_stub")
 """What tests may load: unloaded after each."""
 PARAMETERS = ("probe_ms", "remove_ms", "probe_errno", "create_errno", "clients", "max_vfs")
 SRIOV_MANAGE = Path(__file__).with_name("sriov-manage")
@@ -88,6 +89,7 @@ def _capture() -> dict[str, dict[str, list[str | None]]]:
 def _tidy_drivers() -> None:
     """Make the drivers behave again."""
     store("/sys/bus/pci/drivers_autoprobe", "1")
+    store(NOIOMMU_MODE, "N")
     for module in ("nvidia", "nouveau"):
         for name in PARAMETERS:
             store(f"/sys/module/{module}/parameters/{name}", "0")
