@@ -47,8 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark ``kernel``."""
+    """Declare the marks."""
     config.addinivalue_line("markers", "kernel: runs in the lab, when --kernel names a kernel")
+    config.addinivalue_line("markers", "flavours(names): is about these kernels of the lab alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -75,8 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_about_its_kernel(item: pytest.Item) -> bool:
     parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
-    case = parameters.get("case")
-    return not isinstance(case, Case) or parameters["flavour"] in case.flavours
+    case, mark = parameters.get("case"), item.get_closest_marker("flavours")
+    flavours = case.flavours if isinstance(case, Case) else mark.args if mark else FLAVOURS
+    return parameters["flavour"] in flavours
 
 
 def _wanted(config: pytest.Config) -> tuple[str, ...]:

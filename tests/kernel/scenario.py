@@ -286,12 +286,13 @@ class RealKernel:
 
     def _use(self, action: Open | GetDevice | OpenCdev | Ioctl) -> str:
         """Let the process that has devices open do something."""
-        function: Callable[..., str] = {
+        functions: dict[type, Callable[..., str]] = {
             Open: vfio_user.open_device,
             GetDevice: vfio_user.get_device,
             OpenCdev: vfio_user.open_cdev,
             Ioctl: vfio_user.ioctl,
-        }[type(action)]
+        }
+        function = functions[type(action)]
         return str(self._machine.call(function, worker="user", **attrs.asdict(action)))
 
     def _store(self, path: str, value: str, *, as_root: bool) -> str:

@@ -23,6 +23,7 @@ NOIOMMU_MODE = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 
 _GROUPS = "sys/kernel/iommu_groups"
 _GROUP_CLASS = "sys/class/vfio"
+_VFIO_GROUPS = "sys/devices/virtual/vfio"
 _VFIO_CLASS = "sys/class/vfio-dev"
 _CDEVS = "dev/vfio/devices"
 # The majors are dynamic: proc/devices has them, where vfio was loaded when it was recorded.
@@ -157,10 +158,11 @@ def register(machine: Machine, path: str) -> None:
         group = _new_noiommu_group(machine, path)
     numbers = machine.state.vfio_numbers
     number = lowest_free(_numbers(tree.listing(_VFIO_CLASS), "vfio") | {*numbers.values()})
-    numbers[path.rsplit("/", 1)[-1]] = number
+    name = path.rsplit("/", 1)[-1]
+    numbers[name] = number
     directory = f"{path}/vfio-dev/vfio{number}"
     tree.mkdir(directory)
-    tree.link(f"{directory}/device", path)
+    tree.link_text(f"{directory}/device", f"../../../{name}")
     tree.link(f"{directory}/subsystem", _VFIO_CLASS)
     tree.link(f"{_VFIO_CLASS}/vfio{number}", directory)
     # A kernel with IOMMUFD and VFIO_DEVICE_CDEV: vfio_device_add
@@ -184,19 +186,16 @@ def _show_group(machine: Machine, group: int) -> None:
     """A group's node and its entry in the class, unless there are (``vfio_create_group``)."""
     tree = machine.tree
     path = node(machine, group)
-    device = f"sys/devices/virtual/vfio/{path.rsplit('/', 1)[-1]}"
+    name = path.rsplit("/", 1)[-1]
     if not tree.exists(path):
         tree.write(path, "", 0o600)
-    if tree.exists(device):
+    if tree.exists(f"{_GROUP_CLASS}/{name}"):
         return
-    used = {
-        int((tree.text(f"{_GROUP_CLASS}/{name}/dev") or "0").split(":")[-1])
-        for name in tree.listing(_GROUP_CLASS)
-    }
-    minor = lowest_free(used)
-    tree.write(f"{device}/dev", f"{_major(machine, 'vfio')}:{minor}\n", 0o444)
-    tree.link(f"{device}/subsystem", _GROUP_CLASS)
-    tree.link(f"{_GROUP_CLASS}/{path.rsplit('/', 1)[-1]}", device)
+    numbers = [tree.text(f"{_VFIO_GROUPS}/{each}/dev") for each in tree.listing(_VFIO_GROUPS)]
+    minor = lowest_free({int(text.split(":")[1]) for text in numbers if text})
+    tree.write(f"{_VFIO_GROUPS}/{name}/dev", f"{_major(machine, 'vfio')}:{minor}\n", 0o444)
+    tree.link(f"{_VFIO_GROUPS}/{name}/subsystem", _GROUP_CLASS)
+    tree.link(f"{_GROUP_CLASS}/{name}", f"{_VFIO_GROUPS}/{name}")
 
 
 def _major(machine: Machine, name: str) -> int:
@@ -234,7 +233,7 @@ def _hide_group(machine: Machine, group: int) -> None:
     """The last device of a group has left VFIO (``vfio_device_remove_group``)."""
     path = node(machine, group)
     name = path.rsplit("/", 1)[-1]
-    for gone in (path, f"{_GROUP_CLASS}/{name}", f"sys/devices/virtual/vfio/{name}"):
+    for gone in (path, f"{_GROUP_CLASS}/{name}", f"{_VFIO_GROUPS}/{name}"):
         machine.tree.remove(gone)
     for file in machine.state.open_files:
         file.revoked = file.revoked or file.group == group

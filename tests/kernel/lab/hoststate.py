@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 MDEV_PARENTS = ("mtty", "mdpy", "mbochs")
+VFIO_FOLDERS = ("dev/vfio", "dev/vfio/devices", "sys/class/vfio", "sys/class/vfio-dev")
 
 
 def read(root: str, locked: list[str] | None = None) -> dict[str, str]:
@@ -36,7 +37,25 @@ def read(root: str, locked: list[str] | None = None) -> dict[str, str]:
         for name in _names(types := f"{top}/sys/class/mdev_bus/{parent}/mdev_supported_types"):
             state[f"{name} left"] = _text(f"{types}/{name}/available_instances")
             state[f"{name} devices"] = " ".join(_names(f"{types}/{name}/devices"))
-    state["/dev/vfio"] = " ".join(_names(f"{top}/dev/vfio"))
+    for folder in VFIO_FOLDERS:
+        state[f"/{folder}"] = " ".join(_names(f"{top}/{folder}"))
+    return state
+
+
+def read_vfio(root: str) -> dict[str, str]:
+    """Read all that VFIO shows of its groups and devices: links, and numbers of their nodes."""
+    top = root.rstrip("/")
+    state = {f"/{folder}": " ".join(_names(f"{top}/{folder}")) for folder in VFIO_FOLDERS}
+    for bus in ("pci", "mdev"):
+        for device in _names(f"{top}/sys/bus/{bus}/devices"):
+            state[device] = " ".join(_names(f"{top}/sys/bus/{bus}/devices/{device}/vfio-dev"))
+    for kind in ("vfio", "vfio-dev"):
+        for name in _names(entries := f"{top}/sys/class/{kind}"):
+            state[f"{name} link"] = os.readlink(f"{entries}/{name}")
+            state[f"{name} dev"] = _text(f"{entries}/{name}/dev")
+            for link in ("device", "subsystem"):
+                path = f"{entries}/{name}/{link}"
+                state[f"{name} {link}"] = os.readlink(path) if os.path.islink(path) else "-"
     return state
 
 
