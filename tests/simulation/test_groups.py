@@ -273,3 +273,45 @@ def test_what_is_open_is_known_to_other_objects_and_after_a_restart(
 def test_a_device_that_is_on_its_own_driver_is_no_vfio_device(host: Shell) -> None:
     with answers("ENOENT", "open"):
         host.kernel.open_device(GPU)
+
+
+def test_53_a_process_with_no_container_gets_no_device(host: Shell) -> None:
+    host.to_vfio(NVME)
+    with host.kernel.open_group(6, owned=False) as group, answers("EINVAL", "ioctl"):
+        host.kernel.open_device(NVME, pid=group.pid)
+
+
+def test_60_a_dead_group_has_no_devices(host: Shell) -> None:
+    host.to_vfio(NVME)
+    with host.kernel.open_group(6, owned=False) as group:
+        host.unbind("vfio-pci", NVME)
+        with answers("ENODEV", "ioctl"):
+            host.kernel.open_device(NVME, pid=group.pid)
+
+
+def test_61_the_type_of_a_group_that_nobody_uses(host: Shell) -> None:
+    path = "sys/kernel/iommu_groups/6/type"
+    with answers("EINVAL"):
+        host.echo("bogus", path)
+    with answers("EPERM"):
+        host.echo("DMA", path)
+    host.to_vfio(NVME)
+    host.echo("identity\n", path)
+    assert host.cat(path) == "identity"
+    host.echo("DMA", path)
+    with host.kernel.open_device(NVME):
+        with answers("EPERM"):
+            host.echo("identity", path)
+        host.echo("DMA-FQ", path)
+    host.echo("identity", path)
+    host.echo("auto", path)
+    assert host.cat(path) == "DMA-FQ"  # as it was recorded
+
+
+def test_62_the_group_of_a_mediated_device_has_no_type(host: Shell) -> None:
+    host.create("mtty", "mtty-1", UUID)
+    group = f"sys/bus/mdev/devices/{UUID}/iommu_group"
+    assert (host.cat(f"{group}/type"), host.cat(f"{group}/name")) == ("unknown", "vfio-noiommu")
+    with answers("EINVAL"):
+        host.echo("identity", f"{group}/type")
+    assert host.exists("dev/vfio/4")
