@@ -24,6 +24,7 @@ from tests.simulation.hosts import (
 from vfiohost import testing
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError
 from vfiohost.host import Host
+from vfiohost.record import capture
 from vfiohost.recording import File, Module
 from vfiohost.testing import Cdev, Iommufd, SimulatedKernel
 
@@ -286,6 +287,19 @@ def test_86_without_an_iommu(host: Shell, root: Path) -> None:
     assert host.ls("dev/vfio") == ["vfio"]
     assert not host.exists(f"{DEVICES}/{NO_GROUP}/iommu_group")
     assert not host.exists("sys/kernel/iommu_groups/4")
+
+
+def test_86_a_host_that_is_recorded_so_comes_back(host: Shell, root: Path) -> None:
+    host.echo("1", MODE)
+    host.override(NO_GROUP, "vfio-pci")
+    host.bind("vfio-pci", NO_GROUP)
+    host.create("mtty", "mtty-1", UUID)
+    recorded = capture(host.kernel.sysfs, title="t", source="recorded from a test")
+    again = Shell(testing.create(recorded, root.parent / "again"))
+    assert again.ls("dev/vfio") == host.ls("dev/vfio") == ["9", "devices", "noiommu-4", "vfio"]
+    assert again.cat(MODE) == "Y"
+    assert again.cat("sys/class/vfio/noiommu-4/dev").startswith("253:")
+    again.kernel.open_device(NO_GROUP, noiommu=True).close()
 
 
 def test_86_a_container_without_an_iommu_takes_no_other_device(host: Shell) -> None:

@@ -10,6 +10,7 @@ import attrs
 
 from vfiohost.errors import ParseError
 from vfiohost.model import is_vfio_driver
+from vfiohost.recording import Attribute
 from vfiohost.recording.modes import usual_mode
 from vfiohost.testing.directory import NewDirectory
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vfiohost.recording import (
-        Attribute,
         File,
         Function,
         Mdev,
@@ -122,6 +122,12 @@ class _Expansion:
         self.recorded = {file.path for file in recording.files}
         self.tables = {table.name: table for table in recording.mdev_tables}
         self.paths = {f.address: f.path for f in recording.functions}
+        # Groups of functions without an IOMMU; those of mediated devices have this name, too.
+        self.noiommu = {
+            group.number
+            for group in recording.groups
+            if group.attributes.get("name", Attribute(b"")).content == b"vfio-noiommu\n"
+        }
         self.members: dict[int, list[str]] = defaultdict(list)
         self.offering = {parent.name: parent for parent in self._parents()}
 
@@ -265,7 +271,8 @@ class _Expansion:
                     self._file(f"{directory}/{name}", b"")
         if "reset_method" in function.attributes and "reset" not in function.attributes:
             self._file(f"{directory}/reset", b"")
-        self._join(directory, function.iommu_group, function.driver)
+        prefix = "noiommu-" if function.iommu_group in self.noiommu else ""
+        self._join(directory, function.iommu_group, function.driver, prefix)
 
     def _physfn(self, function: Function, directory: str) -> None:
         parent = None if function.physfn is None else self.paths.get(function.physfn)
@@ -275,13 +282,15 @@ class _Expansion:
         if function.vf_index is not None:
             self._link(f"sys/devices/{parent}/virtfn{function.vf_index}", directory)
 
-    def _join(self, directory: str, number: int | None, driver: str | None) -> None:
+    def _join(
+        self, directory: str, number: int | None, driver: str | None, prefix: str = ""
+    ) -> None:
         """Put a device into its group; a VFIO driver gives the group its node."""
         if number is None:
             return
         self._link(f"{directory}/iommu_group", f"sys/kernel/iommu_groups/{number}")
         self.members[number].append(directory)
-        node = f"dev/vfio/{number}"
+        node = f"dev/vfio/{prefix}{number}"
         if driver is not None and is_vfio_driver(driver) and node not in self.tree:
             self._file(node, b"", 0o600)
 
