@@ -17,7 +17,9 @@ from tests.simulation.hosts import (
     UUID,
     Shell,
     answers,
+    small_host,
 )
+from vfiohost import testing
 from vfiohost.errors import NotFoundError, StoreTimeoutError
 from vfiohost.testing import SimulatedKernel
 
@@ -315,3 +317,32 @@ def test_62_the_group_of_a_mediated_device_has_no_type(host: Shell) -> None:
     with answers("EINVAL"):
         host.echo("identity", f"{group}/type")
     assert host.exists("dev/vfio/4")
+
+
+@pytest.fixture
+def old_host(scratch: Path) -> Shell:
+    return Shell(testing.create(small_host("6.1.0-56-amd64"), scratch / "old"))
+
+
+def test_59_old_kernels_open_what_is_being_unbound(old_host: Shell) -> None:
+    old_host.to_vfio(NVME)
+    with old_host.kernel.open_device(NVME) as first:
+        with pytest.raises(StoreTimeoutError):
+            old_host.unbind("vfio-pci", NVME, timeout=0)
+        second = old_host.kernel.open_device(NVME, pid=first.pid)
+    assert old_host.exists(f"sys/bus/pci/devices/{NVME}/vfio-dev/vfio0")
+    second.close()
+    assert not old_host.exists(f"sys/bus/pci/devices/{NVME}/vfio-dev")
+
+
+def test_61_old_kernels_want_a_group_of_one_without_a_driver(old_host: Shell) -> None:
+    one, two = (f"sys/kernel/iommu_groups/{number}/type" for number in (6, 5))
+    old_host.to_vfio(NVME)
+    with answers("EBUSY"):
+        old_host.echo("identity", one)
+    old_host.unbind("vfio-pci", NVME)
+    old_host.echo("identity", one)
+    for nic in (NIC, NIC_SIBLING):
+        old_host.unbind("e1000e", nic)
+    with answers("EINVAL"):
+        old_host.echo("identity", two)

@@ -33,6 +33,11 @@ _TAINTED = "proc/sys/kernel/tainted"
 _TAINT_USER = 1 << 6
 _TYPES = ("identity", "DMA", "DMA-FQ", "auto")
 
+# Before these, iommu_group_store_type took groups of one device without any driver alone, and
+# vfio_unregister_group_dev let a device be found until its last user had closed it.
+_TYPE_BY_OWNER = (6, 4)
+_HIDES_FIRST = (6, 6)
+
 
 def lowest_free(used: set[int], first: int = 0) -> int:
     """The number that ``ida_alloc`` gives out next."""
@@ -126,10 +131,21 @@ def store_type(machine: Machine, path: str, data: bytes) -> None:
     if now == "unknown" or wanted not in _TYPES:
         raise AnswerError(errno.EINVAL)
     is_live = (now, wanted) == ("DMA", "DMA-FQ")  # a flush queue is brought up in any case
-    if not is_live and (is_owned(machine, group) or blockers(machine, group)):
+    if _is_before(machine, _TYPE_BY_OWNER):
+        members = machine.group_members(group)
+        if len(members) != 1:
+            raise AnswerError(errno.EINVAL)
+        if not is_live and machine.driver_of(members[0]) is not None:
+            raise AnswerError(errno.EBUSY)
+    elif not is_live and (is_owned(machine, group) or blockers(machine, group)):
         raise AnswerError(errno.EPERM)
     text = machine.blueprint.group_type(group) if wanted == "auto" else wanted
     machine.tree.write(path, f"{text or now}\n")
+
+
+def _is_before(machine: Machine, version: tuple[int, int]) -> bool:
+    """Whether the host's kernel is older; a recording without a kernel is of a new one."""
+    return bool(machine.blueprint.kernel) and machine.blueprint.kernel < version
 
 
 def start(machine: Machine) -> None:
@@ -212,14 +228,17 @@ def unregister(machine: Machine, path: str) -> None:
         BlockedError: a process has the device open.
     """
     tree = machine.tree
+    subject = path.rsplit("/", 1)[-1]
+    is_open = any(file.subject == subject for file in machine.state.open_files)
+    if is_open and _is_before(machine, _HIDES_FIRST):
+        raise BlockedError
     for name in tree.listing(f"{path}/vfio-dev"):
         tree.remove(f"{_VFIO_CLASS}/{name}")
         tree.remove(f"{_CDEVS}/{name}")
     if not tree.listing(_CDEVS):  # devtmpfs keeps no empty directory
         tree.remove(_CDEVS)
     tree.remove(f"{path}/vfio-dev")
-    subject = path.rsplit("/", 1)[-1]
-    if any(file.subject == subject for file in machine.state.open_files):
+    if is_open:
         raise BlockedError
     machine.state.vfio_numbers.pop(subject, None)
     group = machine.group_of(path)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.model import is_vfio_driver
 from vfiohost.testing import groups, modules
 from vfiohost.testing.machine import MDEV_DRIVERS, PCI_DRIVERS
 from vfiohost.testing.state import OpenFile
@@ -64,17 +63,15 @@ def open_group(machine: Machine, group: int, opener: Opener, *, owned: bool) -> 
 def open_device(machine: Machine, subject: str, path: str, opener: Opener) -> OpenFile:
     """Open a device through its group, as QEMU does (``VFIO_GROUP_GET_DEVICE_FD``)."""
     group = machine.group_of(path)
-    driver = machine.tree.link_name(f"{path}/driver")
     if group is None:
         raise OpenError("open", errno.ENOENT, "dev/vfio")
-    is_mdev = machine.mdev_path(subject) is not None
     mine = [
         each
         for each in machine.state.open_files
         if (each.pid, each.group) == (opener.pid, group) and each.kind != "cdev"
     ]
     node = groups.node(machine, group)
-    if driver is None or not (is_mdev or is_vfio_driver(driver)):
+    if not machine.tree.listing(f"{path}/vfio-dev"):  # vfio_device_get_from_name
         if not mine and not machine.tree.exists(node):
             raise OpenError("open", errno.ENOENT, node)
         raise OpenError("ioctl", errno.ENODEV, node, "GET_DEVICE_FD")

@@ -135,7 +135,6 @@ CASES = (
             driver_is(NIC, None),
             Listed(f"{DRIVERS}/vfio-pci", NIC, is_there=False),
             Node(NIC, is_there=True),
-            Do(GetDevice(NIC), "GET_DEVICE_FD ENODEV"),
             Do(probe(NIC)),
             driver_is(NIC, None),
             Do(Close()),
@@ -143,6 +142,27 @@ CASES = (
             Node(NIC, is_there=False),
             Names("/dev/vfio", ("vfio",)),
         ),
+    ),
+    Case(
+        "59-opened-again",
+        (
+            *STUCK,
+            Do(GetDevice(NIC), "GET_DEVICE_FD ENODEV"),
+            Names(f"{DEVICES}/{NIC}/vfio-dev", ()),
+        ),
+        NEW_KERNELS,
+    ),
+    Case(
+        "59-opened-again-on-old-kernels",  # which take a device from its group at the end
+        (
+            *STUCK,
+            Do(GetDevice(NIC)),
+            Names(f"{DEVICES}/{NIC}/vfio-dev", ("vfio0",)),
+            Do(Close()),
+            Do(Finish()),
+            Names(f"{DEVICES}/{NIC}/vfio-dev", ()),
+        ),
+        ("6.1",),
     ),
     Case("59-second-unbind", (*STUCK, Do(unbind("vfio-pci", NIC), "blocks"))),
     Case(
@@ -195,6 +215,24 @@ CASES = (
             Do(Open(NIC)),
             Do(Store(TYPE, "auto"), "write EPERM"),
         ),
+        NEW_KERNELS,
+    ),
+    Case(
+        "61-type-on-old-kernels",  # which look at drivers instead of owners, in groups of one
+        (
+            Do(Store(TYPE, "bogus"), "write EINVAL"),
+            Do(Store(TYPE, "identity"), "write EBUSY"),
+            *to_vfio(NIC, "e1000"),
+            Do(Store(TYPE, "identity"), "write EBUSY"),
+            Do(unbind("vfio-pci", NIC)),
+            Do(Store(TYPE, "DMA")),
+            Text(TYPE, "DMA"),
+            Do(Store(TYPE, "auto")),
+            Do(unbind("e1000", FIRST_NIC)),
+            Do(unbind("e1000", SECOND_NIC)),
+            Do(Store(f"{DEVICES}/{FIRST_NIC}/iommu_group/type", "auto"), "write EINVAL"),
+        ),
+        ("6.1",),
     ),
     Case(
         "62-mdev",
