@@ -254,6 +254,8 @@ def _hide_group(machine: Machine, group: int) -> None:
     name = path.rsplit("/", 1)[-1]
     for gone in (path, f"{_GROUP_CLASS}/{name}", f"{_VFIO_GROUPS}/{name}"):
         machine.tree.remove(gone)
+    if not machine.tree.listing(_VFIO_GROUPS):  # nor does the class keep one
+        machine.tree.remove(_VFIO_GROUPS)
     for file in machine.state.open_files:
         file.revoked = file.revoked or file.group == group
 
