@@ -306,3 +306,20 @@ def test_86_a_container_without_an_iommu_takes_no_other_device(host: Shell) -> N
     host.to_vfio(NVME)
     with answers("ENODEV", "ioctl"):
         host.kernel.open_device(NVME, noiommu=True)
+
+
+def test_what_the_modules_bring_comes_again_with_them(host: Shell) -> None:
+    host.echo("1", MODE)
+    with host.kernel.open_iommufd():
+        for module in ("vfio_pci", "vfio"):  # here, each names what it needs itself alone
+            host.kernel.unload_module(module, timeout=5)
+        assert host.exists("dev/iommu")
+        assert not host.exists(MODE)
+        assert not host.exists("sys/class/vfio")
+    host.kernel.unload_module("iommufd", timeout=5)
+    assert not host.exists("dev/iommu")
+    host.kernel.load_module("vfio_pci", timeout=5)
+    assert host.exists("dev/iommu")
+    assert host.cat(MODE) == "N"
+    host.to_vfio(NVME)
+    host.kernel.open_cdev(NVME).close()

@@ -33,6 +33,7 @@ class Blueprint:
         self.functions: dict[str, Function] = {
             function.path.rsplit("/", 1)[-1]: function for function in recording.functions
         }
+        self.files = frozenset(file.path for file in recording.files)
         self.groups: dict[int, Group] = {group.number: group for group in recording.groups}
         self.tables: dict[str, MdevTable] = {table.name: table for table in recording.mdev_tables}
         self.virtual_parents: dict[str, str] = {

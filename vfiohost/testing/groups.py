@@ -155,6 +155,8 @@ def start(machine: Machine) -> None:
         tree.write("dev/vfio/vfio", "", 0o666)
     if tree.exists("sys/module/iommufd/initstate") and not tree.exists("dev/iommu"):
         tree.write("dev/iommu", "", 0o660)
+    if NOIOMMU_MODE in machine.blueprint.files and not tree.exists(NOIOMMU_MODE):
+        tree.write(NOIOMMU_MODE, "N\n")
     tree.mkdir(_GROUP_CLASS)
     tree.mkdir(_VFIO_CLASS)
 

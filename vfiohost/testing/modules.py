@@ -91,6 +91,8 @@ def _delete(machine: Machine, module: Module) -> bool:
     mdev.remove_drivers(machine, {module.name, *(driver.name for driver in module.drivers)})
     if module.name == "vfio":
         groups.stop(machine)
+    if module.name == "iommufd":
+        tree.remove("dev/iommu")
     if module.name == "mdev":
         mdev.stop(machine)
     for needed in module.depends:
@@ -104,9 +106,11 @@ def _delete(machine: Machine, module: Module) -> bool:
 def _is_in_use(machine: Machine, name: str) -> bool:
     """Whether other modules or open files hold a module (``try_stop_module``)."""
     text = machine.tree.text(f"sys/module/{name}/refcnt") or "0"
+    files = machine.state.open_files
     opened = {
-        "vfio": machine.state.open_files,  # the nodes of groups and the container are its
-        "vfio_iommu_type1": [each for each in machine.state.open_files if each.owned],
+        "vfio": [f for f in files if f.kind != "iommufd"],  # the nodes and the container are its
+        "vfio_iommu_type1": [f for f in files if f.owned and f.kind != "cdev"],
+        "iommufd": [f for f in files if f.kind == "iommufd" or f.iommufd is not None],
     }
     return (
         text != "0"

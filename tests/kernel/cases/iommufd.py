@@ -30,6 +30,7 @@ from tests.kernel.scenario import (
     Ioctl,
     Link,
     Listed,
+    Load,
     Names,
     Node,
     Open,
@@ -37,6 +38,7 @@ from tests.kernel.scenario import (
     Step,
     Store,
     Text,
+    Unload,
 )
 
 CDEVS = "/dev/vfio/devices"
@@ -296,6 +298,15 @@ CASES = (
         Names(CDEVS, ("vfio1",)),
         Do(bind("vfio-pci", EDU)),
         Names(f"{DEVICES}/{EDU}/vfio-dev", ("vfio0",)),
+    ),
+    case(
+        "87-modules",
+        *(Do(Unload(module)) for module in ("mtty", "mdpy", "mbochs", "vfio_pci")),
+        Listed("/dev", "iommu", is_there=False),
+        Text(NOIOMMU_MODE, None),
+        Do(Load("vfio_pci")),
+        Listed("/dev", "iommu", is_there=True),
+        Text(NOIOMMU_MODE, "N"),
     ),
     Case(
         "87-without-iommufd",
