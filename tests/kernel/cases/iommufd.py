@@ -30,7 +30,6 @@ from tests.kernel.scenario import (
     Ioctl,
     Link,
     Listed,
-    Load,
     Names,
     Node,
     Open,
@@ -38,7 +37,6 @@ from tests.kernel.scenario import (
     Step,
     Store,
     Text,
-    Unload,
 )
 
 CDEVS = "/dev/vfio/devices"
@@ -298,15 +296,6 @@ CASES = (
         Names(CDEVS, ("vfio1",)),
         Do(bind("vfio-pci", EDU)),
         Names(f"{DEVICES}/{EDU}/vfio-dev", ("vfio0",)),
-    ),
-    case(
-        "87-modules",
-        *(Do(Unload(module)) for module in ("mtty", "mdpy", "mbochs", "vfio_pci")),
-        Listed("/dev", "iommu", is_there=False),
-        Text(NOIOMMU_MODE, None),
-        Do(Load("vfio_pci")),
-        Listed("/dev", "iommu", is_there=True),
-        Text(NOIOMMU_MODE, "N"),
     ),
     Case(
         "87-without-iommufd",
