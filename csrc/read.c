@@ -41,6 +41,8 @@ static int open_regular(int root, const char *path, int flags, int options)
 		rc = -errno;
 	else if (S_ISDIR(st.st_mode))
 		rc = -EISDIR;
+	else if (S_ISFIFO(st.st_mode))
+		rc = -EAGAIN;
 	else if (!S_ISREG(st.st_mode))
 		rc = -EINVAL;
 	if (rc == 0)
@@ -58,8 +60,10 @@ static int open_regular(int root, const char *path, int flags, int options)
  * @options: VH_FALLBACK, or 0.
  * @phase: Set to VH_PHASE_OPEN or VH_PHASE_TRANSFER: where an error came from.
  *
- * What is no regular file is not opened for reading (-EISDIR, -EINVAL): a FIFO would block, and a
- * device may do something, as a watchdog does. It is looked at first, and once more when it is open.
+ * What is no regular file is not opened for reading (-EISDIR, -EINVAL): a device may do something,
+ * as a watchdog does. It is looked at first, and once more when it is open. Of a FIFO it is said that
+ * it would have to be waited for (-EAGAIN): it stands for an attribute whose device is locked, below
+ * a root that is no sysfs.
  *
  * Return: The number of bytes; -EFBIG when the file has more than @size; or another -errno.
  */

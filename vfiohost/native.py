@@ -106,8 +106,8 @@ def read(rootfd: int, path: str, limit: int, *, shown: str, fallback: bool = Fal
     """Read a whole regular file of at most ``limit`` bytes; never blocks on a FIFO.
 
     Raises:
-        KernelError: the kernel's answer; EFBIG (larger than ``limit``), EISDIR, EINVAL (neither a
-            file nor a directory).
+        KernelError: the kernel's answer; EFBIG (larger than ``limit``), EISDIR, EAGAIN (a FIFO),
+            EINVAL (neither a file nor a directory).
     """
     buffer = _buffer("char[]", limit)
     phase = ffi.new("int *")
@@ -286,7 +286,7 @@ def read_bounded(
 
     Returns:
         For each path its content (at most ``VH_ANSWER_MAX`` bytes), or a negative errno, or
-        ``None``: no answer in time.
+        ``None``: no answer in time, or none without waiting at a FIFO.
     """
     answers: list[bytes | int | None] = [None] * len(paths)
     deadline = time.monotonic() + timeout
@@ -380,7 +380,7 @@ class _Reader:
             if len(data) < end:
                 break
             self.next = self.first + index
-            if answers[self.next] is None:
+            if answers[self.next] is None and result != -errno.EAGAIN:
                 answers[self.next] = result if result < 0 else bytes(data[_ANSWER.size : end])
             self.next += 1
             del data[:end]

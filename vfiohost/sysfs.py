@@ -101,7 +101,8 @@ class Sysfs:
         """Read a regular file of at most ``limit`` bytes. A FIFO never makes it wait.
 
         Raises:
-            KernelError: the kernel's answer; EFBIG, EISDIR, or EINVAL (neither file nor directory).
+            KernelError: the kernel's answer; EFBIG, EISDIR, EAGAIN (a FIFO: on a simulated host
+                an attribute whose device is locked), or EINVAL (neither file nor directory).
         """
         return native.read(self.fd, path, limit, shown=self.shown(path))
 
@@ -173,7 +174,8 @@ class Sysfs:
 
         Returns:
             For each path its text as of :meth:`read`, or an :class:`Unavailable`: the kernel's
-            errno (ENOENT too), or 0 for "device locked": no answer in time.
+            errno (ENOENT too), or 0 for "device locked": no answer in time, or on a simulated
+            host a FIFO, which is not waited for.
         """
         wanted = tuple(dict.fromkeys(paths))
         answers = native.read_bounded(self.fd, wanted, timeout=timeout)

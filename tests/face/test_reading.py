@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
 from tests.face.support import HOSTS, check_golden
@@ -103,6 +104,21 @@ def test_a_releasing_device_is_named(run: Runner, simulated: Maker) -> None:
         assert (listed["driver"], listed["state"]) == (None, "releasing")
         assert " releasing " in run("list", "65:00.0", root=root).out
     assert run("list", "65:00.0", "--json", root=root).value["devices"][0]["state"] == "unbound"
+
+
+def test_a_releasing_device_is_named_even_when_its_attributes_do_not_answer(
+    run: Runner, tmp_path: Path
+) -> None:
+    """As on kernels before 6.12, where reading `uevent` waits for the unbind."""
+    recorded = attrs.evolve(testing.load("a10-pair-nouveau"), kernel="6.1.0-37-amd64")
+    root = tmp_path / "old"
+    testing.create(recorded, root)
+    assert run("bind", "65:00.0", root=root).code == 0
+    with testing.SimulatedKernel(root).open_device("0000:65:00.0"):
+        assert run("unbind", "65:00.0", "--timeout", "0.2", root=root).code == 6
+        assert (root / "sys/bus/pci/devices/0000:65:00.0/uevent").is_fifo()
+        listed = run("list", "65:00.0", "--json", root=root).value["devices"][0]
+        assert (listed["driver"], listed["state"]) == (None, "releasing")
 
 
 def test_problems_are_bounded_on_stderr_and_whole_in_json(run: Runner, spoilt: Maker) -> None:

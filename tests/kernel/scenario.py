@@ -6,6 +6,8 @@ another that claims to do the same. All is plain data: paths begin with a slash,
 
 Outcomes: ``ok``; ``blocks`` (no answer in :data:`PATIENCE` seconds; it goes on); what failed with
 its errno: ``open ENOENT``, ``write EBUSY``, ``SET_CONTAINER EPERM``. A module's load ``fails``.
+Stores made together run ``side by side`` or ``one by one``; if some fail it is the list of all that
+came out, sorted.
 """
 
 from __future__ import annotations
@@ -54,11 +56,13 @@ class Open:
     """A process opens a device (PCI address or mdev's UUID) through VFIO, or its group alone.
 
     ``noiommu`` is the container's type: ``VFIO_NOIOMMU_IOMMU`` instead of type 1.
+    ``options`` follow the device's name where it is asked for: ``vf_token=UUID``.
     """
 
     subject: str
     only_group: bool = False
     noiommu: bool = False
+    options: str = ""
 
 
 @attrs.frozen
@@ -122,6 +126,17 @@ class OpenAgain:
     """Open the attribute once more, by its name in the folder that is kept open."""
 
 
+@attrs.frozen
+class Together:
+    """Stores that begin at the same time, in threads of one process; each takes about as long.
+
+    With ``one_file`` all go through one file descriptor.
+    """
+
+    stores: tuple[Store, ...]
+    one_file: bool = False
+
+
 Action = (
     Store
     | Load
@@ -135,6 +150,7 @@ Action = (
     | Keep
     | Write
     | OpenAgain
+    | Together
 )
 
 
@@ -188,7 +204,15 @@ class Node:
     noiommu: bool = False
 
 
-Step = Do | Link | Text | Listed | Names | Node
+@attrs.frozen
+class Answers:
+    """Whether a file's reading comes back, with whatever content."""
+
+    path: str
+    does: bool = True
+
+
+Step = Do | Link | Text | Listed | Names | Node | Answers
 
 
 class Executor(Protocol):
@@ -227,6 +251,15 @@ def _take(step: Step, executor: Executor) -> tuple[object, object]:
             return target, executor.link(path)
         case Text(path, content):
             return content, executor.text(path)
+        case Listed() | Names() | Node():
+            return _take_listing(step, executor)
+        case Answers(path, does):
+            return does, executor.text(path) not in (None, "blocks")
+
+
+def _take_listing(step: Listed | Names | Node, executor: Executor) -> tuple[object, object]:
+    """Take a step that is about what is in a folder."""
+    match step:
         case Listed(path, name, is_there):
             return is_there, name in executor.names(path)
         case Names(path, names):
@@ -245,7 +278,7 @@ class RealKernel:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._blocked: list[Call] = []
-        self._stores = 0
+        self._busy = 0
 
     def perform(self, action: Action) -> str:
         """Do an action and return its outcome."""
@@ -256,14 +289,13 @@ class RealKernel:
                 return self._store(path, value, as_root=as_root)
             case Load() | Unload():
                 return self._modprobe(action)
-            case Open() | GetDevice() | OpenCdev() | Ioctl():
+            case Open() | GetDevice() | OpenCdev() | Ioctl() | Close():
                 return self._use(action)
-            case Close():
-                self._machine.call(vfio_user.close, worker="user")
-                return "ok"
             case Finish():
                 assert self._blocked, "nothing has blocked"
                 return _outcome(self._blocked.pop(0).result())
+            case Together(stores, one_file):
+                return self._together(stores, one_file=one_file)
 
     def link(self, path: str) -> str | None:
         """Read the last component of a link's target."""
@@ -276,6 +308,7 @@ class RealKernel:
         try:
             content: str | None = call.result(PATIENCE)
         except StillRunningError:
+            self._busy += 1
             return "blocks"
         return None if content is None else content.removesuffix("\n")
 
@@ -284,16 +317,18 @@ class RealKernel:
         found: list[str] = self._machine.call(guest.listdir, path)
         return found
 
-    def _use(self, action: Open | GetDevice | OpenCdev | Ioctl) -> str:
+    def _use(self, action: Open | GetDevice | OpenCdev | Ioctl | Close) -> str:
         """Let the process that has devices open do something."""
-        functions: dict[type, Callable[..., str]] = {
+        functions: dict[type, Callable[..., str | None]] = {
             Open: vfio_user.open_device,
             GetDevice: vfio_user.get_device,
             OpenCdev: vfio_user.open_cdev,
             Ioctl: vfio_user.ioctl,
+            Close: vfio_user.close,
         }
         function = functions[type(action)]
-        return str(self._machine.call(function, worker="user", **attrs.asdict(action)))
+        said = self._machine.call(function, worker="user", **attrs.asdict(action))
+        return str(said or "ok")
 
     def _store(self, path: str, value: str, *, as_root: bool) -> str:
         worker = self._worker()
@@ -301,7 +336,7 @@ class RealKernel:
         try:
             return _outcome(call.result(PATIENCE))
         except StillRunningError:
-            self._stores += 1  # this worker is busy from now on
+            self._busy += 1
             self._blocked.append(call)
             return "blocks"
 
@@ -316,9 +351,20 @@ class RealKernel:
             case OpenAgain():
                 return _outcome(call(guest.open_again, worker="keeper"))
 
+    def _together(self, stores: tuple[Store, ...], *, one_file: bool) -> str:
+        pairs = [[store.path, store.value] for store in stores]
+        done = self._machine.call(guest.store_together, pairs, one_file=one_file)
+        outcomes = sorted(_outcome(failed) for failed, _ in done)
+        if set(outcomes) != {"ok"}:
+            return ", ".join(outcomes)
+        # Side by side the last one is ready with the first; one by one it takes as long as all.
+        seconds = [seconds for _, seconds in done]
+        halfway = (1 + len(seconds)) / 2
+        return "side by side" if max(seconds) < halfway * min(seconds) else "one by one"
+
     def _worker(self) -> str:
         """Name a process that waits for nothing."""
-        return f"store-{self._stores}"
+        return f"store-{self._busy}"  # those before it wait still
 
     def _modprobe(self, action: Load | Unload) -> str:
         options = ["-r"] if isinstance(action, Unload) else []

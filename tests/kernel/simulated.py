@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from errno import errorcode
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,15 +21,19 @@ from tests.kernel.scenario import (
     OpenAgain,
     OpenCdev,
     Store,
+    Together,
     Unload,
     Write,
 )
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError
+from vfiohost.model import Unavailable
 
 if TYPE_CHECKING:
     from vfiohost.testing import Cdev, Holder, Iommufd, OpenAttribute, SimulatedKernel
 
 PATIENCE = 0.2
+READ_SECONDS = 30.0
+_PROBE_ERRNO = re.compile(r"/sys/module/(nouveau|nvidia)/parameters/probe_errno")
 
 
 class Simulated:
@@ -55,16 +60,14 @@ class Simulated:
                 return self._store(action)
             case Load() | Unload():
                 return self._modprobe(action)
-            case Open() | GetDevice() | OpenCdev() | Ioctl():
+            case Open() | GetDevice() | OpenCdev() | Ioctl() | Close():
                 return self._use(action)
-            case Close():
-                while self._holders:
-                    self._holders.pop().close()
-                return "ok"
             case Finish():
                 assert self._blocked, "nothing has blocked"
                 number = self._kernel.answers[self._blocked.pop(0)].errno
                 return "pending" if number is None else _outcome("write", number)
+            case Together():
+                return "cannot be told: no store takes any time"
 
     def link(self, path: str) -> str | None:
         """Read the last component of a link's target."""
@@ -75,10 +78,12 @@ class Simulated:
 
     def text(self, path: str) -> str | None:
         """Read a file without the newline at its end."""
-        try:
-            return self._at(path).read_text().removesuffix("\n")
-        except FileNotFoundError:
-            return None
+        where = path.lstrip("/")
+        # What is locked tells so at once; anything else is only as slow as this computer.
+        text = self._kernel.sysfs.read_bounded([where], timeout=READ_SECONDS)[where]
+        if not isinstance(text, Unavailable):
+            return text
+        return "blocks" if text.errno == 0 else None
 
     def names(self, path: str) -> list[str]:
         """List a folder; one that is not there is empty."""
@@ -89,6 +94,9 @@ class Simulated:
         return self._root / path.lstrip("/")
 
     def _store(self, store: Store) -> str:
+        stand_in = _PROBE_ERRNO.fullmatch(store.path)
+        if stand_in is not None:
+            return self._fail_probes(stand_in[1], int(store.value))
         path = store.path.lstrip("/")
         try:
             self._kernel.store(path, store.value, timeout=PATIENCE, as_root=store.as_root)
@@ -97,6 +105,13 @@ class Simulated:
         except StoreTimeoutError:
             self._blocked.append(len(self._kernel.answers) - 1)
             return "blocks"
+        return "ok"
+
+    def _fail_probes(self, driver: str, number: int) -> str:
+        """Do what a stand-in for a driver does by a parameter of its own."""
+        self._kernel.clear_faults()
+        if number:
+            self._kernel.fail_probe(driver, "*", number)
         return "ok"
 
     def _modprobe(self, action: Load | Unload) -> str:
@@ -130,10 +145,13 @@ class Simulated:
         folder, self._kept_name = os.path.split(path)
         self._kept_folder = os.open(self._at(folder), os.O_RDONLY | os.O_DIRECTORY)
 
-    def _use(self, action: Open | GetDevice | OpenCdev | Ioctl) -> str:
+    def _use(self, action: Open | GetDevice | OpenCdev | Ioctl | Close) -> str:
         """Let a process do something; what failed is the ioctl, when one did."""
         try:
-            if isinstance(action, Ioctl):
+            if isinstance(action, Close):
+                while self._holders:
+                    self._holders.pop().close()
+            elif isinstance(action, Ioctl):
                 self._ioctl(action)
             else:
                 self._holders.append(self._open(action))
@@ -151,12 +169,14 @@ class Simulated:
                 return self._cdevs[subject]
             case GetDevice(subject):
                 return kernel.open_device(subject, pid=self._holders[-1].pid)
-            case Open(subject, only_group, noiommu):
-                if only_group:
+            case Open(subject):
+                if action.only_group:
                     group = self.link(f"/sys/bus/pci/devices/{subject}/iommu_group")
                     return kernel.open_group(int(group or -1), owned=False)
                 if ":" in subject:
-                    return kernel.open_device(subject, noiommu=noiommu)
+                    return kernel.open_device(
+                        subject, noiommu=action.noiommu, options=action.options
+                    )
                 return kernel.open_mdev(subject)
 
     def _ioctl(self, action: Ioctl) -> None:

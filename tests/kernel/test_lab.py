@@ -11,7 +11,7 @@ from tests.kernel.differential import Difference, cut_down, find_difference, mak
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds
-from tests.kernel.scenario import Action, Do, Link, Listed, Store, Text
+from tests.kernel.scenario import Action, Answers, Do, Link, Listed, Step, Store, Text
 from tests.kernel.scenario import run as run_scenario
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def test_scenario_takes_what_it_expects() -> None:
         Text("/t", "5"),
         Listed("/d", "a", is_there=True),
         Listed("/d", "b", is_there=False),
+        Answers("/t"),
     )
     run_scenario(steps, Dummy("write EBUSY"))
 
@@ -58,9 +59,10 @@ def test_scenario_takes_what_it_expects() -> None:
         Text("/t", "6"),
         Listed("/d", "a", is_there=False),
         Listed("/d", "b", is_there=True),
+        Answers("/t", does=False),
     ],
 )
-def test_scenario_stops_at_another_answer(step: Do | Link | Text | Listed) -> None:
+def test_scenario_stops_at_another_answer(step: Step) -> None:
     with pytest.raises(AssertionError, match="step 2, "):
         run_scenario((Do(Store("/p", "v")), step), Dummy("ok"))
 

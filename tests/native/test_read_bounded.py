@@ -43,7 +43,7 @@ def test_each_path_has_its_answer(root: int, tmp_path: Path, *, fallback: bool) 
         b"vfio-pci\n",
         -errno.ENOENT,
         b"",
-        -errno.EINVAL,
+        None,
         b"x" * 65536,
         -errno.EISDIR,
         -errno.EFBIG,

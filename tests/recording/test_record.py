@@ -405,6 +405,19 @@ def test_a_driver_and_a_module_of_one_name_are_one(
     assert len(modules) == 2
 
 
+@pytest.mark.parametrize(
+    ("driver", "makes_vfs"),
+    [("nvme", True), ("mlx5_core", True), ("e1000e", False), ("vfio-pci", False)],
+)
+def test_drivers_that_make_virtual_functions_are_known(
+    tmp_path: Path, driver: str, *, makes_vfs: bool
+) -> None:
+    """Without any such function to be seen."""
+    module = Module(driver.replace("-", "_"), drivers=(PciDriver(driver),))
+    (found,) = host_with(tmp_path, module, driver=driver).modules
+    assert [each.sriov for each in found.drivers] == [makes_vfs]
+
+
 def test_a_binding_by_override_says_nothing_about_the_id_table(tmp_path: Path) -> None:
     module = Module("pci_stub", drivers=(PciDriver("pci-stub"),))
     found = host_with(tmp_path, module, driver="pci-stub", override="pci-stub")

@@ -23,7 +23,6 @@ from tests.simulation.hosts import (
     small_host,
 )
 from vfiohost import testing
-from vfiohost.testing import SimulatedKernel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,11 +165,11 @@ def test_8_vfio_pci_refuses_ports_and_denylisted_devices(host: Shell) -> None:
         assert host.driver(address) is None
 
 
-def test_8_disable_denylist_admits_them(root: Path) -> None:
-    parameters = root / "sys/module/vfio_pci/parameters"
-    parameters.mkdir()
-    (parameters / "disable_denylist").write_text("Y\n")
-    host = Shell(SimulatedKernel(root))
+def test_8_disable_denylist_admits_them(host: Shell, root: Path) -> None:
+    parameter = "sys/module/vfio_pci/parameters/disable_denylist"
+    with answers("EACCES", "open"):
+        host.echo("1", parameter)  # it can be given to modprobe alone
+    (root / parameter).write_text("Y\n")
     host.to_vfio(QAT)
     assert host.driver(QAT) == "vfio-pci"
 

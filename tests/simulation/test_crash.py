@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from vfiohost.recording import Recording
 
 # Everything that the simulation changes a file system with.
-CHANGES = ("fchmod", "mkdir", "open", "rename", "rmdir", "symlink", "unlink")
+CHANGES = (
+    "chmod",
+    "fchmod",
+    "link",
+    "mkdir",
+    "mkfifo",
+    "open",
+    "rename",
+    "rmdir",
+    "symlink",
+    "unlink",
+)
 
 STORES = {
     "unbind": ("sys/bus/pci/drivers/e1000e/unbind", NIC),

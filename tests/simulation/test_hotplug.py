@@ -313,15 +313,13 @@ def test_40_a_removal_waits_for_the_user_of_a_mediated_device(host: Shell) -> No
     assert host.ls("sys/bus/pci/devices") == [HOST_BRIDGE]
 
 
-def test_40_a_physical_function_on_vfio_takes_its_virtual_ones_along(
-    host: Shell, root: Path
-) -> None:
-    parameters = root / "sys/module/vfio_pci/parameters"
-    parameters.mkdir()
-    (parameters / "enable_sriov").write_text("Y\n")
+def test_40_a_physical_function_on_vfio_takes_its_virtual_ones_along(host: Shell) -> None:
+    host.echo("Y", "sys/module/vfio_pci/parameters/enable_sriov")
     host.to_vfio(NVME)
     host.numvfs(NVME, "2")
-    holder = host.kernel.open_device(NVME_VFS[1])
+    token = f"vf_token={UUID}"
+    host.kernel.open_device(NVME, options=token).close()
+    holder = host.kernel.open_device(NVME_VFS[1], options=token)
     with pytest.raises(StoreTimeoutError):
         host.remove_function(NVME, timeout=0)
     assert not host.exists(at(NVME_VFS[0], ""))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEVICE = f"sys/bus/pci/devices/{NVME}"
+ENABLE_SRIOV = "sys/module/vfio_pci/parameters/enable_sriov"
 
 
 @pytest.mark.parametrize(
@@ -215,10 +216,9 @@ def test_49_msix_vectors_of_a_vf(scratch: Path) -> None:
     host.echo("4", count)
 
 
-def test_50_a_pf_on_vfio_pci_with_enable_sriov_captures_its_vfs(host: Shell, root: Path) -> None:
-    parameters = root / "sys/module/vfio_pci/parameters"
-    parameters.mkdir()
-    (parameters / "enable_sriov").write_text("Y\n")
+def test_50_a_pf_on_vfio_pci_with_enable_sriov_captures_its_vfs(host: Shell) -> None:
+    host.echo("1", ENABLE_SRIOV)
+    assert host.cat(ENABLE_SRIOV) == "Y"
     host.to_vfio(NVME)
     host.numvfs(NVME, "2")
     for vf in NVME_VFS[:2]:
@@ -243,7 +243,9 @@ def test_51_numvfs_0_waits_for_an_open_vf(host: Shell) -> None:
         assert host.exists(f"sys/bus/pci/devices/{vf}")
         assert host.driver(vf) is None
         assert "DRIVER=vfio-pci" in host.uevent(vf)
-        assert host.cat(f"{DEVICE}/sriov_numvfs") == "2"
+        with answers("EAGAIN", "open"):
+            host.cat(f"{DEVICE}/sriov_numvfs")
+        assert host.cat(f"{DEVICE}/sriov_totalvfs") == "4"
         with pytest.raises(StoreTimeoutError):  # the PF's lock is held
             host.unbind("nvme", NVME, timeout=0)
         host.probe(NVME)  # no lock needed: it has a driver
@@ -296,3 +298,33 @@ def test_an_address_that_is_taken_is_no_place_for_a_vf(scratch: Path) -> None:
         host.numvfs(NVME, "2")
     assert not host.exists(f"sys/bus/pci/devices/{NVME_VFS[0]}")
     assert host.cat(f"{DEVICE}/sriov_numvfs") == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("1", "Y"), ("n\n", "N"), ("on", "Y"), ("of", "N"), ("yes", "Y")]
+)
+def test_50_the_parameter_is_a_boolean(host: Shell, text: str, shown: str) -> None:
+    host.echo(text, ENABLE_SRIOV)
+    assert host.cat(ENABLE_SRIOV) == shown
+    with answers("EINVAL"):
+        host.echo("x", ENABLE_SRIOV)
+    with answers("ENOENT", "open"):
+        host.echo("1", "sys/module/vfio_pci/parameters/none")
+    assert host.cat(ENABLE_SRIOV) == shown
+
+
+def test_81_stores_on_two_cards_wait_for_each_other(host: Shell) -> None:
+    vf = NVME_VFS[0]
+    host.numvfs(NVME, "1")
+    host.to_vfio(vf)
+    with host.kernel.open_device(vf):
+        with pytest.raises(StoreTimeoutError):
+            host.numvfs(NVME, "0", timeout=0)
+        with pytest.raises(StoreTimeoutError):
+            host.numvfs(GPU, "0", timeout=0)
+        assert host.exists(f"sys/bus/pci/devices/{GPU}/virtfn0")
+        with answers("EAGAIN", "open"):
+            host.cat(f"sys/bus/pci/devices/{GPU}/sriov_numvfs")
+        host.unbind("e1000e", NIC)  # which has nothing to do with it
+    assert host.kernel.pending == []
+    assert host.cat(f"sys/bus/pci/devices/{GPU}/sriov_numvfs") == "0"

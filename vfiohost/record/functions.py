@@ -89,8 +89,9 @@ def capture(
 
     What the kernel does not show is concluded: which driver a module that is not loaded would
     register, the id table of a driver (from ``modules.alias``, else from the functions that it is
-    bound to), how the types of a mediated device parent share what there is. Of ``modules.alias``
-    only the lines that say something about this host's functions are kept.
+    bound to), whether it makes virtual functions, how the types of a mediated device parent share
+    what there is. Of ``modules.alias`` only the lines that say something about this host's
+    functions are kept.
 
     Args:
         sysfs: the host.

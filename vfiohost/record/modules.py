@@ -11,6 +11,7 @@ from vfiohost.errors import ParseError
 from vfiohost.modalias import Modalias, driver_of, module_name
 from vfiohost.model import is_vfio_driver
 from vfiohost.record.reading import link_name, names_in, text_of
+from vfiohost.record.sriov_drivers import SRIOV_DRIVERS
 from vfiohost.recording import Module, PciDriver, modalias_text
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ class Modules:
             name=name,
             state=state,
             drivers=tuple(
-                PciDriver(driver, self._matches(driver, matches, alone=len(drivers) == 1))
+                PciDriver(
+                    driver,
+                    self._matches(driver, matches, alone=len(drivers) == 1),
+                    sriov=driver in SRIOV_DRIVERS,
+                )
                 for driver in drivers
             ),
             depends=tuple(self._depends(name)),

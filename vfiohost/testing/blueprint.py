@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
+from vfiohost.testing.releases import release_of
 
 if TYPE_CHECKING:
     from vfiohost.recording import Function, Group, MdevTable, Module, PciDriver, Recording
@@ -52,9 +53,7 @@ class Blueprint:
             if mdev.driver is not None
         }
         self._seen_on: dict[str, set[str]] = self._bound_ids()
-        self.kernel: tuple[int, ...] = tuple(
-            int(number) for number in re.findall(r"\d+", recording.kernel or "")[:2]
-        )
+        self.release = release_of(recording.kernel)
 
     def _bound_ids(self) -> dict[str, set[str]]:
         """By driver: the ids that it was bound to, for drivers whose id table was not recorded."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
 from vfiohost.recording.modes import usual_mode
-from vfiohost.testing import bus, groups, mdev, modules
+from vfiohost.testing import bus, groups, mdev, modules, parameters
 from vfiohost.testing.machine import MDEV_DEVICES, PCI_DEVICES, PCI_DRIVERS
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def boot(machine: Machine) -> None:
         if path is not None:
             _complete_function(machine, address, path)
     _register_drivers(machine)
+    _show_parameters(machine)
     if machine.tree.exists("dev/vfio/vfio"):
         groups.start(machine)
     for path in devices.values():
@@ -74,6 +75,12 @@ def _register_drivers(machine: Machine) -> None:
         for control in modules.DRIVER_CONTROLS:
             if not tree.exists(f"{PCI_DRIVERS}/{driver}/{control}"):
                 tree.write(f"{PCI_DRIVERS}/{driver}/{control}", "", 0o200)
+
+
+def _show_parameters(machine: Machine) -> None:
+    for module in machine.blueprint.modules.values():
+        if module.state != "loadable":
+            parameters.show(machine, module.name)
 
 
 def _register_vfio(machine: Machine, path: str) -> None:

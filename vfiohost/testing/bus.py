@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 _IDS = 2  # vendor and device: the fields that an id must have
 _ALL_FIELDS = 7  # with driver_data
 
-# Before this, driver_override was stored under the device lock (driver_set_override).
-_OVERRIDE_WITHOUT_LOCK = (6, 12)
-
 
 def complete_controls(machine: Machine, bus: str) -> None:
     """Make the control files of a bus that are not there (``bus_register``)."""
@@ -74,7 +71,7 @@ def store_drivers_autoprobe(machine: Machine, bus: str, data: bytes) -> None:
 
 def store_driver_override(machine: Machine, path: str, data: bytes) -> None:
     """``driver_override_store``: no check of the name, and no effect on a binding."""
-    if machine.blueprint.kernel and machine.blueprint.kernel < _OVERRIDE_WITHOUT_LOCK:
+    if machine.blueprint.release.override_waits:
         machine.lock(path.rsplit("/", 1)[-1])
     if len(data) >= kernel_text.PAGE_SIZE - 1:
         raise AnswerError(errno.EINVAL)

@@ -9,7 +9,17 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from vfiohost.testing import bus, groups, hotplug, kernel_text, mdev, modules, reset, sriov
+from vfiohost.testing import (
+    bus,
+    groups,
+    hotplug,
+    kernel_text,
+    mdev,
+    modules,
+    parameters,
+    reset,
+    sriov,
+)
 from vfiohost.testing.machine import AnswerError, BlockedError
 
 if TYPE_CHECKING:
@@ -205,7 +215,9 @@ def _answer(machine: Machine) -> None:
     elif match := _CREATE.fullmatch(path):
         mdev.store_create(machine, match[1], match[2], data)
         return
-    elif (match := _MDEV.fullmatch(path)) and _store_mdev(machine, match, data):
+    elif parameters.store(machine, path, data) or (
+        (match := _MDEV.fullmatch(path)) and _store_mdev(machine, match, data)
+    ):
         return
     elif match := _DEVICE.fullmatch(path):
         device_rule = _DEVICE_RULES.get(match[3])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.model import is_dma_managed, is_vfio_driver
-from vfiohost.testing import groups, mdev
+from vfiohost.testing import groups, mdev, parameters
 from vfiohost.testing.machine import PCI_DEVICES, PCI_DRIVERS
 from vfiohost.testing.matching import ids_of, matches
 
@@ -110,7 +110,7 @@ def _vfio_probe_errno(machine: Machine, driver: str, path: str) -> int:
     tree = machine.tree
     ids = ids_of(machine.modalias(path))
     vendor, device, *_, class_code = ids or (0, 0, 0)
-    allowed = tree.text("sys/module/vfio_pci/parameters/disable_denylist") in ("Y", "1")
+    allowed = parameters.is_set(machine, "vfio_pci", "disable_denylist")
     denied = driver == "vfio-pci" and vendor == _DENYLIST_VENDOR and device in _DENYLIST
     if denied and not allowed:
         return errno.EINVAL
@@ -168,6 +168,7 @@ def detach(
     mdev.unregister_parent(machine, path)
     if is_vfio_driver(driver):
         groups.unregister(machine, path)
+        machine.state.vf_tokens.pop(address, None)
     groups.show_power(machine, path, enabled=False, state="unknown")
     machine.set_uevent_driver(path, None)
     del machine.state.releasing[address]

@@ -33,11 +33,6 @@ _TAINTED = "proc/sys/kernel/tainted"
 _TAINT_USER = 1 << 6
 _TYPES = ("identity", "DMA", "DMA-FQ", "auto")
 
-# Before these, iommu_group_store_type took groups of one device without any driver alone, and
-# vfio_unregister_group_dev let a device be found until its last user had closed it.
-_TYPE_BY_OWNER = (6, 4)
-_HIDES_FIRST = (6, 6)
-
 
 def lowest_free(used: set[int], first: int = 0) -> int:
     """The number that ``ida_alloc`` gives out next."""
@@ -131,7 +126,7 @@ def store_type(machine: Machine, path: str, data: bytes) -> None:
     if now == "unknown" or wanted not in _TYPES:
         raise AnswerError(errno.EINVAL)
     is_live = (now, wanted) == ("DMA", "DMA-FQ")  # a flush queue is brought up in any case
-    if _is_before(machine, _TYPE_BY_OWNER):
+    if not machine.blueprint.release.type_by_owner:
         members = machine.group_members(group)
         if len(members) != 1:
             raise AnswerError(errno.EINVAL)
@@ -141,11 +136,6 @@ def store_type(machine: Machine, path: str, data: bytes) -> None:
         raise AnswerError(errno.EPERM)
     text = machine.blueprint.group_type(group) if wanted == "auto" else wanted
     machine.tree.write(path, f"{text or now}\n")
-
-
-def _is_before(machine: Machine, version: tuple[int, int]) -> bool:
-    """Whether the host's kernel is older; a recording without a kernel is of a new one."""
-    return bool(machine.blueprint.kernel) and machine.blueprint.kernel < version
 
 
 def start(machine: Machine) -> None:
@@ -232,7 +222,7 @@ def unregister(machine: Machine, path: str) -> None:
     tree = machine.tree
     subject = path.rsplit("/", 1)[-1]
     is_open = any(file.subject == subject for file in machine.state.open_files)
-    if is_open and _is_before(machine, _HIDES_FIRST):
+    if is_open and not machine.blueprint.release.hides_first:
         raise BlockedError
     for name in tree.listing(f"{path}/vfio-dev"):
         tree.remove(f"{_VFIO_CLASS}/{name}")

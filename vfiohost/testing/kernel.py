@@ -241,6 +241,7 @@ class SimulatedKernel:
         pid: int | None = None,
         command: str | Sequence[str] = _QEMU,
         noiommu: bool = False,
+        options: str = "",
     ) -> Holder:
         """Let a process open a PCI device through VFIO, with its group and a container.
 
@@ -252,15 +253,19 @@ class SimulatedKernel:
             command: its command line, as one word or several.
             noiommu: what type of container it asks for: ``VFIO_NOIOMMU_IOMMU``, as DPDK does for a
                 device without an IOMMU, or type 1, as QEMU does.
+            options: what follows the address in ``VFIO_GROUP_GET_DEVICE_FD``: ``vf_token=UUID`` for
+                functions of a card whose physical function is on vfio-pci.
 
         Raises:
             NotFoundError: no such device.
             KernelError: as open(2) or ioctl(2) would: ENOENT (no group node), EBUSY (another
                 process has the group, or a cdev of it is bound), EPERM (a sibling's driver uses the
                 group), ENODEV (not on VFIO any more; a container of the other type), EINVAL (the
-                process has the group open, but in no container).
+                process has the group open, but in no container; an option makes no sense), EACCES
+                (a token is wrong or missing).
         """
-        return self._open_device("PCI device", address, _Caller(pid, command, noiommu=noiommu))
+        caller = _Caller(pid, command, noiommu=noiommu, options=options)
+        return self._open_device("PCI device", address, caller)
 
     def open_mdev(
         self, uuid: str, *, pid: int | None = None, command: str | Sequence[str] = _QEMU
@@ -559,8 +564,9 @@ class _Caller:
     pid: int | None
     command: str | Sequence[str]
     noiommu: bool = attrs.field(default=False, kw_only=True)
+    options: str = attrs.field(default="", kw_only=True)
 
     def opener(self, machine: Machine) -> processes.Opener:
         command = (self.command,) if isinstance(self.command, str) else tuple(self.command)
         pid = processes.free_pid(machine) if self.pid is None else self.pid
-        return processes.Opener(pid, command, self.noiommu)
+        return processes.Opener(pid, command, self.noiommu, self.options)

@@ -80,7 +80,7 @@ class Machine:
         return self.operation.blocked
 
     def lock(self, device: str) -> None:
-        """Take a device's lock (``device_lock``) until the operation ends.
+        """Take a device's lock (``device_lock``), or another, until the operation ends.
 
         Raises:
             BlockedError: a blocked operation holds it.

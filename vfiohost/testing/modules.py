@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from vfiohost.testing import bus, driver_core, groups, mdev, sriov
+from vfiohost.testing import bus, driver_core, groups, mdev, parameters, sriov
 from vfiohost.testing.machine import PCI_DEVICES, PCI_DRIVERS, AnswerError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def _insert(machine: Machine, module: Module) -> None:
         groups.start(machine)
     if module.name == "mdev":
         bus.complete_controls(machine, "mdev")
+    parameters.show(machine, module.name)
     for driver in module.drivers:
         register_driver(machine, driver.name, module.name)
     mdev.add_virtual_parents(machine, module.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.testing import groups, modules
+from vfiohost.testing import groups, modules, vf_tokens
 from vfiohost.testing.machine import MDEV_DRIVERS, PCI_DRIVERS
 from vfiohost.testing.state import OpenFile
 
@@ -41,11 +41,13 @@ class Opener:
         pid: the process.
         command: its command line, if it is a new one.
         noiommu: its container is for devices without an IOMMU (``VFIO_NOIOMMU_IOMMU``).
+        options: what follows a device's name where it asks for it.
     """
 
     pid: int
     command: tuple[str, ...]
     noiommu: bool = False
+    options: str = ""
 
 
 def free_pid(machine: Machine) -> int:
@@ -79,6 +81,9 @@ def open_device(machine: Machine, subject: str, path: str, opener: Opener) -> Op
     if mine and not any(each.owned for each in mine):  # vfio_df_group_open
         raise OpenError("ioctl", errno.EINVAL, node, "GET_DEVICE_FD")
     descriptors = [] if mine else _open_node(machine, group, opener, owned=True)
+    refusal = vf_tokens.answer(machine, subject, path, opener.options)
+    if refusal:
+        raise OpenError("ioctl", refusal, node, "GET_DEVICE_FD")
     descriptors.append(add_descriptor(machine, opener.pid, "anon_inode:[vfio-device]"))
     enable(machine, path)
     return add_file(

@@ -7,6 +7,7 @@ A commit that a kill has cut short is finished by doing all of its operations on
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import posixpath
 import shutil
@@ -42,7 +43,10 @@ def apply_operations(rootfd: int, scratch: str, operations: Sequence[Operation])
     """
     temporary = open_directory(rootfd, scratch)
     try:
-        for operation in operations:
+        for number, operation in enumerate(operations):
+            if operation["op"] == "release":
+                _release(operation, rootfd, temporary, f"fifo-{number}")
+                continue
             parent_path, name = posixpath.split(operation["path"])
             try:
                 parent = open_directory(rootfd, parent_path)
@@ -75,14 +79,67 @@ def _apply(operation: Operation, parent: int, name: str, temporary: int) -> None
         _remove(parent, name)
     elif kind == "append":
         _append(operation, parent, name)
+    elif kind == "fifo" and _is_fifo(parent, name):
+        pass  # somebody may wait there already
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink("new", dir_fd=temporary)
         if kind == "link":
             os.symlink(operation["target"], "new", dir_fd=temporary)
+        elif kind == "fifo":
+            os.mkfifo("new", 0o600, dir_fd=temporary)
+            os.chmod("new", operation["mode"], dir_fd=temporary)
         else:
             write_new(temporary, "new", _encode(operation["text"]), operation["mode"])
         os.rename("new", name, src_dir_fd=temporary, dst_dir_fd=parent)
+
+
+def _release(operation: Operation, rootfd: int, temporary: int, kept: str) -> None:
+    """Put a file in the place of a FIFO, then give its text to who waits there.
+
+    In this order, so that nobody comes to wait at a FIFO that is not looked after any more. Under
+    the name ``kept`` it can still be found if that is cut short, or its directory goes.
+    """
+    parent_path, name = posixpath.split(operation["path"])
+    with contextlib.suppress(FileNotFoundError):
+        parent = open_directory(rootfd, parent_path)
+        try:
+            if _is_fifo(parent, name):
+                with contextlib.suppress(FileExistsError):
+                    os.link(
+                        name, kept, src_dir_fd=parent, dst_dir_fd=temporary, follow_symlinks=False
+                    )
+                _apply({**operation, "op": "write"}, parent, name, temporary)
+        finally:
+            os.close(parent)
+    _hand_over(temporary, kept, _encode(operation["text"]))
+
+
+def _hand_over(parent: int, fifo: str, content: bytes) -> None:
+    """Let the readers of a FIFO go on; they read a content that fits into it.
+
+    It is removed before it is written to: nobody may be given the content again.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = -1
+    try:
+        fd = os.open(fifo, flags, dir_fd=parent)
+    except FileNotFoundError:
+        return  # given already
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # nobody reads
+            raise
+    os.unlink(fifo, dir_fd=parent)
+    if fd >= 0:
+        with contextlib.suppress(BrokenPipeError), open(fd, "wb", buffering=0) as file:
+            file.write(content)
+
+
+def _is_fifo(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _append(operation: Operation, parent: int, name: str) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vfiohost import recording
 from vfiohost.errors import KernelError, UnsupportedError
+from vfiohost.testing import locked_reads
 from vfiohost.testing.blueprint import Blueprint
 from vfiohost.testing.dispatch import settle
 from vfiohost.testing.machine import Machine
@@ -107,9 +108,11 @@ class Simulation:
             try:
                 machine = self._machine(tree)
                 before = machine.state.to_text()
+                locked_reads.uncover(machine)
                 _settle(machine)
                 yield machine
                 _settle(machine)
+                locked_reads.cover(machine)
                 if machine.state.to_text() != before:
                     tree.write(_STATE, machine.state.to_text())
                 if machine.log:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from vfiohost.model import PciAddress
 from vfiohost.recording import Attribute, modalias_text, uevent_text
 from vfiohost.recording.modes import usual_mode
-from vfiohost.testing import driver_core, groups, kernel_text
-from vfiohost.testing.machine import PCI_DEVICES, AnswerError
+from vfiohost.testing import driver_core, groups, kernel_text, parameters
+from vfiohost.testing.machine import PCI_DEVICES, RESCAN_REMOVE, AnswerError
 
 if TYPE_CHECKING:
     from vfiohost.recording import Function
@@ -51,11 +51,12 @@ def store_numvfs(machine: Machine, path: str, data: bytes) -> None:
         return
     if not _can_configure(machine, machine.driver_of(address)):
         raise AnswerError(errno.ENOENT)
+    if now and wanted:
+        raise AnswerError(errno.EBUSY)
+    machine.lock(RESCAN_REMOVE)
     if wanted == 0:
         disable(machine, address)
         return
-    if now:
-        raise AnswerError(errno.EBUSY)
     _enable(machine, path, min(wanted, machine.state.most_vfs.get(address, wanted)))
 
 
@@ -112,8 +113,7 @@ def disable_for_vfio(machine: Machine, address: str) -> None:
 def _can_configure(machine: Machine, driver: str | None) -> bool:
     """Whether the driver has a ``sriov_configure`` that does something."""
     if driver == "vfio-pci":
-        text = machine.tree.text("sys/module/vfio_pci/parameters/enable_sriov")
-        return text in ("Y", "1")
+        return parameters.is_set(machine, "vfio_pci", "enable_sriov")
     known = machine.blueprint.drivers.get(driver or "")
     return known is not None and known.sriov
 

@@ -90,6 +90,14 @@ class Fault:
 
 
 @attrs.define
+class Hidden:
+    """What an attribute would read as that cannot be read now: a FIFO stands in its place."""
+
+    text: str
+    mode: int
+
+
+@attrs.define
 class Zombie:
     """A mediated device that is being removed while it is open (edge case of ``remove``).
 
@@ -117,7 +125,9 @@ class State:
         most_vfs: by address: how many virtual functions a driver really enables.
         failing_probes: driver glob, address glob, errno.
         releasing: by address: the driver that is being unbound, whose link is gone already.
+        vf_tokens: by address of a physical function on vfio-pci: the UUID that its user gave it.
         zombies: by UUID.
+        hidden: by path.
         vfio_numbers: by address or UUID: N of ``vfioN``, from register until the last user is gone.
         ioas: by number of an iommufd: ids of its IO address spaces; it lives as long as it is open
             or a device is bound to it.
@@ -134,7 +144,9 @@ class State:
     most_vfs: dict[str, int] = attrs.field(factory=dict)
     failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
     releasing: dict[str, str] = attrs.field(factory=dict)
+    vf_tokens: dict[str, str] = attrs.field(factory=dict)
     zombies: dict[str, Zombie] = attrs.field(factory=dict)
+    hidden: dict[str, Hidden] = attrs.field(factory=dict)
     vfio_numbers: dict[str, int] = attrs.field(factory=dict)
     ioas: dict[str, list[int]] = attrs.field(factory=dict)
     processes: dict[str, bool] = attrs.field(factory=dict)
@@ -164,6 +176,7 @@ class State:
                 "pending": [Pending(**each) for each in data["pending"]],
                 "faults": [Fault(**each) for each in data["faults"]],
                 "zombies": {uuid: Zombie(**each) for uuid, each in data["zombies"].items()},
+                "hidden": {path: Hidden(**each) for path, each in data["hidden"].items()},
                 "failing_probes": [
                     (driver, address, errno) for driver, address, errno in data["failing_probes"]
                 ],

@@ -50,12 +50,19 @@ class Directory:
 
 
 @attrs.frozen
+class Fifo:
+    """A FIFO, at which readers wait."""
+
+    mode: int
+
+
+@attrs.frozen
 class Gone:
     """Something removed by a change that is not committed yet."""
 
 
-Node = File | Link | Directory | Gone
-_KINDS = {File: "file", Link: "link", Directory: "directory"}
+Node = File | Link | Directory | Fifo | Gone
+_KINDS = {File: "file", Link: "link", Directory: "directory", Fifo: "file"}
 
 
 def relative_link(link: str, target: str) -> str:
@@ -93,6 +100,8 @@ def _making(path: str, node: Node) -> Operation:
             return {"op": "link", "path": path, "target": target}
         case Directory(mode=mode):
             return {"op": "mkdir", "path": path, "mode": mode}
+        case Fifo(mode=mode):
+            return {"op": "fifo", "path": path, "mode": mode}
         case Gone():
             return {"op": "remove", "path": path}
 
@@ -111,6 +120,8 @@ class Tree:
         self._children: dict[str, set[str]] = {}
         self._removed: set[str] = set()  # from what is on disk
         self._appended: dict[str, Operation] = {}
+        self._uncovered: set[str] = set()  # FIFOs on disk, files to who asks here
+        self._released: set[str] = set()  # those that go, with all that they were in
 
     def close(self) -> None:
         """Let go of the directories that were read."""
@@ -143,7 +154,7 @@ class Tree:
     def mode(self, path: str) -> int:
         """The permission bits of a file that exists."""
         node = self._changed(path)
-        if isinstance(node, File | Directory):
+        if isinstance(node, File | Directory | Fifo):
             return node.mode
         parent, name = self._parent(path)
         return stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
@@ -285,10 +296,31 @@ class Tree:
             return
         if not isinstance(self._nodes.get(path), Directory):
             self._removed.add(path)
+        gone = {fifo for fifo in self._uncovered if f"{fifo}/".startswith(f"{path}/")}
+        self._uncovered -= gone
+        self._released |= gone
         for below in [known for known in self._nodes if known.startswith(path + "/")]:
             del self._nodes[below]
             self._children.pop(posixpath.dirname(below), None)
         self._change(path, Gone())
+
+    def uncover(self, path: str, text: str, mode: int) -> None:
+        """Take a FIFO on disk for a file; it will be one, and who waits at the FIFO gets its text.
+
+        That is so unless :meth:`cover` follows.
+        """
+        self.write(path, text, mode)
+        self._uncovered.add(path)
+
+    def cover(self, path: str) -> None:
+        """Put a FIFO in the place of a file, or leave the one there that is on disk."""
+        if path not in self._uncovered:
+            self._change(path, Fifo(self.mode(path)))
+            return
+        self._uncovered.remove(path)
+        del self._nodes[path]
+        parent, name = posixpath.split(path)
+        self._children[parent].discard(name)
 
     def append(self, path: str, text: str) -> None:
         """Add a text to the end of a file that exists, once in a commit; it is not read back."""
@@ -301,26 +333,32 @@ class Tree:
     def operations(self) -> list[Operation]:
         """What to do to the directory, in order: what goes, what comes, what is added to files.
 
+        First of all those who wait at FIFOs get what they wait for, or nothing where it goes.
+
         Doing a part of it and then all of it, from the beginning, is as good as doing it once:
         whatever stands where something is removed goes, and comes again if it belongs there.
         """
+        files = {path: self._nodes[path] for path in sorted(self._uncovered)}
+        files |= dict.fromkeys(sorted(self._released), File(b"", 0))
+        releases = [{**_making(path, file), "op": "release"} for path, file in files.items()]
         removals: list[Operation] = [{"op": "remove", "path": path} for path in self._removed]
         removals.sort(key=lambda operation: operation["path"])
         made = [
             _making(path, node)
             for path, node in sorted(self._nodes.items(), key=lambda item: item[0])
-            if not isinstance(node, Gone)
+            if not isinstance(node, Gone) and path not in self._uncovered
         ]
-        return [*removals, *made, *self._appended.values()]
+        return [*releases, *removals, *made, *self._appended.values()]
 
     def savepoint(self) -> tuple[Any, ...]:
         """A mark to which :meth:`roll_back` returns."""
         children = {path: set(names) for path, names in self._children.items()}
-        return dict(self._nodes), children, set(self._removed)
+        fifos = set(self._uncovered), set(self._released)
+        return dict(self._nodes), children, set(self._removed), *fifos
 
     def roll_back(self, savepoint: tuple[Any, ...]) -> None:
         """Forget the changes since a savepoint."""
-        self._nodes, self._children, self._removed = savepoint
+        self._nodes, self._children, self._removed, self._uncovered, self._released = savepoint
 
     # ---- inner --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ gives it, no display driver is loaded, ``vfio_pci`` and the mdev samples are.
 
 from tests.kernel.cases import (
     bind,
+    blocked_reads,
     dynamic_ids,
     groups,
     iommufd,
@@ -14,6 +15,8 @@ from tests.kernel.cases import (
     override,
     removal,
     reset,
+    side_by_side,
+    sriov,
 )
 
 CASES = (
@@ -22,7 +25,10 @@ CASES = (
     *dynamic_ids.CASES,
     *reset.CASES,
     *removal.CASES,
+    *sriov.CASES,
     *groups.CASES,
     *mdev.CASES,
+    *blocked_reads.CASES,
+    *side_by_side.CASES,
     *iommufd.CASES,
 )

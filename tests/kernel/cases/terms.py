@@ -74,9 +74,9 @@ def driver_is(address: str, driver: str | None) -> Link:
     return Link(f"{DEVICES}/{address}/driver", driver)
 
 
-def numvfs(count: int) -> Store:
-    """Enable VFs of the disk."""
-    return Store(f"{DEVICES}/{NVME}/sriov_numvfs", str(count))
+def numvfs(count: int | str, address: str = NVME) -> Store:
+    """Enable VFs, of the disk or another PF."""
+    return Store(f"{DEVICES}/{address}/sriov_numvfs", str(count))
 
 
 def to_vfio(address: str, native: str | None) -> tuple[Step, ...]:

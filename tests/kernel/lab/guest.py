@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 NOBODY = 65534
@@ -78,6 +81,39 @@ def open_again() -> list[str | int] | None:
 
 def _kept_name() -> str:
     return next(name for name in _kept if name != "folder")
+
+
+def store_together(
+    stores: list[list[str]], *, one_file: bool = False
+) -> list[tuple[list[str | int] | None, float]]:
+    """Store values at the same time, in as many threads.
+
+    Args:
+        stores: path and value of each.
+        one_file: through one file descriptor, of the first one's path.
+
+    Returns:
+        For each what :func:`store` tells, and the seconds from the common start to its end.
+    """
+    start = threading.Barrier(len(stores))
+    files = [os.open(path, os.O_WRONLY) for path, _ in (stores[:1] if one_file else stores)]
+
+    def write(number: int) -> tuple[list[str | int] | None, float]:
+        failed: list[str | int] | None = None
+        start.wait()
+        began = time.monotonic()
+        try:
+            os.write(files[0 if one_file else number], stores[number][1].encode())
+        except OSError as error:
+            failed = ["write", error.errno or 0]
+        return failed, time.monotonic() - began
+
+    try:
+        with ThreadPoolExecutor(len(stores)) as pool:
+            return list(pool.map(write, range(len(stores))))
+    finally:
+        for fd in files:
+            os.close(fd)
 
 
 def read(path: str) -> str:

@@ -20,6 +20,7 @@ MODULES = ("synthgpu", "vfio_pci", "pci_stub", "mtty", "mdpy", "mbochs", "e1000"
 """What is loaded at first, in this order."""
 EXTRAS = ("nvidia", "nouveau", "pci_pf_stub")
 """What tests may load: unloaded after each."""
+ENABLE_SRIOV = Path("/sys/module/vfio_pci/parameters/enable_sriov")
 PARAMETERS = ("probe_ms", "remove_ms", "probe_errno", "create_errno", "clients", "max_vfs")
 SRIOV_MANAGE = Path(__file__).with_name("sriov-manage")
 
@@ -46,8 +47,7 @@ def tidy_up() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for uuid in listdir("/sys/bus/mdev/devices"):
         store(f"/sys/bus/mdev/devices/{uuid}/remove", "1")
-    for pf in (layout.NVME, *layout.A10S):
-        _remove_vfs(pf)
+    _remove_all_vfs()
     for module in filter(_is_loaded, EXTRAS):
         run(["modprobe", "-r", module])
     for module in MODULES:
@@ -93,6 +93,13 @@ def _tidy_drivers() -> None:
     for module in ("nvidia", "nouveau"):
         for name in PARAMETERS:
             store(f"/sys/module/{module}/parameters/{name}", "0")
+
+
+def _remove_all_vfs() -> None:
+    for pf in (layout.NVME, *layout.A10S):
+        _remove_vfs(pf)
+    if ENABLE_SRIOV.exists():
+        store(str(ENABLE_SRIOV), "N")  # not earlier: a PF on vfio-pci keeps its VFs then
 
 
 def _remove_vfs(pf: str) -> None:

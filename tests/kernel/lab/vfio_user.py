@@ -43,20 +43,23 @@ _named: dict[str, int] = {}
 """Descriptors, by what they are of, and ids of IO address spaces."""
 
 
-def open_device(subject: str, *, only_group: bool = False, noiommu: bool = False) -> str:
+def open_device(
+    subject: str, *, only_group: bool = False, noiommu: bool = False, options: str = ""
+) -> str:
     """Open a device through its group and a container.
 
     Args:
         subject: a PCI address, or the UUID of a mediated device.
         only_group: stop after the group's node.
         noiommu: ask for a container for devices without an IOMMU.
+        options: follow the name in GET_DEVICE_FD (``vf_token=UUID``).
 
     Returns:
         ``ok``, or the step that failed with its errno: ``SET_CONTAINER EPERM``.
     """
     before = len(_open)
     try:
-        for step in _steps(subject, only_group=only_group, noiommu=noiommu):
+        for step in _steps(subject, options, only_group=only_group, noiommu=noiommu):
             name = step
     except OSError as error:
         while len(_open) > before:
@@ -143,7 +146,7 @@ def group_flags(group: str) -> int:
         os.close(fd)
 
 
-def _steps(subject: str, *, only_group: bool, noiommu: bool) -> Iterator[str]:
+def _steps(subject: str, options: str, *, only_group: bool, noiommu: bool) -> Iterator[str]:
     """Open a device; each step is named before it is taken."""
     bus = "pci" if ":" in subject else "mdev"
     yield "group"
@@ -161,7 +164,7 @@ def _steps(subject: str, *, only_group: bool, noiommu: bool) -> Iterator[str]:
     yield "SET_IOMMU"
     fcntl.ioctl(container, _SET_IOMMU, _NOIOMMU_IOMMU if noiommu else _TYPE1V2_IOMMU)
     yield "GET_DEVICE_FD"
-    _get_device(group, subject)
+    _get_device(group, f"{subject} {options}".rstrip())
 
 
 def _get_device(group: int, subject: str) -> None:
