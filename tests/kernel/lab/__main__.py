@@ -1,7 +1,8 @@
-"""Prepare images, or run one command in a guest.
+"""Prepare images, run one command in a guest, or record the fixtures that come from the lab.
 
 ``python -m tests.kernel.lab prepare [FLAVOUR ...]``
 ``python -m tests.kernel.lab run FLAVOUR COMMAND [ARGUMENT ...]``
+``python -m tests.kernel.lab fixtures [NAME ...]``
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import sys
 import time
 
-from tests.kernel.lab import guest
+from tests.kernel.lab import fixtures, guest
 from tests.kernel.lab.flavours import FLAVOURS, prepare
+from tests.kernel.lab.hosts import HOSTS
 from tests.kernel.lab.vm import Machine
 
 
@@ -24,7 +26,16 @@ def main() -> int:
     verb = verbs.add_parser("run", help="boot, run one command, and end the machine")
     verb.add_argument("flavour", choices=FLAVOURS)
     verb.add_argument("command", nargs=argparse.REMAINDER)
+    verb = verbs.add_parser("fixtures", help="record them again, all or those that are named")
+    verb.add_argument("names", nargs="*", metavar="NAME", type=_host)
     arguments = parser.parse_args()
+    if arguments.verb == "fixtures":
+        image = prepare(fixtures.FLAVOUR)
+        for name in arguments.names or HOSTS:
+            started = time.monotonic()
+            file = fixtures.write(name, image)
+            sys.stdout.write(f"{file}: {time.monotonic() - started:.1f} s\n")
+        return 0
     if arguments.verb == "prepare":
         for flavour in arguments.flavours or FLAVOURS:
             started = time.monotonic()
@@ -45,6 +56,12 @@ def _flavour(text: str) -> str:
     # Not with `choices`: what these say of an empty list differs from Python to Python.
     if text not in FLAVOURS:
         raise argparse.ArgumentTypeError(f"no {text}; there are {', '.join(FLAVOURS)}")
+    return text
+
+
+def _host(text: str) -> str:
+    if text not in HOSTS:
+        raise argparse.ArgumentTypeError(f"no {text}; there are {', '.join(HOSTS)}")
     return text
 
 

@@ -37,6 +37,10 @@ EMPTY_PORT = "0000:00:15.0"
 OUTSIDE = "0000:41:00.0"
 """A function without an IOMMU in front of it, and so without a group. It is of EDU's kind."""
 
+IOMMU = ("-device", "intel-iommu,intremap=on,caching-mode=on")
+ROOM = "hotplug=off,io-reserve=0,mem-reserve=32M,pref64-reserve=2G"
+"""What an empty port needs: room for the BARs of a card and of its virtual functions."""
+
 DISK_MIB = 64
 AGENT_PORT = "vfiohost.lab"
 """The name of the virtio port that the agent answers on."""
@@ -49,16 +53,24 @@ def machine_options(folder: Path) -> list[str]:
         folder: of this run. The disk's image and the agent's socket lie there.
     """
     return [
-        # One thread for both processors: with a thread for each, QEMU 7.2 now and then runs code
-        # that the other one is just patching (static keys), and the kernel panics while it boots.
-        *("-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=single", "-cpu", "max"),
-        *("-smp", "2", "-m", "1G", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
-        *("-device", "intel-iommu,intremap=on,caching-mode=on"),
-        *("-serial", f"file:{folder / 'console.log'}"),
-        *_transport(folder),
+        *base_options(folder),
+        *("-smp", "2", "-m", "1G"),
+        *IOMMU,
         *_functions(folder),
         *_ports(),
         *_outside(),
+    ]
+
+
+def base_options(folder: Path) -> list[str]:
+    """What every machine has: a chipset, the host's files, and a way to the agent."""
+    return [
+        # One thread for both processors: with a thread for each, QEMU 7.2 now and then runs code
+        # that the other one is just patching (static keys), and the kernel panics while it boots.
+        *("-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=single", "-cpu", "max"),
+        *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
+        *("-serial", f"file:{folder / 'console.log'}"),
+        *_transport(folder),
     ]
 
 
@@ -75,32 +87,39 @@ def _transport(folder: Path) -> list[str]:
 
 def _functions(folder: Path) -> list[str]:
     """The functions that QEMU emulates. Without romfile no firmware stops to look at the NICs."""
+    return [
+        *("-device", "edu,addr=07.0"),
+        *nic("nic0", "e1000,addr=08.0"),
+        *nic("nic1", "e1000,addr=0a.0,multifunction=on"),
+        *nic("nic2", "e1000,addr=0a.1"),
+        *("-device", "pcie-root-port,id=port0b,chassis=1,addr=0b.0"),
+        *nic("nic3", "e1000e,bus=port0b"),
+        *("-device", "pcie-root-port,id=port0c,chassis=2,addr=0c.0"),
+        *nvme(folder, "port0c"),
+    ]
+
+
+def nvme(folder: Path, bus: str) -> list[str]:
+    """A disk with SR-IOV, behind a root port."""
     sriov = "sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4"
     disk = f"file,node-name=disk,filename={folder / 'disk.raw'}"
     return [
-        *("-device", "edu,addr=07.0"),
-        *_nic("nic0", "e1000,addr=08.0"),
-        *_nic("nic1", "e1000,addr=0a.0,multifunction=on"),
-        *_nic("nic2", "e1000,addr=0a.1"),
-        *("-device", "pcie-root-port,id=port0b,chassis=1,addr=0b.0"),
-        *_nic("nic3", "e1000e,bus=port0b"),
-        *("-device", "pcie-root-port,id=port0c,chassis=2,addr=0c.0"),
         *("-blockdev", disk, "-device", "nvme-subsys,id=subsys"),
-        *("-device", f"nvme,id=nvme,bus=port0c,serial=lab0,subsys=subsys,{sriov}"),
+        *("-device", f"nvme,id=nvme,bus={bus},serial=lab0,subsys=subsys,{sriov}"),
         *("-device", "nvme-ns,bus=nvme,drive=disk"),
     ]
 
 
-def _nic(name: str, device: str) -> list[str]:
+def nic(name: str, device: str) -> list[str]:
+    """A network card with a network that leads nowhere."""
     network = f"user,id={name},restrict=on"
     return ["-netdev", network, "-device", f"{device},netdev={name},romfile="]
 
 
 def _ports() -> list[str]:
-    """Empty root ports, with room for the BARs of a card and of its virtual functions."""
-    room = "hotplug=off,io-reserve=0,mem-reserve=32M,pref64-reserve=2G"
+    """Empty root ports."""
     slots = range(0x10, 0x16)
-    devices = [f"pcie-root-port,chassis={slot},addr={slot:02x}.0,{room}" for slot in slots]
+    devices = [f"pcie-root-port,chassis={slot},addr={slot:02x}.0,{ROOM}" for slot in slots]
     return [option for device in devices for option in ("-device", device)]
 
 

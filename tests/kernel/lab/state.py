@@ -29,10 +29,16 @@ def set_up() -> None:
     """Load the first modules, put NVIDIA's script in its place, and remember the state."""
     for module in MODULES:
         load(module)
+    put_sriov_manage()
+    BASE.write_text(json.dumps(_capture()))
+
+
+def put_sriov_manage() -> Path:
+    """Put the stand-in for NVIDIA's script where NVIDIA has it, and return its path."""
     place = Path("/usr/lib/nvidia/sriov-manage")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(SRIOV_MANAGE, place)
-    BASE.write_text(json.dumps(_capture()))
+    return place
 
 
 def tidy_up() -> None:

@@ -30,6 +30,13 @@ CALL_SECONDS = 60.0
 CONSOLE_TAIL = 60
 
 
+def version_of_qemu() -> str:
+    """Name the QEMU of this computer, as ``QEMU 7.2.22``."""
+    need(QEMU)
+    said = subprocess.run([QEMU, "--version"], check=True, capture_output=True, text=True).stdout
+    return f"QEMU {said.split()[3]}"
+
+
 class Call:
     """A call that was sent to the guest.
 
@@ -73,13 +80,20 @@ class Machine:
 
     Args:
         image: what it boots.
+        options: makes QEMU's options, given the folder of this run.
+        append: what else the kernel's command line says.
 
     Raises:
         LabUnavailableError: QEMU is not here.
         LabError: it did not come up; the message has the end of its console.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(
+        self,
+        image: Image,
+        options: Callable[[Path], list[str]] = machine_options,
+        append: str = "intel_iommu=on iommu=pt",
+    ) -> None:
         need(QEMU)
         self.answers: dict[int, dict[str, Any]] = {}
         self.release = ""
@@ -88,7 +102,7 @@ class Machine:
         self._rest = b""
         self._end = contextlib.ExitStack()
         try:
-            self._boot(image)
+            self._boot(image, options, append)
         except BaseException:
             self.close()
             raise
@@ -166,7 +180,9 @@ class Machine:
                 return False
         return True
 
-    def _boot(self, image: Image) -> None:
+    def _boot(
+        self, image: Image, options: Callable[[Path], list[str]], append: str
+    ) -> None:
         folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="vfiohost-lab-")))
         with (folder / "disk.raw").open("wb") as disk:
             disk.truncate(DISK_MIB << 20)
@@ -179,14 +195,14 @@ class Machine:
         }
         # no_timer_check: on a busy computer the kernel can find its timer too slow, and panics.
         command_line = (
-            "console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check intel_iommu=on iommu=pt "
+            f"console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check {append} "
             + " ".join(f"{name}={value}" for name, value in environment.items())
         )
         log = self._end.enter_context(self._log.open("wb"))
         self._qemu = subprocess.Popen(
             [
                 QEMU,
-                *machine_options(folder),
+                *options(folder),
                 *("-kernel", str(image.kernel.image), "-initrd", str(image.initramfs)),
                 *("-append", command_line),
             ],
