@@ -89,7 +89,7 @@ def test_plan_apply_restore(simulated: Maker) -> None:
         assert seen == ["done"] * len(plan.steps)
         assert report.writes == len(plan.steps)
         assert host.scan().pci[GPU].driver == "vfio-pci"
-        assert host.vfio_nodes()[12] == "/dev/vfio/12"
+        assert host.vfio_nodes()[15] == "/dev/vfio/15"
         assert host.plan_bind(GPU_TEXT).is_empty
         assert [d.address for d in host.changed()] == [GPU]
         host.apply(host.plan_restore())

@@ -201,7 +201,7 @@ def test_a_dry_run_leaves_no_trace(run: Runner, simulated: Maker) -> None:
         "unbind 65:00.0 -n",
         "restore 65:00.0 -n",
         "restore --all --dry-run",
-        "bind 03:00.0 -n",
+        "bind 01:01.0 -n",
         "mdev create -p mtty -t x --dry-run",
         "recover -n",
         "list -n",

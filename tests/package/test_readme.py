@@ -87,7 +87,7 @@ def test_the_library_block_binds(tmp_path: Path) -> None:
     shell("vfiohost sim a10-pair-nouveau host", tmp_path)
     (tmp_path / "block.py").write_text(README["run", "library"])
     printed = shell("python -P block.py", tmp_path).splitlines()
-    assert printed[0] == "0000:65:00.0 nouveau 12"
+    assert printed[0] == "0000:65:00.0 nouveau 15"
     assert printed[-1].startswith("4 [")
     assert "vfio-pci" in shell("vfiohost --root host list 65:00.0", tmp_path)
 

@@ -76,7 +76,7 @@ def vgpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             "sys/devices/pci0000:64/0000:64:02.0/0000:65:00.4/iommu_group",
-            "../../../../kernel/iommu_groups/15",
+            "../../../../kernel/iommu_groups/17",
         ),
         ("sys/devices/pci0000:64/0000:64:02.0/0000:65:00.4/physfn", "../0000:65:00.0"),
         ("sys/devices/pci0000:64/0000:64:02.0/0000:65:00.0/virtfn31", "../0000:65:04.3"),
@@ -86,9 +86,9 @@ def vgpu(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ("sys/bus/pci/drivers/nvidia/module", "../../../../module/nvidia"),
         ("sys/module/nvidia/drivers/pci:nvidia", "../../../bus/pci/drivers/nvidia"),
-        ("sys/module/nvidia/holders/nvidia_vgpu_vfio", "../../nvidia_vgpu_vfio"),
+        ("sys/module/vfio/holders/nvidia", "../../nvidia"),
         (
-            "sys/kernel/iommu_groups/15/devices/0000:65:00.4",
+            "sys/kernel/iommu_groups/17/devices/0000:65:00.4",
             "../../../../devices/pci0000:64/0000:64:02.0/0000:65:00.4",
         ),
         (
@@ -114,8 +114,8 @@ def test_the_links_are_those_of_sysfs(vgpu: Path, path: str, target: str) -> Non
         ("sys/bus/pci/devices/0000:65:00.0/driver_override", "(null)\n", 0o644),
         ("sys/bus/pci/devices/0000:65:00.0/remove", "", 0o220),
         ("sys/bus/pci/devices/0000:65:00.0/reset", "", 0o200),
-        ("sys/kernel/iommu_groups/15/type", "DMA-FQ\n", 0o644),
-        ("sys/module/vfio/refcnt", "3\n", 0o444),
+        ("sys/kernel/iommu_groups/17/type", "DMA\n", 0o644),
+        ("sys/module/vfio/refcnt", "2\n", 0o444),
         ("sys/module/nvidia/initstate", "live\n", 0o444),
         ("proc/sys/kernel/osrelease", "6.12.117+deb12-amd64\n", 0o444),
         ("dev/vfio/vfio", "", 0o666),
@@ -139,8 +139,10 @@ def test_the_module_files_of_depmod(vgpu: Path) -> None:
     )
     assert "alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci" in aliases
     needs = (directory / "modules.dep").read_text().split("\n")
-    assert "kernel/vfio_pci.ko: kernel/vfio_pci_core.ko kernel/vfio.ko" in needs
-    assert (directory / "modules.builtin").read_text() == "kernel/pcieport.ko\n"
+    assert "kernel/nvidia.ko: kernel/vfio.ko kernel/mdev.ko" in needs
+    builtin = (directory / "modules.builtin").read_text().split("\n")
+    assert "kernel/pcieport.ko" in builtin
+    assert "kernel/nvidia.ko" not in builtin
 
 
 def test_every_type_can_be_made_once_on_every_virtual_function(vgpu: Path) -> None:

@@ -51,9 +51,8 @@ def _a10_pair_options(folder: Path) -> list[str]:
         *(option for text in nodes for option in ("-numa", text)),
         *layout.IOMMU,
         # The console, behind a bridge to plain PCI as on the boards of servers.
-        *("-device", "pcie-root-port,id=port1c,chassis=1,addr=1c.0"),
-        *("-device", "pcie-pci-bridge,id=bridge,bus=port1c,addr=00.0"),
-        *("-device", "VGA,bus=bridge,addr=01.0,romfile="),
+        *("-device", "i82801b11-bridge,id=bridge,addr=1e.0"),
+        *("-device", "cirrus-vga,bus=bridge,addr=01.0,romfile="),
         # The kernel meets the roots from the last to the first.
         *_root("c9", node=1, options=layout.ROOM),
         *_root("64", node=0, options=layout.ROOM),
@@ -70,7 +69,10 @@ def _root(bus: str, node: int, options: str = "hotplug=off") -> list[str]:
     number = int(bus, 16)
     return [
         *("-device", f"pxb-pcie,id=root{bus},bus_nr={number},bus=pcie.0,numa_node={node}"),
-        *("-device", f"pcie-root-port,id=port{bus},bus=root{bus},addr=02.0,chassis={number},{options}"),
+        *(
+            "-device",
+            f"pcie-root-port,id=port{bus},bus=root{bus},addr=02.0,chassis={number},{options}",
+        ),
     ]
 
 
@@ -79,7 +81,7 @@ def _no_iommu_options(folder: Path) -> list[str]:
     return [
         *layout.base_options(folder),
         *("-smp", "2", "-m", "1G"),
-        *("-device", "VGA,addr=04.0,romfile="),
+        *("-device", "cirrus-vga,addr=04.0,romfile="),
         *("-device", f"pcie-root-port,chassis=1,addr=01.0,{layout.ROOM}"),
         *("-device", "pcie-root-port,id=port1b,chassis=2,addr=1b.0"),
         *layout.nvme(folder, "port1b"),
@@ -137,6 +139,10 @@ def mtty() -> None:
 
 def _load_drivers() -> None:
     """Load what drives the functions, as udev does on a host that starts."""
+    # Debian keeps these away; else cirrusfb takes the console before cirrus.
+    blacklist = Path("/etc/modprobe.d/fbdev-blacklist.conf")
+    blacklist.parent.mkdir(exist_ok=True)
+    blacklist.write_text("blacklist cirrusfb\nblacklist nvidiafb\n")
     for address in listdir(DEVICES):
         # A function that no module knows is no failure.
         run(["modprobe", "-q", "-b", read(f"{DEVICES}/{address}/modalias").strip()])
@@ -155,8 +161,10 @@ HOSTS = {
         prepare=a10_pair_nouveau,
         notes=(
             _CARDS,
-            "A stand-in of the tests took the place of nouveau: the real one looks for hardware "
-            "behind the BARs.",
+            (
+                "A stand-in of the tests took the place of nouveau: the real one looks for hardware "
+                "behind the BARs."
+            ),
         ),
     ),
     "a10-pair-vgpu": Host(
@@ -165,10 +173,14 @@ HOSTS = {
         prepare=a10_pair_vgpu,
         notes=(
             _CARDS,
-            "A stand-in of the tests took the place of NVIDIA's driver (tests/kernel/modules/"
-            "nvidia): ids, names and descriptions of the types are NVIDIA's.",
-            "The vGPU host driver takes no store to sriov_numvfs: NVIDIA's script sriov-manage is "
-            "its only way, so its drivers have no 'sriov = yes' here.",
+            (
+                "A stand-in of the tests took the place of NVIDIA's driver (tests/kernel/modules/"
+                "nvidia): ids, names and descriptions of the types are NVIDIA's."
+            ),
+            (
+                "The vGPU host driver takes no store to sriov_numvfs: NVIDIA's script sriov-manage is "
+                "its only way, so its drivers have no 'sriov = yes' here."
+            ),
         ),
     ),
     "mtty": Host(
@@ -181,8 +193,10 @@ HOSTS = {
         options=_no_iommu_options,
         prepare=no_iommu,
         notes=(
-            "The T4 is made of memory (tests/kernel/modules/synthgpu), and a stand-in of the tests "
-            "took the place of nouveau.",
+            (
+                "The T4 is made of memory (tests/kernel/modules/synthgpu), and a stand-in of the tests "
+                "took the place of nouveau."
+            ),
         ),
         append="quiet",
     ),

@@ -180,9 +180,7 @@ class Machine:
                 return False
         return True
 
-    def _boot(
-        self, image: Image, options: Callable[[Path], list[str]], append: str
-    ) -> None:
+    def _boot(self, image: Image, options: Callable[[Path], list[str]], append: str) -> None:
         folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="vfiohost-lab-")))
         with (folder / "disk.raw").open("wb") as disk:
             disk.truncate(DISK_MIB << 20)

@@ -32,7 +32,9 @@ static int stand_in_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	/* The real ones know no virtual functions either. */
 	if (pdev->is_virtfn)
 		return -ENODEV;
-	return -(int)probe_errno;
+	if (probe_errno)
+		return -(int)probe_errno;
+	return pcim_enable_device(pdev);
 }
 
 static void stand_in_remove(struct pci_dev *pdev)

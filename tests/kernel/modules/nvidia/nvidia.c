@@ -517,6 +517,9 @@ static int nvidia_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	msleep(probe_ms);
 	if (probe_errno)
 		return -(int)probe_errno;
+	ret = pcim_enable_device(pdev);
+	if (ret)
+		return ret;
 	function = kzalloc(sizeof(*function), GFP_KERNEL);
 	if (!function)
 		return -ENOMEM;
