@@ -16,10 +16,25 @@ if TYPE_CHECKING:
 
 A10S = ("0000:65:00.0", "0000:ca:00.0")
 """Where NVIDIA's page has them."""
+
+# Notes of the recordings.
 _CARDS = (
     "The A10 are made of memory (tests/kernel/modules/synthgpu): to the kernel they are real, but "
     "their BARs are smaller than an A10's."
 )
+_NOUVEAU = (
+    "A stand-in of the tests took the place of nouveau: the real one looks for hardware behind the "
+    "BARs."
+)
+_NVIDIA = (
+    "A stand-in of the tests took the place of NVIDIA's driver (tests/kernel/modules/nvidia): ids, "
+    "names and descriptions of the types are NVIDIA's."
+)
+_SRIOV = (
+    "The vGPU host driver takes no store to sriov_numvfs: NVIDIA's script sriov-manage is its only "
+    "way, so its drivers have no 'sriov = yes' here."
+)
+_T4 = "The T4 is made of memory (tests/kernel/modules/synthgpu)."
 
 
 @attrs.frozen
@@ -67,12 +82,10 @@ def _a10_pair_options(folder: Path) -> list[str]:
 def _root(bus: str, node: int, options: str = "hotplug=off") -> list[str]:
     """A PCI root of a socket, with a port that leads to the next bus."""
     number = int(bus, 16)
+    port = f"pcie-root-port,id=port{bus},bus=root{bus},addr=02.0,chassis={number},{options}"
     return [
         *("-device", f"pxb-pcie,id=root{bus},bus_nr={number},bus=pcie.0,numa_node={node}"),
-        *(
-            "-device",
-            f"pcie-root-port,id=port{bus},bus=root{bus},addr=02.0,chassis={number},{options}",
-        ),
+        *("-device", port),
     ]
 
 
@@ -159,29 +172,13 @@ HOSTS = {
         title="Two NVIDIA A10 on nouveau, as a plain Debian finds them",
         options=_a10_pair_options,
         prepare=a10_pair_nouveau,
-        notes=(
-            _CARDS,
-            (
-                "A stand-in of the tests took the place of nouveau: the real one looks for hardware "
-                "behind the BARs."
-            ),
-        ),
+        notes=(_CARDS, _NOUVEAU),
     ),
     "a10-pair-vgpu": Host(
         title="Two NVIDIA A10 on NVIDIA's vGPU host driver, 32 virtual functions each, no vGPU yet",
         options=_a10_pair_options,
         prepare=a10_pair_vgpu,
-        notes=(
-            _CARDS,
-            (
-                "A stand-in of the tests took the place of NVIDIA's driver (tests/kernel/modules/"
-                "nvidia): ids, names and descriptions of the types are NVIDIA's."
-            ),
-            (
-                "The vGPU host driver takes no store to sriov_numvfs: NVIDIA's script sriov-manage is "
-                "its only way, so its drivers have no 'sriov = yes' here."
-            ),
-        ),
+        notes=(_CARDS, _NVIDIA, _SRIOV),
     ),
     "mtty": Host(
         title="The kernel's sample mdev drivers mtty and mdpy: parents that are no PCI devices",
@@ -192,12 +189,8 @@ HOSTS = {
         title="A Tesla T4 on a board without an IOMMU: no groups",
         options=_no_iommu_options,
         prepare=no_iommu,
-        notes=(
-            (
-                "The T4 is made of memory (tests/kernel/modules/synthgpu), and a stand-in of the tests "
-                "took the place of nouveau."
-            ),
-        ),
+        notes=(_T4, _NOUVEAU),
         append="quiet",
     ),
 }
+"""By the names of their fixtures."""

@@ -139,7 +139,7 @@ static unsigned int nr_cards;
 
 static char *plug = "a10,a10,rtx3090,rtx2080,t4";
 module_param(plug, charp, 0444);
-MODULE_PARM_DESC(plug, "cards to plug into the empty root ports, in order of their addresses");
+MODULE_PARM_DESC(plug, "cards to plug into the empty root ports, in the order in which the kernel found these");
 
 static void put(struct config_space *space, int pos, int size, u32 value)
 {
@@ -332,7 +332,7 @@ static const struct card_model *find_model(const char *name)
 	return NULL;
 }
 
-/* Root ports are met in the order of their addresses. */
+/* Root ports are met in the order in which the kernel found them: on one root, by address. */
 static struct pci_bus *next_empty_bus(struct pci_dev **port)
 {
 	while ((*port = pci_get_device(PCI_ANY_ID, PCI_ANY_ID, *port))) {
