@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     That is all of them when no kernel was asked for, and cases that are about other kernels.
     """
-    in_lab = [item for item in items if "lab" in getattr(item, "fixturenames", ())]
+    in_lab = [item for item in items if "machines" in getattr(item, "fixturenames", ())]
     for item in in_lab:
         item.add_marker("kernel")
     wanted = _wanted(config)

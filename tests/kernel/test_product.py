@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.command import as_json, driver, drivers, override, parameter, vfiohost
 from tests.kernel.lab import guest, layout, product, vfio_user
+from tests.kernel.lab.errors import GuestError
 
 if TYPE_CHECKING:
     from tests.kernel.lab.vm import Machine
 
-A10 = layout.A10S[0]
+A10, OTHER_A10 = layout.A10S
 SECONDS_STUCK = 5.0
 """A second on a server; the processor here is an emulated one that shares its time with others."""
-
-
-def vfiohost(lab: Machine, *arguments: str, exits: int = 0) -> str:
-    """Run the command in the guest; what it printed, when it exits as it should."""
-    done = lab.call(product.vfiohost, *arguments)
-    assert done["status"] == exits, done["stderr"]
-    return str(done["stderr" if exits else "stdout"])
-
-
-def as_json(lab: Machine, *arguments: str) -> Any:
-    return json.loads(vfiohost(lab, "--json", *arguments))
-
-
-def driver(lab: Machine, address: str) -> str | None:
-    name: str | None = lab.call(guest.readlink, f"/sys/bus/pci/devices/{address}/driver")
-    return name
 
 
 def test_list_shows_what_lspci_shows(lab: Machine) -> None:
@@ -53,14 +39,72 @@ def test_a10_goes_to_a_guest_and_comes_back(lab: Machine) -> None:
     assert "already bound" in vfiohost(lab, "bind", "03:00.0")
     assert vfiohost(lab, "restore", "03:00.0") == f"{A10}  vfio-pci -> nouveau  group {group}\n"
     assert driver(lab, A10) == "nouveau"
-    override = lab.call(guest.read, f"/sys/bus/pci/devices/{A10}/driver_override")
-    assert override == "(null)\n"
+    assert override(lab, A10) == "(null)"
 
 
 def test_dry_run_writes_nothing(lab: Machine) -> None:
     before = vfiohost(lab, "list")
     assert "vfio-pci/bind" in vfiohost(lab, "bind", "03:00.0", "--dry-run")
     assert vfiohost(lab, "list") == before
+
+
+@pytest.mark.parametrize(("name", "taken"), [("auto", "vfio-pci"), ("nouveau", "nouveau")])
+def test_bind_to_a_driver_by_name(lab: Machine, name: str, taken: str) -> None:
+    lab.call(guest.load, "nouveau")
+    lab.call(guest.load, "nvidia")
+    lab.call(guest.store, "/sys/bus/pci/drivers/nouveau/unbind", A10)
+    vfiohost(lab, "bind", "03:00.0", "--driver", name)
+    assert driver(lab, A10) == taken
+    vfiohost(lab, "bind", "03:00.0", "--driver", "nvidia")
+    assert (driver(lab, A10), override(lab, A10)) == ("nvidia", "nvidia")
+    vfiohost(lab, "bind", "03:00.0", "--driver", "none")
+    assert driver(lab, A10) is None
+    vfiohost(lab, "restore", "03:00.0")
+    assert (driver(lab, A10), override(lab, A10)) == (None, "(null)")
+
+
+def test_bind_once_leaves_no_override(lab: Machine) -> None:
+    vfiohost(lab, "bind", "03:00.0", "--once")
+    assert (driver(lab, A10), override(lab, A10)) == ("vfio-pci", "(null)")
+    assert lab.call(vfio_user.open_device, A10, worker="qemu") == "ok"
+
+
+def test_no_load_refuses_a_driver_that_is_not_there(lab: Machine) -> None:
+    assert lab.call(guest.run, ["modprobe", "-r", "vfio_pci"])["status"] == 0
+    said = vfiohost(lab, "bind", "03:00.0", "--no-load", exits=4)
+    assert "vfio_pci" in said
+    assert driver(lab, A10) is None
+    vfiohost(lab, "bind", "03:00.0")
+    assert driver(lab, A10) == "vfio-pci"
+
+
+def test_unbind_and_undo(lab: Machine) -> None:
+    vfiohost(lab, "unbind", layout.NIC, layout.PCIE_NIC)
+    assert drivers(lab, layout.NIC, layout.PCIE_NIC) == [None, None]
+    assert "already without a driver" in vfiohost(lab, "unbind", layout.NIC)
+    vfiohost(lab, "undo")
+    assert drivers(lab, layout.NIC, layout.PCIE_NIC) == ["e1000", "e1000e"]
+    assert "nothing" in vfiohost(lab, "undo", exits=3).lower()
+
+
+def test_undo_by_the_id_of_a_plan(lab: Machine) -> None:
+    lab.call(guest.load, "nouveau")
+    first = as_json(lab, "bind", A10)["report"]["journal_id"]
+    vfiohost(lab, "bind", OTHER_A10)
+    vfiohost(lab, "undo", first)
+    assert drivers(lab, *layout.A10S) == ["nouveau", "vfio-pci"]
+    vfiohost(lab, "restore", "--all")
+    assert drivers(lab, *layout.A10S) == ["nouveau", "nouveau"]
+
+
+def test_several_cards_are_one_transaction(lab: Machine) -> None:
+    """The second card's driver refuses, so that the first one goes back."""
+    lab.call(guest.load, "nouveau")
+    parameter(lab, "nouveau", "probe_errno", "5")
+    vfiohost(lab, "bind", layout.NIC, layout.EDU, "--driver", "nouveau", exits=1)
+    assert drivers(lab, layout.NIC, layout.EDU) == ["e1000", None]
+    assert override(lab, layout.NIC) == "(null)"
+    assert vfiohost(lab, "recover") == "nothing to recover\n"
 
 
 def test_viable_means_what_the_kernel_calls_viable(lab: Machine) -> None:
@@ -102,6 +146,43 @@ def test_bind_that_the_driver_refuses_is_taken_back(lab: Machine) -> None:
     assert driver(lab, layout.EDU) is None
 
 
+def test_lock_of_another_process_is_respected(lab: Machine) -> None:
+    lab.call(product.hold_lock, "the nightly job", worker="other")
+    said = vfiohost(lab, "bind", "03:00.0", exits=8)
+    assert "the nightly job" in said
+    assert driver(lab, A10) is None
+    vfiohost(lab, "list")
+    lab.kill("other")
+    # The kernel drops the lock when the process is gone, a moment later.
+    deadline = time.monotonic() + 20.0
+    while lab.call(product.vfiohost, "bind", "03:00.0")["status"] == 8:
+        assert time.monotonic() < deadline
+    assert driver(lab, A10) == "vfio-pci"
+
+
+def test_what_a_kill_leaves_is_recovered(lab: Machine) -> None:
+    lab.call(guest.load, "nouveau")
+    parameter(lab, "nouveau", "remove_ms", "3000")
+    bind = lab.submit(product.vfiohost, "bind", "03:00.0", worker="victim")
+    deadline = time.monotonic() + 20.0
+    while driver(lab, A10) == "nouveau":  # the unbind has begun when the link is gone
+        assert time.monotonic() < deadline
+    lab.kill("victim")
+    with pytest.raises(GuestError, match="status -9"):
+        bind.result()
+    parameter(lab, "nouveau", "remove_ms", "0")
+    assert "recover" in vfiohost(lab, "bind", OTHER_A10, exits=1)
+    dry = as_json(lab, "recover", "--dry-run")
+    assert len(dry["open"]) == 1
+    deadline = time.monotonic() + 20.0
+    while (status := lab.call(product.vfiohost, "recover")["status"]) == 6:
+        assert time.monotonic() < deadline
+    assert status == 0
+    assert (driver(lab, A10), override(lab, A10)) == ("nouveau", "(null)")
+    vfiohost(lab, "bind", OTHER_A10)
+    assert driver(lab, OTHER_A10) == "vfio-pci"
+
+
 def test_unbind_that_hangs_is_reported_as_pending(lab: Machine) -> None:
     lab.call(guest.load, "nvidia")
     lab.call(guest.store, "/sys/module/nvidia/parameters/clients", "1")
@@ -113,32 +194,15 @@ def test_unbind_that_hangs_is_reported_as_pending(lab: Machine) -> None:
     assert driver(lab, A10) == "nvidia"
 
 
-@pytest.mark.parametrize(
-    ("parent", "kind"), [("mtty", "mtty-1"), ("mdpy", "mdpy-vga"), ("mbochs", "mbochs-small")]
-)
-def test_mdev_of_a_sample_driver(lab: Machine, parent: str, kind: str) -> None:
-    made = vfiohost(lab, "mdev", "create", "-p", parent, "-t", kind).split()
-    assert lab.call(guest.listdir, "/sys/bus/mdev/devices") == [made[0]]
-    assert made[1:3] == [parent, kind]
-    vfiohost(lab, "mdev", "remove", made[0])
-    assert lab.call(guest.listdir, "/sys/bus/mdev/devices") == []
-
-
-def test_vgpus_of_an_a10_until_it_is_full(lab: Machine) -> None:
-    lab.call(guest.load, "nvidia", "sriov=1")
-    lab.call(guest.store, f"/sys/bus/pci/devices/{A10}/sriov_numvfs", "4")
-    made = vfiohost(lab, "mdev", "create", "-p", A10, "-t", "A10-12Q", "-n", "2").splitlines()
-    assert [line.split()[1:3] for line in made] == [
-        ["0000:03:00.4", "nvidia-596"],
-        ["0000:03:00.5", "nvidia-596"],
-    ]
-    said = vfiohost(lab, "mdev", "create", "-p", A10, "-t", "A10-12Q", exits=4)
-    assert "[no-instances]" in said
-    listed = vfiohost(lab, "mdev", "list").splitlines()[1:]
-    assert [line.split()[0] for line in listed] == [line.split()[0] for line in made]
-    for line in made:
-        vfiohost(lab, "mdev", "remove", line.split()[0])
-    assert lab.call(guest.listdir, "/sys/bus/mdev/devices") == []
+def test_groups_are_those_of_the_kernel(lab: Machine) -> None:
+    kernel = lab.call(guest.groups)
+    told = as_json(lab, "groups")["groups"]
+    assert {str(g["number"]): [m["address"] for m in g["members"]] for g in told} == kernel
+    shown = vfiohost(lab, "groups").splitlines()[1:]
+    assert [line.split()[0] for line in shown] == sorted(kernel, key=int)
+    why = vfiohost(lab, "groups", "--why")
+    assert f"{layout.NIC} e1000 (blocks)" in why
+    assert f"{layout.PORT} pcieport (bridge)" in why
 
 
 def test_json_of_a_listing_names_every_function(lab: Machine) -> None:

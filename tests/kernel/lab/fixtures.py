@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,23 +31,32 @@ PCI_IDS = Path("/usr/share/misc/pci.ids")
 _HEAD = "#\n#\tThe vendors, devices and classes of this host, in the format of pci.ids.\n#\n"
 
 
-def record(name: str, image: Image) -> Recording:
-    """Boot a host of :data:`HOSTS`, bring it into its state, and record it.
+@contextmanager
+def booted(name: str, image: Image) -> Iterator[Machine]:
+    """Boot a host of :data:`HOSTS` and bring it into its state.
+
+    Raises:
+        LabError: the machine does not come up, or not into its state.
+    """
+    host = HOSTS[name]
+    with Machine(image, host.options, host.append) as machine:
+        machine.call(host.prepare, within=SECONDS)
+        yield machine
+
+
+def record(name: str, machine: Machine) -> Recording:
+    """Record a host that was booted.
 
     What is the lab's own is taken out: the kernel's command line has paths of this computer.
 
     Raises:
         LabUnavailableError: this computer has no pci.ids.
-        LabError: the machine does not come up, or not into its state.
     """
     host = HOSTS[name]
     if not PCI_IDS.exists():
         raise LabUnavailableError(f"this computer has no {PCI_IDS}: install pci.ids")
     ids = PCI_IDS.read_text(errors="replace")
-    with Machine(image, host.options, host.append) as machine:
-        machine.call(host.prepare, within=SECONDS)
-        text = machine.call(product.record, host.title, within=SECONDS)
-    found = recording.parse(text)
+    found = recording.parse(machine.call(product.record, host.title, within=SECONDS))
     return attrs.evolve(
         found,
         source=f"recorded from Linux {found.kernel} in a virtual machine of {version_of_qemu()}; "
@@ -63,7 +73,8 @@ def record(name: str, image: Image) -> Recording:
 def write(name: str, image: Image) -> Path:
     """Record a host and write its fixture; return the file."""
     file = FOLDER / f"{name}.host"
-    file.write_text(recording.format(record(name, image)))
+    with booted(name, image) as machine:
+        file.write_text(recording.format(record(name, machine)))
     return file
 
 

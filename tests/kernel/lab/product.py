@@ -12,8 +12,11 @@ import time
 from tests.kernel.lab import vfio_user
 from vfiohost import recording, vfio
 from vfiohost.cli import main
+from vfiohost.journal import lock
 from vfiohost.record import capture
 from vfiohost.sysfs import Sysfs
+
+_held = contextlib.ExitStack()
 
 
 def vfiohost(*arguments: str) -> dict[str, int | str | float]:
@@ -49,6 +52,12 @@ def device_info(name: str = "") -> dict[str, int | bool | list[int]]:
         "can_reset": info.can_reset,
         "capabilities": [capability.id for capability in info.capabilities],
     }
+
+
+def hold_lock(purpose: str) -> None:
+    """Take the lock that a change takes, and keep it until the end of this process."""
+    sysfs = _held.enter_context(Sysfs("/"))
+    _held.enter_context(lock(sysfs, purpose=purpose))
 
 
 def record(title: str) -> str:

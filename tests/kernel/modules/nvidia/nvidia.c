@@ -23,6 +23,7 @@
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/version.h>
 #include <linux/vfio.h>
@@ -168,9 +169,16 @@ struct function {
 	bool unbind_lock;
 };
 
+/**
+ * struct vgpu - a vGPU
+ * @vdev: what VFIO hands out
+ * @parent: the function that it is on
+ * @params: what nvidia/vgpu_params was told
+ */
 struct vgpu {
 	struct vfio_device vdev;
 	struct vgpu_parent *parent;
+	char params[256];
 };
 
 static LIST_HEAD(gpus);
@@ -354,12 +362,50 @@ static void vgpu_remove(struct mdev_device *mdev)
 	vfio_put_device(&vgpu->vdev);
 }
 
+/* nvidia/vgpu_params: plugin parameters, as NAME=VALUE */
+
+static ssize_t vgpu_params_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct vgpu *vgpu = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, "%s\n", vgpu->params);
+}
+
+static ssize_t vgpu_params_store(struct device *dev, struct device_attribute *attr,
+				 const char *text, size_t size)
+{
+	struct vgpu *vgpu = dev_get_drvdata(dev);
+
+	if (!strchr(text, '=') || size >= sizeof(vgpu->params))
+		return -EINVAL;
+	strscpy(vgpu->params, text, sizeof(vgpu->params));
+	strim(vgpu->params);
+	return size;
+}
+static DEVICE_ATTR_RW(vgpu_params);
+
+static struct attribute *vgpu_attrs[] = {
+	&dev_attr_vgpu_params.attr,
+	NULL,
+};
+
+static const struct attribute_group vgpu_group = {
+	.name = "nvidia",
+	.attrs = vgpu_attrs,
+};
+
+static const struct attribute_group *vgpu_groups[] = {
+	&vgpu_group,
+	NULL,
+};
+
 static struct mdev_driver vgpu_driver = {
 	.device_api = VFIO_DEVICE_API_PCI_STRING,
 	.driver = {
 		.name = "nvidia-vgpu-vfio",
 		.owner = THIS_MODULE,
 		.mod_name = KBUILD_MODNAME,
+		.dev_groups = vgpu_groups,
 	},
 	.probe = vgpu_probe,
 	.remove = vgpu_remove,

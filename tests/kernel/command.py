@@ -1,0 +1,45 @@
+"""The command line in the guest, as the tests of the product call it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.kernel.lab import guest, product
+
+if TYPE_CHECKING:
+    from tests.kernel.lab.vm import Machine
+
+
+def vfiohost(lab: Machine, *arguments: str, exits: int = 0) -> str:
+    """Run the command in the guest; what it printed, when it exits as it should."""
+    done = lab.call(product.vfiohost, *arguments)
+    assert done["status"] == exits, done["stdout"] + done["stderr"]
+    return str(done["stderr" if exits else "stdout"])
+
+
+def as_json(lab: Machine, *arguments: str) -> Any:
+    """Run the command with ``--json``; the object that it printed."""
+    return json.loads(vfiohost(lab, "--json", *arguments))
+
+
+def driver(lab: Machine, address: str) -> str | None:
+    """The driver of a function, as sysfs says."""
+    name: str | None = lab.call(guest.readlink, f"/sys/bus/pci/devices/{address}/driver")
+    return name
+
+
+def drivers(lab: Machine, *addresses: str) -> list[str | None]:
+    """The drivers of several functions."""
+    return [driver(lab, address) for address in addresses]
+
+
+def override(lab: Machine, address: str) -> str:
+    """The driver_override of a function, as sysfs says."""
+    text = lab.call(guest.read, f"/sys/bus/pci/devices/{address}/driver_override")
+    return str(text).rstrip("\n")
+
+
+def parameter(lab: Machine, module: str, name: str, value: str) -> None:
+    """Tell one of the stand-ins how to behave."""
+    assert lab.call(guest.store, f"/sys/module/{module}/parameters/{name}", value) is None

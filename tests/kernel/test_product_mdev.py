@@ -1,0 +1,118 @@
+"""Mediated devices on a real kernel: of its samples, and vGPUs of the stand-in for NVIDIA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kernel.command import as_json, parameter, vfiohost
+from tests.kernel.lab import guest, layout
+
+if TYPE_CHECKING:
+    from tests.kernel.lab.vm import Machine
+
+A10 = layout.A10S[0]
+UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+MDEVS = "/sys/bus/mdev/devices"
+FREE = {"mtty": 24, "mdpy": 4, "mbochs": 16}
+"""How many of the type below each parent carries."""
+
+
+@pytest.mark.parametrize(
+    ("parent", "kind"), [("mtty", "mtty-1"), ("mdpy", "mdpy-vga"), ("mbochs", "mbochs-small")]
+)
+def test_mdev_of_a_sample_driver(lab: Machine, parent: str, kind: str) -> None:
+    made = vfiohost(lab, "mdev", "create", "-p", parent, "-t", kind).split()
+    assert lab.call(guest.listdir, MDEVS) == [made[0]]
+    assert made[1:3] == [parent, kind]
+    vfiohost(lab, "mdev", "remove", made[0])
+    assert lab.call(guest.listdir, MDEVS) == []
+
+
+def test_vgpus_of_an_a10_until_it_is_full(lab: Machine) -> None:
+    lab.call(guest.load, "nvidia", "sriov=1")
+    lab.call(guest.store, f"/sys/bus/pci/devices/{A10}/sriov_numvfs", "4")
+    made = vfiohost(lab, "mdev", "create", "-p", A10, "-t", "A10-12Q", "-n", "2").splitlines()
+    assert [line.split()[1:3] for line in made] == [
+        ["0000:03:00.4", "nvidia-596"],
+        ["0000:03:00.5", "nvidia-596"],
+    ]
+    said = vfiohost(lab, "mdev", "create", "-p", A10, "-t", "A10-12Q", exits=4)
+    assert "[no-instances]" in said
+    listed = vfiohost(lab, "mdev", "list").splitlines()[1:]
+    assert [line.split()[0] for line in listed] == [line.split()[0] for line in made]
+    for line in made:
+        vfiohost(lab, "mdev", "remove", line.split()[0])
+    assert lab.call(guest.listdir, MDEVS) == []
+
+
+def test_types_are_those_of_sysfs(lab: Machine) -> None:
+    lab.call(guest.load, "nvidia")
+    parents = as_json(lab, "mdev", "types")["parents"]
+    assert [parent["name"] for parent in parents] == [layout.T4, "mbochs", "mdpy", "mtty"]
+    for parent in parents:
+        kernel = lab.call(guest.mdev_types, parent["name"])
+        told = {each["type_id"]: each for each in parent["types"]}
+        assert told.keys() == kernel.keys()
+        for type_id, files in kernel.items():
+            assert told[type_id]["name"] == files["name"]
+            assert told[type_id]["available_instances"] == int(files["available_instances"])
+    text = vfiohost(lab, "mdev", "types", "-p", layout.T4).splitlines()
+    assert len(text) == 1 + 13
+    assert text[1].split() == [layout.T4, "nvidia-222", "16", "vfio-pci", "GRID", "T4-1B"]
+
+
+def test_many_are_made_at_once_and_one_by_its_uuid(lab: Machine) -> None:
+    create = ("mdev", "create", "-p", "mtty", "-t")
+    vfiohost(lab, *create, "Dual_port_serial", "-u", UUID.upper())
+    assert lab.call(guest.listdir, MDEVS) == [UUID]
+    assert "[uuid-taken]" in vfiohost(lab, *create, "mtty-1", "-u", UUID, exits=4)
+    made = as_json(lab, *create, "mtty-1", "-n", "3")["mdevs"]
+    uuids = [each["uuid"] for each in made]
+    assert lab.call(guest.listdir, MDEVS) == sorted([UUID, *uuids])
+    listed = as_json(lab, "mdev", "list")["mdevs"]
+    assert {each["uuid"]: each["type_id"] for each in listed} == {
+        UUID: "mtty-2",
+        **dict.fromkeys(uuids, "mtty-1"),
+    }
+    assert "[no-instances]" in vfiohost(lab, *create, "mtty-1", "-n", "20", exits=4)
+    vfiohost(lab, "mdev", "remove", UUID, *uuids)
+    assert lab.call(guest.listdir, MDEVS) == []
+    vfiohost(lab, "mdev", "remove", UUID, exits=3)
+
+
+def test_attribute_that_nobody_may_write_takes_the_device_back(lab: Machine) -> None:
+    create = ("mdev", "create", "-p", "mtty", "-t", "mtty-1")
+    vfiohost(lab, *create, "--attr", "vendor/sample_mdev_dev=1", exits=5)
+    assert lab.call(guest.listdir, MDEVS) == []
+    vfiohost(lab, *create, "--attr", "vendor/nothing=1", exits=1)
+    assert lab.call(guest.listdir, MDEVS) == []
+
+
+def test_plugin_parameters_of_a_vgpu(lab: Machine) -> None:
+    lab.call(guest.load, "nvidia")
+    create = ("mdev", "create", "-p", layout.T4, "-t", "T4-8Q", "-u", UUID, "--attr")
+    assert "(EINVAL)" in vfiohost(lab, *create, "nvidia/vgpu_params=nonsense", exits=1)
+    assert lab.call(guest.listdir, MDEVS) == []
+    vfiohost(lab, *create, "nvidia/vgpu_params=enable_uvm=1")
+    assert lab.call(guest.read, f"{MDEVS}/{UUID}/nvidia/vgpu_params") == "enable_uvm=1\n"
+
+
+def test_creation_that_the_driver_refuses_leaves_nothing(lab: Machine) -> None:
+    lab.call(guest.load, "nvidia")
+    parameter(lab, "nvidia", "create_errno", "5")
+    said = vfiohost(lab, "mdev", "create", "-p", layout.T4, "-t", "T4-8Q", exits=1)
+    assert "[" not in said or UUID not in said
+    assert lab.call(guest.listdir, MDEVS) == []
+
+
+def test_t4_carries_one_type_on_its_physical_function(lab: Machine) -> None:
+    lab.call(guest.load, "nvidia")
+    create = ("mdev", "create", "-p", layout.T4, "-t")
+    made = vfiohost(lab, *create, "GRID T4-8Q", "-n", "2").splitlines()
+    assert [line.split()[1:3] for line in made] == [[layout.T4, "nvidia-233"]] * 2
+    assert "[no-instances]" in vfiohost(lab, *create, "T4-8Q", exits=4)
+    assert "[no-instances]" in vfiohost(lab, *create, "T4-4Q", exits=4)
+    vfiohost(lab, "mdev", "remove", *(line.split()[0] for line in made))
+    vfiohost(lab, *create, "T4-4Q", "-n", "4")
