@@ -47,6 +47,11 @@ STORE_TIMEOUT = 20.0
 READ_TIMEOUT = 2.0
 """Seconds that reading attributes behind the device lock may take, for all devices together."""
 
+# On Linux 6.1 the uevent of a device that is being let go does not answer until that is over
+# (uevent_show() in drivers/base/core.c takes the device lock): the silence says it all.
+RELEASING_TIMEOUT = 0.4
+"""Seconds that a list waits for devices that may be on their way out."""
+
 UDEV_TIMEOUT = 2.0
 """Seconds that udev may take to give new VFIO nodes their owner and mode."""
 
@@ -129,11 +134,12 @@ class Host:
         """Add the details of the devices whose VFIO driver may be on its way out.
 
         These have no driver while their group's node under ``/dev/vfio`` is still there; on most
-        hosts there are none, and nothing is read.
+        hosts there are none, and nothing is read. What gave no answer in 0.4 s is ``Unavailable``.
         """
         driverless = [d for d in snapshot.devices if d.driver is None and d.iommu_group is not None]
         nodes = self.vfio_nodes() if driverless else {}
-        return self.with_details(snapshot, [d for d in driverless if d.iommu_group in nodes])
+        leaving = [d for d in driverless if d.iommu_group in nodes]
+        return self.with_details(snapshot, leaving, timeout=RELEASING_TIMEOUT)
 
     def vfio_nodes(self) -> Mapping[int, str]:
         """The group nodes that exist now (``/dev/vfio/12``), by IOMMU group.

@@ -60,10 +60,12 @@ def test_differences_are_of_cases_that_there_are() -> None:
     assert DIFFERENCES.keys() <= {case.name for case in CASES}
 
 
+@pytest.mark.parametrize("line", ["list", "list --json", "groups --json", "mdev types"])
 def test_recorded_machine_lists_as_the_live_one(
-    lab: Machine, recorded: Recording, tmp_path: Path
+    lab: Machine, recorded: Recording, tmp_path: Path, line: str
 ) -> None:
-    live = lab.call(product.vfiohost, "list", within=120.0)
+    live = lab.call(product.vfiohost, *line.split(), within=120.0)
     testing.create(recorded, tmp_path / "host")
-    simulated = product.vfiohost("--root", str(tmp_path / "host"), "list")
+    simulated = product.vfiohost("--root", str(tmp_path / "host"), *line.split())
     assert (simulated["status"], simulated["stdout"]) == (live["status"], live["stdout"])
+    assert len(live["stdout"].split()) > 20

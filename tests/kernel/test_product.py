@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.kernel.lab.vm import Machine
 
 A10, OTHER_A10 = layout.A10S
-SECONDS_STUCK = 5.0
-"""A second on a server; the processor here is an emulated one that shares its time with others."""
+SECONDS_STUCK = 1.0
+"""In a Python that runs already: to start one takes longer than that in an emulated processor."""
 
 
 def test_list_shows_what_lspci_shows(lab: Machine) -> None:
@@ -171,13 +171,14 @@ def test_what_a_kill_leaves_is_recovered(lab: Machine) -> None:
     with pytest.raises(GuestError, match="status -9"):
         bind.result()
     parameter(lab, "nouveau", "remove_ms", "0")
-    assert "recover" in vfiohost(lab, "bind", OTHER_A10, exits=1)
-    dry = as_json(lab, "recover", "--dry-run")
-    assert len(dry["open"]) == 1
     deadline = time.monotonic() + 20.0
-    while (status := lab.call(product.vfiohost, "recover")["status"]) == 6:
+    while (done := lab.call(product.vfiohost, "bind", OTHER_A10))["status"] == 8:
+        assert "a helper process of it still waits in the kernel" in done["stderr"]
         assert time.monotonic() < deadline
-    assert status == 0
+    assert (done["status"], driver(lab, OTHER_A10)) == (1, "nouveau")
+    assert "`vfiohost recover`" in done["stderr"]
+    assert len(as_json(lab, "recover", "--dry-run")["open"]) == 1
+    vfiohost(lab, "recover")
     assert (driver(lab, A10), override(lab, A10)) == ("nouveau", "(null)")
     vfiohost(lab, "bind", OTHER_A10)
     assert driver(lab, OTHER_A10) == "vfio-pci"
@@ -219,10 +220,13 @@ def test_list_answers_while_an_unbind_is_stuck(lab: Machine) -> None:
         guest.store, "/sys/bus/pci/drivers/vfio-pci/unbind", layout.NIC, worker="stuck"
     )
     assert not unbind.done(within=2.0)
-    listed = lab.call(product.vfiohost, "list", within=20.0)
-    assert listed["status"] == 0
-    (line,) = [line for line in listed["stdout"].splitlines() if line.startswith(layout.NIC)]
-    assert " releasing " in line
-    assert listed["seconds"] < SECONDS_STUCK
+    seconds = []
+    for _ in range(3):  # the first one imports modules
+        listed = lab.call(product.vfiohost, "list", within=20.0)
+        assert listed["status"] == 0
+        (line,) = [line for line in listed["stdout"].splitlines() if line.startswith(layout.NIC)]
+        assert " releasing " in line
+        seconds.append(listed["seconds"])
+    assert min(seconds) < SECONDS_STUCK
     lab.call(vfio_user.close, worker="qemu")
     assert unbind.result() is None

@@ -160,10 +160,14 @@ def load(module: str, *parameters: str) -> None:
 
 
 def mdev_types(parent: str) -> dict[str, dict[str, str]]:
-    """Read the mdev types of a parent with all that they tell."""
+    """Read the mdev types of a parent with all that they tell; not each has a description."""
     top = f"/sys/class/mdev_bus/{parent}/mdev_supported_types"
     names = ("name", "available_instances", "description", "device_api")
     return {
-        name: {key: read(f"{top}/{name}/{key}").rstrip("\n") for key in names}
+        name: {
+            key: read(f"{top}/{name}/{key}").rstrip("\n")
+            for key in names
+            if Path(f"{top}/{name}/{key}").exists()
+        }
         for name in listdir(top)
     }
