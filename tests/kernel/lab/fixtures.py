@@ -47,7 +47,7 @@ def booted(name: str, image: Image) -> Iterator[Machine]:
 def record(name: str, machine: Machine) -> Recording:
     """Record a host that was booted.
 
-    What is the lab's own is taken out: the kernel's command line has paths of this computer.
+    What is the lab's own is taken out: its words on the kernel's command line.
 
     Raises:
         LabUnavailableError: this computer has no pci.ids.
