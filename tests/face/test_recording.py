@@ -97,7 +97,7 @@ def test_the_json_object(run: Runner, recorded: Maker, here: Path) -> None:
     size = len(found.functions), len({f.iommu_group for f in found.functions})
     assert (
         found.title
-        == "{} PCI functions in {} IOMMU groups, 1 x 1a03:2000, 2 x 10de:2236".format(*size)
+        == "{} PCI functions in {} IOMMU groups, 1 x 1013:00b8, 2 x 10de:2236".format(*size)
     )
     value = run("record", "-", "--umockdev", "--json", root=root).value["recording"]
     assert (value["file"], value["format"]) == (None, "umockdev")
