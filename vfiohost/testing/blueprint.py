@@ -79,8 +79,9 @@ class Blueprint:
 
         A driver whose table was not recorded has the ids that it was bound to.
         """
-        if any(fnmatchcase(modalias, pattern) for pattern in self.id_table(driver)):
-            return True
+        table = self.id_table(driver)
+        if table:
+            return any(fnmatchcase(modalias, pattern) for pattern in table)
         ids = _IDS.match(modalias)
         return ids is not None and ids[0] in self._seen_on.get(driver, ())
 

@@ -81,6 +81,9 @@ def store_driver_override(machine: Machine, path: str, data: bytes) -> None:
 
 def store_new_id(machine: Machine, driver: str, data: bytes) -> None:
     """``new_id_store``: every free device that has the id is probed at once."""
+    if machine.operation.attaching == driver:  # it has been blocked in there
+        driver_core.driver_attach(machine, driver)
+        return
     fields = kernel_text.hex_fields(data, most=7)
     if len(fields) < _IDS:
         raise AnswerError(errno.EINVAL)

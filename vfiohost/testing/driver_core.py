@@ -65,11 +65,21 @@ def probe_all(machine: Machine, address: str) -> ProbeFailure | None:
 
 
 def driver_attach(machine: Machine, driver: str) -> None:
-    """``driver_attach``: let a driver take every free device that it matches."""
+    """``driver_attach``: let a driver take every free device that it matches.
+
+    Raises:
+        BlockedError: the lock of one is held; even that of a bound one is waited for
+            (``__driver_attach``). Goes on when it is called again in the same operation.
+    """
+    machine.operation.attaching = driver
     for address in machine.tree.listing(PCI_DEVICES):
-        is_free = machine.driver_of(address) is None and not machine.is_locked(address)
-        if is_free and matches(machine, driver, address):
+        if not matches(machine, driver, address):
+            continue
+        machine.lock(address)
+        if machine.driver_of(address) is None:
             probe(machine, driver, address)
+        machine.unlock(address)
+    machine.operation.attaching = ""
 
 
 def probe(machine: Machine, driver: str, address: str) -> ProbeFailure | None:

@@ -89,6 +89,10 @@ class Machine:
             raise BlockedError
         self.held.append(device)
 
+    def unlock(self, device: str) -> None:
+        """Release a lock before the operation ends (``device_unlock``)."""
+        self.held.remove(device)
+
     def is_locked(self, device: str) -> bool:
         """Whether a blocked operation holds a device's lock."""
         mine = self.operation.number

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PARENTS = "sys/class/mdev_bus"
 _TYPES = "mdev_supported_types"
+_COUNTED_BY_CORE = frozenset({"mdpy"})  # as max_instances says in samples/vfio-mdev/mdpy.c
 
 
 # ---- stores -----------------------------------------------------------------------------------
@@ -67,6 +68,10 @@ def store_unbind(machine: Machine, driver: str, data: bytes) -> None:
     if path is None or (bound != driver and not machine.is_resumed):
         raise AnswerError(errno.ENODEV)
     _detach(machine, path)
+    parent = posixpath.dirname(path)
+    table = _table(machine, parent)
+    if table is not None:
+        _update_counts(machine, parent, table)
 
 
 def store_bind(_machine: Machine, _driver: str, _data: bytes) -> None:
@@ -309,7 +314,11 @@ def _scope(machine: Machine, parent: str, table: MdevTable) -> list[str]:
 def _left(machine: Machine, parents: list[str], table: MdevTable) -> dict[tuple[str, str], int]:
     """How many more devices can be made, by parent and type, where all parents share a scope."""
     known = {each.type_id for each in table.types}
-    used = [device for device in _devices(machine).values() if device[0] in parents]
+    used = [
+        (parent, type_id)
+        for uuid, (parent, type_id) in _devices(machine).items()
+        if parent in parents and _is_counted(machine, f"{parent}/{uuid}", table)
+    ]
     in_scope = Counter(type_id for _, type_id in used if type_id in known)
     on_parent = Counter(parent for parent, _ in used)
     return {
@@ -317,6 +326,16 @@ def _left(machine: Machine, parents: list[str], table: MdevTable) -> dict[tuple[
         for parent in parents
         for each in table.types
     }
+
+
+def _is_counted(machine: Machine, path: str, table: MdevTable) -> bool:
+    """Whether a device takes its share: most drivers give it back when they let go of a device.
+
+    They count where the VFIO device is made and released (``mtty_release_dev`` in
+    ``samples/vfio-mdev/mtty.c``); only for those without ``get_available`` the core counts, until
+    the mediated device is gone (``mdev_device_release``).
+    """
+    return table.driver in _COUNTED_BY_CORE or _driver_of(machine, path) is not None
 
 
 def _update_counts(

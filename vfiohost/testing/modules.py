@@ -28,6 +28,8 @@ def load(machine: Machine, name: str) -> None:
     if module is None:
         raise AnswerError(errno.ENOENT, "load")
     if module.state == "builtin" or _is_loaded(machine, module.name):
+        if machine.operation.attaching in [driver.name for driver in module.drivers]:
+            driver_core.driver_attach(machine, machine.operation.attaching)
         return
     for needed in module.depends:
         load(machine, needed)

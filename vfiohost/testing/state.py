@@ -56,6 +56,7 @@ class Pending:
         locks: devices whose lock it holds.
         abandoned: its caller waits no more.
         as_root: root has opened the attribute.
+        attaching: the driver that it is offering devices to.
     """
 
     number: int
@@ -67,6 +68,7 @@ class Pending:
     locks: list[str] = attrs.field(factory=list)
     abandoned: bool = False
     as_root: bool = True
+    attaching: str = ""
 
 
 @attrs.define
