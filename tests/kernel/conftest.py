@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,10 +42,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--steps",
         type=int,
-        default=400,
-        help="how many random steps the real kernel and the simulated one take (default: 400)",
+        default=2000,
+        help="how many random steps the real kernel and the simulated one take (default: 2000)",
     )
     parser.addoption("--seed", type=int, default=1, help="the first random sequence (default: 1)")
+    parser.addoption(
+        "--record-start",
+        metavar="FILE",
+        default="",
+        help="write the recording of the host that the random sequences start with",
+    )
+    parser.addoption(
+        "--summary",
+        metavar="FILE",
+        default="",
+        help="write what the random sequences have shown: Markdown (.md) or JSON",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -188,3 +202,13 @@ def recorded_with_nvidia(machines: Machines) -> Recording:
     text = machine.call(product.record, "the lab's machine with vGPUs", within=RECORD_SECONDS)
     machines.settle()
     return recording.parse(text)
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder for simulated hosts, which are thousands of small files: disks are slow at them."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="vfiohost-", dir=memory if memory.is_dir() else None
+    ) as folder:
+        yield Path(folder)

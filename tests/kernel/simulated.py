@@ -31,13 +31,19 @@ from vfiohost.model import Unavailable
 if TYPE_CHECKING:
     from vfiohost.testing import Cdev, Holder, Iommufd, OpenAttribute, SimulatedKernel
 
-PATIENCE = 0.2
 READ_SECONDS = 30.0
 _PROBE_ERRNO = re.compile(r"/sys/module/(nouveau|nvidia)/parameters/probe_errno")
 
 
 class Simulated:
-    """Does what scenarios say to a simulated host."""
+    """Does what scenarios say to a simulated host.
+
+    Attributes:
+        patience: how long a store may take, in seconds, until it counts as blocked.
+        blocked: numbers of the stores that have blocked, among the kernel's answers.
+    """
+
+    patience = 0.2
 
     def __init__(self, kernel: SimulatedKernel) -> None:
         self._kernel = kernel
@@ -46,7 +52,7 @@ class Simulated:
         self._cdevs: dict[str, Cdev] = {}
         self._iommufds: dict[str, Iommufd] = {}
         self._ioas: dict[str, int] = {}
-        self._blocked: list[int] = []
+        self.blocked: list[int] = []
         self._kept: OpenAttribute | None = None
         self._kept_folder = -1
         self._kept_name = ""
@@ -63,11 +69,15 @@ class Simulated:
             case Open() | GetDevice() | OpenCdev() | Ioctl() | Close():
                 return self._use(action)
             case Finish():
-                assert self._blocked, "nothing has blocked"
-                number = self._kernel.answers[self._blocked.pop(0)].errno
-                return "pending" if number is None else _outcome("write", number)
+                assert self.blocked, "nothing has blocked"
+                return self.outcome_of(self.blocked.pop(0))
             case Together():
                 return "cannot be told: no store takes any time"
+
+    def outcome_of(self, number: int) -> str:
+        """Say how a store that blocked has ended."""
+        errno = self._kernel.answers[number].errno
+        return "pending" if errno is None else _outcome("write", errno)
 
     def link(self, path: str) -> str | None:
         """Read the last component of a link's target."""
@@ -99,11 +109,11 @@ class Simulated:
             return self._fail_probes(stand_in[1], int(store.value))
         path = store.path.lstrip("/")
         try:
-            self._kernel.store(path, store.value, timeout=PATIENCE, as_root=store.as_root)
+            self._kernel.store(path, store.value, timeout=self.patience, as_root=store.as_root)
         except KernelError as error:
             return _outcome(error.op, error.errno or 0)
         except StoreTimeoutError:
-            self._blocked.append(len(self._kernel.answers) - 1)
+            self.blocked.append(len(self._kernel.answers) - 1)
             return "blocks"
         return "ok"
 
@@ -118,9 +128,12 @@ class Simulated:
         kernel = self._kernel
         do = kernel.load_module if isinstance(action, Load) else kernel.unload_module
         try:
-            do(action.module, timeout=PATIENCE)
+            do(action.module, timeout=self.patience)
         except KernelError:
             return "fails"
+        except StoreTimeoutError:
+            self.blocked.append(len(self._kernel.answers) - 1)
+            return "blocks"
         return "ok"
 
     def _keeper(self, action: Keep | Write | OpenAgain) -> str:
@@ -131,7 +144,7 @@ class Simulated:
                     self._keep(path)
                 case Write(value):
                     assert self._kept is not None, "nothing is kept open"
-                    self._kept.write(value, timeout=PATIENCE)
+                    self._kept.write(value, timeout=self.patience)
                 case OpenAgain():
                     os.close(os.open(self._kept_name, os.O_WRONLY, dir_fd=self._kept_folder))
         except KernelError as error:

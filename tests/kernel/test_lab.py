@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.cases import CASES
-from tests.kernel.differential import Difference, cut_down, find_difference, make_sequence
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds
@@ -109,39 +108,3 @@ def test_failed_program_shows_what_it_said() -> None:
         run("sh", "-c", "echo out; echo err >&2; exit 3")
     assert succeeds("true")
     assert not succeeds("false")
-
-
-class Counter(Dummy):
-    """A kernel that counts stores, and forgets every one that brings it to its limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__("ok")
-        self.limit = limit
-        self.restart()
-
-    def perform(self, action: Action) -> str:
-        if isinstance(action, Store) and action.value == "count" and self.count < self.limit - 1:
-            self.count += 1
-        return "ok"
-
-    def state(self, locked: list[str]) -> dict[str, str]:
-        return {"count": str(self.count)}
-
-    def restart(self) -> None:
-        self.count = 0
-
-
-def test_difference_is_cut_down_to_what_is_needed_for_it() -> None:
-    one, other = Counter(limit=9), Counter(limit=3)
-    noise, count = Store("/p", "noise"), Store("/p", "count")
-    actions = (noise, count, noise, noise, count, noise, count, noise)
-    found = find_difference(one, other, actions)
-    assert found == Difference(actions[:7], ("count: 3, 2",))
-    assert cut_down(one, other, found) == Difference((count,) * 3, ("count: 3, 2",))
-    assert find_difference(one, other, actions[:6]) is None
-
-
-def test_sequence_is_named_by_its_seed() -> None:
-    assert make_sequence(7, 40) == make_sequence(7, 40)
-    assert make_sequence(7, 40) != make_sequence(8, 40)
-    assert len(make_sequence(7, 40)) == 40

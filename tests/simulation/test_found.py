@@ -12,7 +12,7 @@ from vfiohost.errors import StoreTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vfiohost.testing.kernel import Holder
+    from vfiohost.testing import Holder
 
 DRIVERS = "sys/bus/pci/drivers"
 

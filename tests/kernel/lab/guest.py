@@ -27,10 +27,18 @@ def store(path: str, value: str, *, as_root: bool = True) -> list[str | int] | N
     Returns:
         ``None``, or the phase that failed (``open`` or ``write``) and its errno.
     """
+    if as_root:
+        return _store(path, value)
+    os.seteuid(NOBODY)
+    try:
+        return _store(path, value)
+    finally:
+        os.seteuid(0)
+
+
+def _store(path: str, value: str) -> list[str | int] | None:
     phase = "open"
     try:
-        if not as_root:
-            os.seteuid(NOBODY)
         fd = os.open(path, os.O_WRONLY)
         try:
             phase = "write"
@@ -39,8 +47,6 @@ def store(path: str, value: str, *, as_root: bool = True) -> list[str | int] | N
             os.close(fd)
     except OSError as error:
         return [phase, error.errno or 0]
-    finally:
-        os.seteuid(0)
     return None
 
 

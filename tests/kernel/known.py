@@ -1,0 +1,56 @@
+"""The differences between Linux and its simulation that are left, by name, each with its reason.
+
+A sequence ends where one of them shows; the summary of a run counts them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tests.kernel.differential import describe
+
+if TYPE_CHECKING:
+    from tests.kernel.differential import Difference
+
+
+@attrs.frozen
+class Known:
+    """A difference that is known.
+
+    Attributes:
+        reason: why it is left.
+        text: matches one of the things that differ: ``what: on Linux | in the simulation``.
+        action: matches the action that shows it.
+    """
+
+    reason: str
+    text: re.Pattern[str]
+    action: re.Pattern[str] = re.compile(".*")
+
+
+KNOWN = {
+    "nvidia-vf-on-vfio-pci": Known(
+        "the simulation speaks for NVIDIA's vGPU driver, whose virtual functions vfio-pci refuses; "
+        "those of the stand-in it takes",
+        re.compile(r"0000:0[34]:00\.[4-7] driver: vfio-pci \| as it was"),
+    ),
+    "nvme-6.1-lets-go-later": Known(
+        "before 6.2 nvme takes a virtual function that is offline, and lets go of it in the "
+        "background; the simulation has its probe fail, as it does since",
+        re.compile(r"outcome: (ok|write EBUSY) \| write ENODEV"),
+        re.compile(r"'0000:02:00\.[1-4](\\n)?' > /sys/bus/pci/drivers/nvme/(un)?bind"),
+    ),
+}
+
+
+def name_of(found: Difference) -> str | None:
+    """Name the known difference that this one is, if it is one."""
+    texts = [f"{what}: {linux} | {simulation}" for what, linux, simulation in found.texts]
+    for name, known in KNOWN.items():
+        shows = known.action.fullmatch(describe(found.actions[-1]))
+        if shows and any(known.text.fullmatch(text) for text in texts):
+            return name
+    return None

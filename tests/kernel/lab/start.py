@@ -1,0 +1,123 @@
+"""The state in which random sequences start: richer than that of other tests, so that they get far.
+
+NVIDIA's stand-in is loaded and takes stores to ``sriov_numvfs``; the disk and the first A10 have
+virtual functions. Called in the guest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from tests.kernel.lab import hoststate
+from tests.kernel.lab.guest import listdir, load, run, store
+from tests.kernel.lab.layout import A10S, NVME, NVME_VFS
+from tests.kernel.lab.state import DEVICES, DRIVERS
+
+PFS = {NVME: ("nvme", 2), A10S[0]: ("nvidia", 2)}
+"""Which driver they have at the start, and how many virtual functions."""
+EXTRAS = ("nouveau",)
+"""What sequences may load."""
+BASE = Path("/run/vfiohost-start.json")
+SETTLE_SECONDS = 30.0
+
+
+def begin() -> dict[str, str]:
+    """Bring a machine from its first state to this one, and return what it is like."""
+    load("nvidia", "sriov=1")
+    for address, (_, count) in PFS.items():
+        _need(f"{DEVICES}/{address}/sriov_numvfs", str(count))
+    settle()
+    state = hoststate.read("/")
+    BASE.write_text(json.dumps(state))
+    return state
+
+
+def restore(ids: list[list[str]]) -> None:
+    """Bring this state back after a sequence: undo what is different, and nothing else.
+
+    Args:
+        ids: drivers and ids that were added; nothing shows them.
+
+    Raises:
+        RuntimeError: it does not come back; names what differs.
+    """
+    base: dict[str, str] = json.loads(BASE.read_text())
+    for driver, identity in ids:
+        while store(f"{DRIVERS}/{driver}/remove_id", identity) is None:
+            pass
+    for address in listdir(DEVICES):  # a stored "(null)" reads as if there were none
+        store(f"{DEVICES}/{address}/driver_override", "\n")
+    settle()
+    for _ in range(2):  # what comes back as a virtual function may have to be undone, too
+        state = hoststate.read("/")
+        if state == base:
+            return
+        _undo(base, state)
+        settle()
+    state = hoststate.read("/")
+    if state != base:
+        keys = sorted(key for key in base.keys() | state.keys() if base.get(key) != state.get(key))
+        texts = [f"{key}: {base.get(key)} became {state.get(key)}" for key in keys]
+        raise RuntimeError(f"the start does not come back: {'; '.join(texts)}")
+
+
+def settle() -> None:
+    """Wait until the driver of the disk has let go of its virtual functions.
+
+    They are offline. Since Linux 6.2 its probe says so; before, it took them, tried in the
+    background, and let go of them then (``nvme_remove_dead_ctrl`` in ``drivers/nvme/host/pci.c``).
+
+    Raises:
+        RuntimeError: it does not let go.
+    """
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while any(Path(f"{DRIVERS}/nvme/{address}").exists() for address in NVME_VFS):
+        if time.monotonic() > deadline:
+            raise RuntimeError("nvme keeps a virtual function that is offline")
+        time.sleep(0.02)
+
+
+def _undo(base: dict[str, str], state: dict[str, str]) -> None:
+    for uuid in listdir("/sys/bus/mdev/devices"):
+        store(f"/sys/bus/mdev/devices/{uuid}/remove", "1")
+    store("/sys/bus/pci/drivers_autoprobe", "1")
+    for module in EXTRAS:
+        if Path(f"/sys/module/{module}").exists():
+            run(["modprobe", "-r", module])
+    for pf in PFS:
+        store(f"{DEVICES}/{pf}/sriov_drivers_autoprobe", "1")
+    for address in [key.split()[0] for key in base if key.endswith(" driver")]:
+        _give_back(address, base, state)
+    keys = [
+        key for key in base if key.split()[0] in PFS and key.split()[-1] in ("numvfs", "virtfn")
+    ]
+    keys += [key for key in base if key.startswith("group ")]
+    if any(base[key] != state.get(key) for key in keys):
+        _make_vfs_again()
+
+
+def _give_back(address: str, base: dict[str, str], state: dict[str, str]) -> None:
+    """Give a function its driver back."""
+    driver, now = base[f"{address} driver"], state.get(f"{address} driver", "-")
+    if driver == now:
+        return
+    if now != "-":
+        store(f"{DRIVERS}/{now}/unbind", address)
+    if driver != "-":
+        store(f"{DRIVERS}/{driver}/bind", address)
+
+
+def _make_vfs_again() -> None:
+    """Remove all virtual functions and make them in order, so that their groups are the same."""
+    for pf in PFS:
+        store(f"{DEVICES}/{pf}/sriov_numvfs", "0")
+    for pf, (_, count) in PFS.items():
+        store(f"{DEVICES}/{pf}/sriov_numvfs", str(count))
+
+
+def _need(path: str, value: str) -> None:
+    failed = store(path, value)
+    if failed is not None:
+        raise RuntimeError(f"storing {value} in {path} failed: {failed}")

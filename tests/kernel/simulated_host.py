@@ -1,0 +1,100 @@
+"""The simulated kernel as the other side of random sequences."""
+
+from __future__ import annotations
+
+import shutil
+from errno import EIO, ENODEV
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tests.kernel.lab import hoststate
+from tests.kernel.scenario import Close, Open
+from tests.kernel.simulated import Simulated
+from tests.kernel.stepping import Step, Stepper
+from vfiohost import testing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+
+    from tests.kernel.scenario import Action
+    from vfiohost.recording import Recording
+
+CAN_MAKE_VFS = ("nvme", "nvidia")
+FAILING_PROBES = (
+    ("nvme", "0000:02:00.[1-4]", ENODEV),
+    ("nouveau", "0000:0[34]:00.[4-7]", ENODEV),
+    ("e1000", "0000:0[1-7]:*", EIO),
+    ("e1000", "0000:00:0[0-7]*", EIO),
+    ("e1000", "0000:00:0[b-f]*", EIO),
+    ("e1000", "0000:00:1*", EIO),
+)
+"""What drivers themselves say to devices: the disk's virtual functions are offline, and others are
+no network cards."""
+
+
+class SimulatedHost(Simulated):
+    """One simulated host; its stores never wait."""
+
+    patience = 0.0
+
+    def begin(self, action: Action) -> str:
+        """Do an action: its outcome, or ``blocks``."""
+        outcome = self.perform(action)
+        # Opening takes several system calls, which executors call what they like.
+        return outcome.split()[-1] if isinstance(action, Open) else outcome
+
+    def let_go(self) -> list[str]:
+        """Close all that is open; the outcomes of what has blocked, in the order of beginning."""
+        self.perform(Close())
+        blocked, self.blocked = self.blocked, []
+        return [self.outcome_of(number) for number in blocked]
+
+    def state(self, locked: Collection[str]) -> dict[str, str]:
+        """Read what actions change."""
+        return hoststate.read(self._kernel.root, locked)
+
+
+class Simulations:
+    """Simulated hosts that all begin alike.
+
+    Args:
+        recorded: the host.
+        folder: a place for one that is kept as it is, and for one to work with.
+    """
+
+    def __init__(self, recorded: Recording, folder: Path) -> None:
+        self._first = folder / "first"
+        self._used = folder / "used"
+        kernel = testing.create(with_sriov(recorded), self._first)
+        for driver, addresses, number in FAILING_PROBES:
+            kernel.fail_probe(driver, addresses, number)
+        kernel.sysfs.close()
+
+    def run(self, actions: Iterable[Action]) -> Iterator[Step]:
+        """Do a sequence to a new host."""
+        shutil.rmtree(self._used, ignore_errors=True)
+        shutil.copytree(self._first, self._used, symlinks=True)
+        kernel = testing.SimulatedKernel(self._used)
+        try:
+            stepper = Stepper(SimulatedHost(kernel))
+            for action in actions:
+                yield stepper.take(action)
+        finally:
+            kernel.sysfs.close()
+
+
+def with_sriov(recorded: Recording) -> Recording:
+    """Say which drivers can make virtual functions: nothing of a live host tells."""
+    modules = tuple(
+        attrs.evolve(
+            module,
+            drivers=tuple(
+                attrs.evolve(driver, sriov=driver.sriov or driver.name in CAN_MAKE_VFS)
+                for driver in module.drivers
+            ),
+        )
+        for module in recorded.modules
+    )
+    return attrs.evolve(recorded, modules=modules)
