@@ -36,7 +36,7 @@ from tests.kernel.lab.layout import (
     T4,
     TWIN_NICS,
 )
-from tests.kernel.scenario import Close, Load, Open, Store
+from tests.kernel.scenario import Close, Load, Open, Store, Unload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +76,12 @@ VGPUS = tuple(
     for number in numbers
 )
 
+MODULES = ("nouveau", "nouveau", "mtty", "mdpy", "mbochs")
+REMOVABLE = (EDU, T4, A10S[1], *RTX3090)
+"""Functions without virtual ones: removals, slow binds and numvfs at once can deadlock Linux."""
+
+modules = st.sampled_from(MODULES)
+removable = st.sampled_from(REMOVABLE)
 drivers = st.sampled_from(("vfio-pci",) * 4 + ("nvme", "nvidia", "e1000", "pcieport", "nosuch"))
 natives = st.sampled_from(tuple(NATIVE))
 quick = st.sampled_from(QUICK)
@@ -186,6 +192,26 @@ def on_mdev_driver(verb: str, driver: str, uuid: str) -> Store:
     return Store(f"/sys/bus/mdev/drivers/{driver}/{verb}", uuid)
 
 
+def remove_function(address: str, flag: str) -> Store:
+    """Take a function out of the host."""
+    return Store(f"{DEVICES}/{address}/remove", flag)
+
+
+def remove_open(address: str) -> tuple[Action, ...]:
+    """Take a function out of the host that somebody has open."""
+    return (*to_vfio(address), Open(address), remove_function(address, "1"))
+
+
+def rescan(flag: str) -> Store:
+    """Look for functions."""
+    return Store("/sys/bus/pci/rescan", flag)
+
+
+def reset(address: str, flag: str) -> Store:
+    """Reset a function."""
+    return Store(f"{DEVICES}/{address}/reset", flag)
+
+
 def autoprobe(flag: str) -> Store:
     """Say whether drivers that are loaded take devices."""
     return Store("/sys/bus/pci/drivers_autoprobe", flag)
@@ -245,7 +271,12 @@ ACTIONS: dict[str, tuple[int, SearchStrategy[tuple[Action, ...]]]] = {
         1,
         _each(held_up_vfs, st.sampled_from(NVME_VFS[:2]), st.just(NVME)),
     ),
-    "load": (1, st.just((Load("nouveau"),))),
+    "load": (1, _each(Load, modules)),
+    "unload": (1, _each(Unload, modules)),
+    "remove a function": (2, _each(remove_function, removable, flags)),
+    "remove a function that is open": (1, _each(remove_open, removable)),
+    "rescan": (3, _each(rescan, flags)),
+    "reset": (2, _each(reset, quick, flags)),
 }
 """Weights and strategies, by name."""
 

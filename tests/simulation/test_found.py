@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.hosts import NIC, NIC_SIBLING, UUID, Shell, answers
+from tests.simulation.hosts import NIC, NIC_SIBLING, NVME, NVME_VFS, UUID, Shell, answers
 from vfiohost.errors import StoreTimeoutError
 
 if TYPE_CHECKING:
@@ -90,3 +90,17 @@ def test_who_counts_mdevs_says_when_a_share_is_given_back(
     assert host.available(parent, type_id) == left
     host.remove(UUID)
     assert host.available(parent, type_id) == max(left, 4)
+
+
+def test_a_vf_that_is_being_removed_has_no_link_to_its_pf(host: Shell) -> None:
+    # pci_iov_remove_virtfn (drivers/pci/iov.c) removes both links before it stops the device.
+    host.numvfs(NVME, "2")
+    vf = NVME_VFS[0]
+    host.to_vfio(vf)
+    with host.kernel.open_device(vf):
+        with pytest.raises(StoreTimeoutError):
+            host.numvfs(NVME, "0", timeout=0)
+        assert not host.exists(f"sys/bus/pci/devices/{NVME}/virtfn0")
+        assert host.exists(f"sys/bus/pci/devices/{vf}")
+        assert not host.exists(f"sys/bus/pci/devices/{vf}/physfn")
+    assert not host.exists(f"sys/bus/pci/devices/{vf}")

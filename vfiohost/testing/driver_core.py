@@ -117,7 +117,6 @@ def _probe_errno(machine: Machine, driver: str, address: str, path: str) -> int:
 
 def _vfio_probe_errno(machine: Machine, driver: str, path: str) -> int:
     """``vfio_pci_probe`` and ``vfio_pci_core_register_device``."""
-    tree = machine.tree
     ids = ids_of(machine.modalias(path))
     vendor, device, *_, class_code = ids or (0, 0, 0)
     allowed = parameters.is_set(machine, "vfio_pci", "disable_denylist")
@@ -128,7 +127,7 @@ def _vfio_probe_errno(machine: Machine, driver: str, path: str) -> int:
         return errno.EINVAL
     if num_vfs(machine, path):
         return errno.EBUSY
-    physfn = tree.link_name(f"{path}/physfn")
+    physfn = machine.physfn_of(path)
     if vendor == _NVIDIA and physfn is not None and machine.driver_of(physfn) == "nvidia":
         return errno.EINVAL
     has_group = machine.group_of(path) is not None
@@ -202,6 +201,6 @@ def num_vfs(machine: Machine, path: str) -> int:
 
 def _autoprobes(machine: Machine, path: str) -> bool:
     """Whether a device without an override is probed at all (``pci_device_can_probe``)."""
-    physfn = machine.tree.link_name(f"{path}/physfn")
+    physfn = machine.physfn_of(path)
     parent = None if physfn is None else machine.pci_path(physfn)
     return parent is None or machine.tree.text(f"{parent}/sriov_drivers_autoprobe") != "0"

@@ -120,6 +120,11 @@ class Machine:
             return None
         return path if path.startswith("sys/devices/") else None
 
+    def physfn_of(self, path: str) -> str | None:
+        """Address of the physical function of a virtual one, even when it is being removed."""
+        leaving = self.state.leaving.get(path.rsplit("/", 1)[-1])
+        return leaving or self.tree.link_name(f"{path}/physfn")
+
     def group_of(self, path: str) -> int | None:
         """Number of a device's IOMMU group."""
         name = self.tree.link_name(f"{path}/iommu_group")

@@ -172,7 +172,7 @@ def _virtual_parents(machine: Machine, module: str) -> dict[str, MdevTable]:
 def _table_of_device(machine: Machine, path: str) -> MdevTable | None:
     name = machine.blueprint.virtual_parents.get(path)
     if name is None:
-        physfn = machine.tree.link_name(f"{path}/physfn")
+        physfn = machine.physfn_of(path)
         name = machine.blueprint.mdev_table_name(posixpath.basename(path), physfn)
     return machine.blueprint.tables.get(name or "")
 
@@ -300,13 +300,13 @@ def _scope(machine: Machine, parent: str, table: MdevTable) -> list[str]:
     tree = machine.tree
     if table.scope == "parent":
         return [parent]
-    physfn = tree.link_name(f"{parent}/physfn") or posixpath.basename(parent)
+    physfn = machine.physfn_of(parent) or posixpath.basename(parent)
     others = [tree.resolve(f"{_PARENTS}/{name}") for name in tree.listing(_PARENTS)]
     return [parent] + [
         other
         for other in others
         if other != parent
-        and (tree.link_name(f"{other}/physfn") or posixpath.basename(other)) == physfn
+        and (machine.physfn_of(other) or posixpath.basename(other)) == physfn
         and _table_of_device(machine, other) is table
     ]
 

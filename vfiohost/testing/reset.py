@@ -100,7 +100,7 @@ def _supported(machine: Machine, path: str) -> list[str]:
     """
     address = posixpath.basename(path)
     known = machine.blueprint.functions
-    physfn = machine.tree.link_name(f"{path}/physfn")
+    physfn = machine.physfn_of(path)
     if physfn is not None:
         vf = known.get(address) or machine.blueprint.vf_template(physfn, 0)
         return _recorded(vf) or list(_OF_A_VF)

@@ -73,7 +73,7 @@ def store_vf_msix_count(machine: Machine, path: str, data: bytes) -> None:
     value = kernel_text.unsigned(data, bits=31)
     if value is None:
         raise AnswerError(errno.EINVAL)
-    physfn = machine.tree.link_name(f"{path}/physfn") or ""
+    physfn = machine.physfn_of(path) or ""
     machine.lock(physfn)
     if machine.driver_of(physfn) not in _SETS_MSIX_VECTORS:
         raise AnswerError(errno.EOPNOTSUPP)
@@ -86,7 +86,8 @@ def disable(machine: Machine, address: str) -> None:
     """``sriov_disable``: remove the virtual functions, the first one first.
 
     Raises:
-        BlockedError: one of them is open. Its ``virtfnN`` link is gone already.
+        BlockedError: one of them is open. Its links ``virtfnN`` and ``physfn`` are gone already
+            (``pci_iov_remove_virtfn``).
     """
     tree = machine.tree
     path = machine.pci_path(address)
@@ -98,8 +99,11 @@ def disable(machine: Machine, address: str) -> None:
         vf_path = machine.pci_path(vf)
         if vf_path is None:
             continue
+        machine.state.leaving[vf] = address
+        tree.remove(f"{vf_path}/physfn")
         driver_core.detach(machine, vf)
         driver_core.destroy(machine, vf_path)
+        del machine.state.leaving[vf]
     if tree.exists(f"{path}/sriov_numvfs"):
         tree.write(f"{path}/sriov_numvfs", "0\n")
 

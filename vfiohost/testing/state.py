@@ -128,6 +128,8 @@ class State:
         failing_probes: driver glob, address glob, errno.
         releasing: by address: the driver that is being unbound, whose link is gone already.
         vf_tokens: by address of a physical function on vfio-pci: the UUID that its user gave it.
+        leaving: virtual functions that are being removed, whose link is gone already, with their
+            physical function.
         zombies: by UUID.
         hidden: by path.
         vfio_numbers: by address or UUID: N of ``vfioN``, from register until the last user is gone.
@@ -147,6 +149,7 @@ class State:
     failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
     releasing: dict[str, str] = attrs.field(factory=dict)
     vf_tokens: dict[str, str] = attrs.field(factory=dict)
+    leaving: dict[str, str] = attrs.field(factory=dict)
     zombies: dict[str, Zombie] = attrs.field(factory=dict)
     hidden: dict[str, Hidden] = attrs.field(factory=dict)
     vfio_numbers: dict[str, int] = attrs.field(factory=dict)

@@ -18,7 +18,8 @@ from tests.kernel.lab.state import DEVICES, DRIVERS
 PFS = {NVME: ("nvme", 2), A10S[0]: ("nvidia", 2)}
 """Which driver they have at the start, and how many virtual functions."""
 EXTRAS = ("nouveau",)
-"""What sequences may load."""
+MODULES = ("mtty", "mdpy", "mbochs")
+"""What sequences may load, and unload."""
 BASE = Path("/run/vfiohost-start.json")
 SETTLE_SECONDS = 30.0
 
@@ -50,7 +51,7 @@ def restore(ids: list[list[str]]) -> None:
     for address in listdir(DEVICES):  # a stored "(null)" reads as if there were none
         store(f"{DEVICES}/{address}/driver_override", "\n")
     settle()
-    for _ in range(2):  # what comes back as a virtual function may have to be undone, too
+    for _ in range(3):  # what comes back may have to be undone, too
         state = hoststate.read("/")
         if state == base:
             return
@@ -83,19 +84,24 @@ def _undo(base: dict[str, str], state: dict[str, str]) -> None:
     for uuid in listdir("/sys/bus/mdev/devices"):
         store(f"/sys/bus/mdev/devices/{uuid}/remove", "1")
     store("/sys/bus/pci/drivers_autoprobe", "1")
-    for module in EXTRAS:
-        if Path(f"/sys/module/{module}").exists():
-            run(["modprobe", "-r", module])
+    for module in filter(_is_loaded, EXTRAS):
+        run(["modprobe", "-r", module])
+    for module in MODULES:
+        if not _is_loaded(module):
+            load(module)
     for pf in PFS:
         store(f"{DEVICES}/{pf}/sriov_drivers_autoprobe", "1")
-    for address in [key.split()[0] for key in base if key.endswith(" driver")]:
+    addresses = [key.split()[0] for key in base if key.endswith(" driver")]
+    for address in addresses:
         _give_back(address, base, state)
-    keys = [
-        key for key in base if key.split()[0] in PFS and key.split()[-1] in ("numvfs", "virtfn")
-    ]
-    keys += [key for key in base if key.startswith("group ")]
-    if any(base[key] != state.get(key) for key in keys):
-        _make_vfs_again()
+    wrong = [a for a in addresses if base[f"{a} group"] != state.get(f"{a} group")]
+    counts = [key for key in base if key.split()[-1] in ("numvfs", "virtfn")]
+    if wrong or any(base[key] != state.get(key) for key in counts):
+        _make_again([address for address in wrong if base[f"{address} physfn"] == "-"])
+
+
+def _is_loaded(module: str) -> bool:
+    return Path(f"/sys/module/{module}").exists()
 
 
 def _give_back(address: str, base: dict[str, str], state: dict[str, str]) -> None:
@@ -109,10 +115,18 @@ def _give_back(address: str, base: dict[str, str], state: dict[str, str]) -> Non
         store(f"{DRIVERS}/{driver}/bind", address)
 
 
-def _make_vfs_again() -> None:
-    """Remove all virtual functions and make them in order, so that their groups are the same."""
+def _make_again(addresses: list[str]) -> None:
+    """Find functions again and make all virtual ones, in order, so that their groups are the same.
+
+    Args:
+        addresses: the functions that are not there, or in another group.
+    """
     for pf in PFS:
         store(f"{DEVICES}/{pf}/sriov_numvfs", "0")
+    for address in addresses:
+        store(f"{DEVICES}/{address}/remove", "1")
+    if addresses:
+        store("/sys/bus/pci/rescan", "1")
     for pf, (_, count) in PFS.items():
         store(f"{DEVICES}/{pf}/sriov_numvfs", str(count))
 
