@@ -19,11 +19,13 @@ mountpoint -q "$rootfs/proc" || {
 }
 cp -L /etc/resolv.conf "$rootfs/etc/resolv.conf"
 
-for block in try test; do
+for block in try test lab; do
     printf '\n=== README.md: %s\n' "$block"
-    rm -rf "$rootfs/root/vfiohost"
-    mkdir "$rootfs/root/vfiohost"
-    git -C "$repo" archive HEAD | tar -x -C "$rootfs/root/vfiohost"
+    if [ "$block" != lab ]; then # that goes on where `test` ended
+        rm -rf "$rootfs/root/vfiohost"
+        mkdir "$rootfs/root/vfiohost"
+        git -C "$repo" archive HEAD | tar -x -C "$rootfs/root/vfiohost"
+    fi
     awk -v mark="<!-- run: $block -->" '
         $0 == mark { found = 1; next }
         found && /^```/ { if (inside) exit; inside = 1; next }

@@ -1,8 +1,8 @@
 """Every block of README.md and docs/library.md does what the text around it says.
 
 A block says how it is run in a comment before it: ``<!-- run: NAME -->``. ``.ci/run`` and
-``chroot.sh`` paste the blocks ``try`` and ``test`` whole; here ``try`` runs without its first line,
-which installs.
+``chroot.sh`` paste the blocks ``try``, ``test`` and ``lab`` whole; here ``try`` runs without its
+first line, which installs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def assert_in_order(expected: list[str], lines: list[str]) -> None:
 
 
 def test_every_block_is_run_somewhere() -> None:
-    run = {"try", "test", "live", "library", "plugin"}
+    run = {"try", "test", "lab", "live", "library", "plugin"}
     assert set(README) == {("run", name) for name in run} | {("output", "try")}
 
 
