@@ -17,6 +17,7 @@ pytest_plugins = ["pytester"]
 
 
 def test_a_project_gets_simulated_hosts(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\n")  # else that of the source tree may count, and its package
     pytester.makepyfile(
         """
         from pathlib import Path
