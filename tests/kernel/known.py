@@ -22,7 +22,7 @@ class Known:
 
     Attributes:
         reason: why it is left.
-        text: matches one of the things that differ: ``what: on Linux | in the simulation``.
+        text: is found in what differs: ``what: on Linux | in the simulation``, each in a line.
         action: matches the action that shows it.
     """
 
@@ -40,7 +40,7 @@ KNOWN = {
     "nvme-6.1-lets-go-later": Known(
         "before 6.2 nvme takes a virtual function that is offline, and lets go of it in the "
         "background; the simulation has its probe fail, as it does since",
-        re.compile(r"outcome: (ok|write EBUSY) \| write ENODEV"),
+        re.compile(r"^outcome: (ok|write EBUSY) \| write ENODEV$", re.MULTILINE),
         re.compile(r"'0000:02:00\.[1-4](\\n)?' > /sys/bus/pci/drivers/nvme/(un)?bind"),
     ),
 }
@@ -48,9 +48,9 @@ KNOWN = {
 
 def name_of(found: Difference) -> str | None:
     """Name the known difference that this one is, if it is one."""
-    texts = [f"{what}: {linux} | {simulation}" for what, linux, simulation in found.texts]
+    shown = "\n".join(f"{what}: {linux} | {simulation}" for what, linux, simulation in found.texts)
+    action = describe(found.actions[-1])
     for name, known in KNOWN.items():
-        shows = known.action.fullmatch(describe(found.actions[-1]))
-        if shows and any(known.text.fullmatch(text) for text in texts):
+        if known.action.fullmatch(action) and known.text.search(shown):
             return name
     return None

@@ -36,6 +36,7 @@ from tests.kernel.lab.layout import (
     T4,
     TWIN_NICS,
 )
+from tests.kernel.lab.start import REMOVABLE
 from tests.kernel.scenario import Close, Load, Open, Store, Unload
 
 if TYPE_CHECKING:
@@ -77,9 +78,6 @@ VGPUS = tuple(
 )
 
 MODULES = ("nouveau", "nouveau", "mtty", "mdpy", "mbochs")
-REMOVABLE = (EDU, T4, A10S[1], *RTX3090)
-"""Functions without virtual ones: removals, slow binds and numvfs at once can deadlock Linux."""
-
 modules = st.sampled_from(MODULES)
 removable = st.sampled_from(REMOVABLE)
 drivers = st.sampled_from(("vfio-pci",) * 4 + ("nvme", "nvidia", "e1000", "pcieport", "nosuch"))
@@ -276,7 +274,7 @@ ACTIONS: dict[str, tuple[int, SearchStrategy[tuple[Action, ...]]]] = {
     "remove a function": (2, _each(remove_function, removable, flags)),
     "remove a function that is open": (1, _each(remove_open, removable)),
     "rescan": (3, _each(rescan, flags)),
-    "reset": (2, _each(reset, quick, flags)),
+    "reset": (2, _each(reset, st.sampled_from((*REMOVABLE, *GPU_VFS)), flags)),
 }
 """Weights and strategies, by name."""
 

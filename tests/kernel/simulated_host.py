@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tests.kernel.lab import hoststate
+from tests.kernel.lab import hoststate, start
 from tests.kernel.scenario import Close, Open
 from tests.kernel.simulated import Simulated
 from tests.kernel.stepping import Step, Stepper
@@ -29,6 +29,7 @@ FAILING_PROBES = (
     ("e1000", "0000:00:0[0-7]*", EIO),
     ("e1000", "0000:00:0[b-f]*", EIO),
     ("e1000", "0000:00:1*", EIO),
+    ("e1000", "0000:[1-9a-f]*", EIO),
 )
 """What drivers themselves say to devices: the disk's virtual functions are offline, and others are
 no network cards."""
@@ -62,6 +63,9 @@ class Simulations:
     Args:
         recorded: the host.
         folder: a place for one that is kept as it is, and for one to work with.
+
+    Attributes:
+        first_state: what they are like.
     """
 
     def __init__(self, recorded: Recording, folder: Path) -> None:
@@ -70,6 +74,8 @@ class Simulations:
         kernel = testing.create(with_sriov(recorded), self._first)
         for driver, addresses, number in FAILING_PROBES:
             kernel.fail_probe(driver, addresses, number)
+        _begin(kernel)
+        self.first_state = hoststate.read(kernel.root)
         kernel.sysfs.close()
 
     def run(self, actions: Iterable[Action]) -> Iterator[Step]:
@@ -83,6 +89,18 @@ class Simulations:
                 yield stepper.take(action)
         finally:
             kernel.sysfs.close()
+
+
+def _begin(kernel: testing.SimulatedKernel) -> None:
+    """Let functions be found in the order in which :mod:`tests.kernel.lab.start` has them found."""
+    devices = "sys/bus/pci/devices"
+    for pf in start.PFS:
+        kernel.store(f"{devices}/{pf}/sriov_numvfs", "0", timeout=0)
+    for address in start.REMOVABLE:
+        kernel.store(f"{devices}/{address}/remove", "1", timeout=0)
+    kernel.store("sys/bus/pci/rescan", "1", timeout=0)
+    for pf, (_, count) in start.PFS.items():
+        kernel.store(f"{devices}/{pf}/sriov_numvfs", str(count), timeout=0)
 
 
 def with_sriov(recorded: Recording) -> Recording:

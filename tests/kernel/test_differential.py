@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tests.kernel import campaign
 from tests.kernel.lab import product
 from tests.kernel.simulated_host import Simulations
+from tests.kernel.stepping import changes_between
 from vfiohost import recording
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def test_random_sequences(
     if record:
         Path(record).write_text(text)
     simulations = Simulations(recording.parse(text), in_memory)
+    assert changes_between(linux.first_state, simulations.first_state) == {}
     steps, seed = pytestconfig.getoption("steps"), pytestconfig.getoption("seed")
     summary = campaign.run(linux, simulations, seed, steps)
     wanted = pytestconfig.getoption("summary")

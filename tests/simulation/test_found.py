@@ -104,3 +104,17 @@ def test_a_vf_that_is_being_removed_has_no_link_to_its_pf(host: Shell) -> None:
         assert host.exists(f"sys/bus/pci/devices/{vf}")
         assert not host.exists(f"sys/bus/pci/devices/{vf}/physfn")
     assert not host.exists(f"sys/bus/pci/devices/{vf}")
+
+
+def test_a_driver_looks_at_functions_in_the_order_in_which_they_were_found(host: Shell) -> None:
+    # bus_add_device (drivers/base/bus.c) puts a device at the end of the list.
+    host.unbind("e1000e", NIC_SIBLING)
+    host.override(NIC_SIBLING, "vfio-pci")
+    host.echo("1", f"sys/bus/pci/devices/{NIC}/remove")
+    host.echo("0", "sys/bus/pci/drivers_autoprobe")
+    host.echo("1", "sys/bus/pci/rescan")
+    host.unbind("e1000e", NIC)
+    host.override(NIC, "vfio-pci")
+    host.echo("ffff 0001", f"{DRIVERS}/vfio-pci/new_id")
+    numbers = [host.ls(f"sys/bus/pci/devices/{address}/vfio-dev") for address in (NIC_SIBLING, NIC)]
+    assert numbers == [["vfio0"], ["vfio1"]]

@@ -65,14 +65,14 @@ def probe_all(machine: Machine, address: str) -> ProbeFailure | None:
 
 
 def driver_attach(machine: Machine, driver: str) -> None:
-    """``driver_attach``: let a driver take every free device that it matches.
+    """``driver_attach``: let a driver take every free device that it matches, in the bus's order.
 
     Raises:
         BlockedError: the lock of one is held; even that of a bound one is waited for
             (``__driver_attach``). Goes on when it is called again in the same operation.
     """
     machine.operation.attaching = driver
-    for address in machine.tree.listing(PCI_DEVICES):
+    for address in machine.functions():
         if not matches(machine, driver, address):
             continue
         machine.lock(address)

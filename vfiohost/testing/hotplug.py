@@ -144,6 +144,7 @@ def _add(machine: Machine, path: str, function: Function) -> None:
     found["uevent"] = Attribute(uevent_text(posixpath.basename(path), None, found) or b"")
     new = attrs.evolve(function, driver=None, iommu_group=None, attributes=found)
     expand_function(machine.blueprint.recording, new, _Into(machine.tree))
+    machine.has_found(posixpath.basename(path))
     reset.set_default_methods(machine, path)
     _join_group(machine, path, function.iommu_group)
     _link_suppliers(machine, path)

@@ -107,6 +107,17 @@ class Machine:
         below = ((name, f"{path}/{name}") for name in self.tree.listing(path) if ":" in name)
         return [child for name, child in below if self.pci_path(name) == child]
 
+    def functions(self) -> list[str]:
+        """Addresses of the PCI functions, as drivers look at them: ``bus_for_each_dev``."""
+        present, late = self.tree.listing(PCI_DEVICES), self.state.found_late
+        early = [address for address in present if address not in late]
+        return [*early, *(address for address in late if address in present)]
+
+    def has_found(self, address: str) -> None:
+        """Let a PCI function be the last one on its bus (``bus_add_device``)."""
+        late = self.state.found_late
+        self.state.found_late = [*(each for each in late if each != address), address]
+
     def mdev_path(self, uuid: str) -> str | None:
         """The directory of a mediated device, or ``None`` when there is no such device."""
         return self._bus_path(MDEV_DEVICES, uuid)

@@ -172,6 +172,7 @@ def _add_vf(machine: Machine, physfn: str, index: int, address: str) -> None:
         tree.write(f"{path}/{name}", content.decode("utf-8", "surrogateescape"), mode)
     tree.link(f"{path}/subsystem", "sys/bus/pci")
     tree.link(f"{PCI_DEVICES}/{address}", path)
+    machine.has_found(address)
     tree.link(f"{physfn}/virtfn{index}", path)
     tree.link(f"{path}/physfn", physfn)
     _join_own_group(machine, physfn, path)

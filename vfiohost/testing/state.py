@@ -128,6 +128,7 @@ class State:
         failing_probes: driver glob, address glob, errno.
         releasing: by address: the driver that is being unbound, whose link is gone already.
         vf_tokens: by address of a physical function on vfio-pci: the UUID that its user gave it.
+        found_late: the PCI functions that were added after the start, in that order.
         leaving: virtual functions that are being removed, whose link is gone already, with their
             physical function.
         zombies: by UUID.
@@ -149,6 +150,7 @@ class State:
     failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
     releasing: dict[str, str] = attrs.field(factory=dict)
     vf_tokens: dict[str, str] = attrs.field(factory=dict)
+    found_late: list[str] = attrs.field(factory=list)
     leaving: dict[str, str] = attrs.field(factory=dict)
     zombies: dict[str, Zombie] = attrs.field(factory=dict)
     hidden: dict[str, Hidden] = attrs.field(factory=dict)

@@ -7,16 +7,24 @@ virtual functions. Called in the guest.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.kernel.lab import hoststate
 from tests.kernel.lab.guest import listdir, load, run, store
-from tests.kernel.lab.layout import A10S, NVME, NVME_VFS
+from tests.kernel.lab.layout import A10S, EDU, NVME, NVME_VFS, RTX3090, T4
 from tests.kernel.lab.state import DEVICES, DRIVERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PFS = {NVME: ("nvme", 2), A10S[0]: ("nvidia", 2)}
 """Which driver they have at the start, and how many virtual functions."""
+REMOVABLE = (EDU, T4, A10S[1], *RTX3090)
+"""What sequences may remove. None has virtual functions: removals, slow binds and stores to
+``sriov_numvfs`` at once can deadlock Linux."""
 EXTRAS = ("nouveau",)
 MODULES = ("mtty", "mdpy", "mbochs")
 """What sequences may load, and unload."""
@@ -27,11 +35,10 @@ SETTLE_SECONDS = 30.0
 def begin() -> dict[str, str]:
     """Bring a machine from its first state to this one, and return what it is like."""
     load("nvidia", "sriov=1")
-    for address, (_, count) in PFS.items():
-        _need(f"{DEVICES}/{address}/sriov_numvfs", str(count))
+    _make_again(REMOVABLE)
     settle()
     state = hoststate.read("/")
-    BASE.write_text(json.dumps(state))
+    BASE.write_text(json.dumps([state, _order()]))
     return state
 
 
@@ -44,7 +51,8 @@ def restore(ids: list[list[str]]) -> None:
     Raises:
         RuntimeError: it does not come back; names what differs.
     """
-    base: dict[str, str] = json.loads(BASE.read_text())
+    base: dict[str, str]
+    base, order = json.loads(BASE.read_text())
     for driver, identity in ids:
         while store(f"{DRIVERS}/{driver}/remove_id", identity) is None:
             pass
@@ -53,12 +61,14 @@ def restore(ids: list[list[str]]) -> None:
     settle()
     for _ in range(3):  # what comes back may have to be undone, too
         state = hoststate.read("/")
-        if state == base:
+        if state == base and _order() == order:
             return
         _undo(base, state)
+        if _order() != order:
+            _make_again(REMOVABLE)
         settle()
     state = hoststate.read("/")
-    if state != base:
+    if state != base or _order() != order:
         keys = sorted(key for key in base.keys() | state.keys() if base.get(key) != state.get(key))
         texts = [f"{key}: {base.get(key)} became {state.get(key)}" for key in keys]
         raise RuntimeError(f"the start does not come back: {'; '.join(texts)}")
@@ -94,10 +104,18 @@ def _undo(base: dict[str, str], state: dict[str, str]) -> None:
     addresses = [key.split()[0] for key in base if key.endswith(" driver")]
     for address in addresses:
         _give_back(address, base, state)
-    wrong = [a for a in addresses if base[f"{a} group"] != state.get(f"{a} group")]
-    counts = [key for key in base if key.split()[-1] in ("numvfs", "virtfn")]
-    if wrong or any(base[key] != state.get(key) for key in counts):
-        _make_again([address for address in wrong if base[f"{address} physfn"] == "-"])
+    kinds = ("group", "numvfs", "virtfn")
+    keys = [key for key in base if key.split()[-1] in kinds or key.startswith("group ")]
+    if any(base[key] != state.get(key) for key in keys):
+        _make_again(REMOVABLE)
+
+
+def _order() -> list[str]:
+    """List the functions in the order in which the kernel has found them, and drivers look at them.
+
+    Nothing shows that order but the numbers of their folders' inodes: ``kernfs`` counts up.
+    """
+    return sorted(listdir(DEVICES), key=lambda name: os.stat(f"{DEVICES}/{name}").st_ino)
 
 
 def _is_loaded(module: str) -> bool:
@@ -115,20 +133,19 @@ def _give_back(address: str, base: dict[str, str], state: dict[str, str]) -> Non
         store(f"{DRIVERS}/{driver}/bind", address)
 
 
-def _make_again(addresses: list[str]) -> None:
-    """Find functions again and make all virtual ones, in order, so that their groups are the same.
+def _make_again(addresses: Sequence[str]) -> None:
+    """Find functions again and make all virtual ones, so that their order and groups are the same.
 
-    Args:
-        addresses: the functions that are not there, or in another group.
+    Raises:
+        RuntimeError: the virtual functions cannot be made.
     """
     for pf in PFS:
         store(f"{DEVICES}/{pf}/sriov_numvfs", "0")
     for address in addresses:
         store(f"{DEVICES}/{address}/remove", "1")
-    if addresses:
-        store("/sys/bus/pci/rescan", "1")
+    _need("/sys/bus/pci/rescan", "1")
     for pf, (_, count) in PFS.items():
-        store(f"{DEVICES}/{pf}/sriov_numvfs", str(count))
+        _need(f"{DEVICES}/{pf}/sriov_numvfs", str(count))
 
 
 def _need(path: str, value: str) -> None:
