@@ -37,6 +37,13 @@ KNOWN = {
         "those of the stand-in it takes",
         re.compile(r"0000:0[34]:00\.[4-7] driver: vfio-pci \| as it was"),
     ),
+    "stand-in-takes-all": Known(
+        "a driver that an override gives a device outside its id table refuses it in the simulation, "
+        "as drivers do; the stand-in for NVIDIA's takes whatever it is given",
+        re.compile(
+            r"^0000:(0[0-2]|41|0[56]:00\.[1-3])\S* driver: nvidia \| as it was$", re.MULTILINE
+        ),
+    ),
     "nvme-6.1-lets-go-later": Known(
         "before 6.2 nvme takes a virtual function that is offline, and lets go of it in the "
         "background; the simulation has its probe fail, as it does since",

@@ -118,3 +118,27 @@ def test_a_driver_looks_at_functions_in_the_order_in_which_they_were_found(host:
     host.echo("ffff 0001", f"{DRIVERS}/vfio-pci/new_id")
     numbers = [host.ls(f"sys/bus/pci/devices/{address}/vfio-dev") for address in (NIC_SIBLING, NIC)]
     assert numbers == [["vfio0"], ["vfio1"]]
+
+
+def test_a_group_that_is_not_viable_is_refused_before_its_device(host: Shell) -> None:
+    # VFIO_GROUP_SET_CONTAINER comes first: vfio_group_ioctl_set_container (drivers/vfio/group.c).
+    host.to_vfio(NIC)
+    with answers("EPERM", "ioctl"):
+        host.kernel.open_device(NIC_SIBLING)
+    host.unbind("e1000e", NIC_SIBLING)
+    with answers("ENODEV", "ioctl"):
+        host.kernel.open_device(NIC_SIBLING)
+
+
+def test_an_unbind_that_waited_for_a_device_that_has_gone_is_content(host: Shell) -> None:
+    # unbind_store (drivers/base/bus.c) looks at the device before it waits, and not again.
+    host.numvfs(NVME, "2")
+    vf = NVME_VFS[0]
+    host.to_vfio(vf)
+    with host.kernel.open_device(vf):
+        with pytest.raises(StoreTimeoutError):
+            host.numvfs(NVME, "0", timeout=0)
+        with pytest.raises(StoreTimeoutError):
+            host.unbind("vfio-pci", vf, timeout=0)
+    assert not host.exists(f"sys/bus/pci/devices/{vf}")
+    assert [answer.errno for answer in host.kernel.answers[-2:]] == [0, 0]

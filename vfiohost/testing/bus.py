@@ -44,10 +44,9 @@ def store_bind(machine: Machine, driver: str, data: bytes) -> None:
 
 
 def store_unbind(machine: Machine, driver: str, data: bytes) -> None:
-    """``unbind_store``."""
+    """``unbind_store``: once it has waited, it is content if the device has gone meanwhile."""
     address = kernel_text.name(data)
-    owns = machine.driver_of(address) == driver or machine.is_resumed  # tested before it waited
-    if machine.pci_path(address) is None or not owns:
+    if not machine.is_resumed and machine.driver_of(address) != driver:
         raise AnswerError(errno.ENODEV)
     # A PF on vfio-pci disables its VFs first (vfio_pci_core_unregister_device).
     driver_core.detach(machine, address, on_remove=sriov.disable_for_vfio)

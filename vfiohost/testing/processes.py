@@ -73,14 +73,15 @@ def open_device(machine: Machine, subject: str, path: str, opener: Opener) -> Op
         if (each.pid, each.group) == (opener.pid, group) and each.kind != "cdev"
     ]
     node = groups.node(machine, group)
-    if not machine.tree.listing(f"{path}/vfio-dev"):  # vfio_device_get_from_name
-        if not mine and not machine.tree.exists(node):
-            raise OpenError("open", errno.ENOENT, node)
+    is_known = bool(machine.tree.listing(f"{path}/vfio-dev"))  # vfio_device_get_from_name
+    if mine and not is_known:
         raise OpenError("ioctl", errno.ENODEV, node, "GET_DEVICE_FD")
     mine = [each for each in mine if not each.revoked]
     if mine and not any(each.owned for each in mine):  # vfio_df_group_open
         raise OpenError("ioctl", errno.EINVAL, node, "GET_DEVICE_FD")
     descriptors = [] if mine else _open_node(machine, group, opener, owned=True)
+    if not is_known:
+        raise OpenError("ioctl", errno.ENODEV, node, "GET_DEVICE_FD")
     refusal = vf_tokens.answer(machine, subject, path, opener.options)
     if refusal:
         raise OpenError("ioctl", refusal, node, "GET_DEVICE_FD")
