@@ -38,9 +38,8 @@ KNOWN = {
         re.compile(r"0000:0[34]:00\.[4-7] driver: vfio-pci \| as it was"),
     ),
     "stand-in-takes-all": Known(
-        "a driver that an override gives a device outside its id table refuses it in the "
-        "simulation, "
-        "as drivers do; the stand-in for NVIDIA's takes whatever it is given",
+        "in the simulation a driver refuses a device that an override gives it and that its id "
+        "table does not have, as most do; the stand-in for NVIDIA's takes whatever it is given",
         re.compile(
             r"^0000:(0[0-2]|41|0[56]:00\.[1-3])\S* driver: nvidia \| as it was$", re.MULTILINE
         ),
