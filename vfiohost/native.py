@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from vfiohost.errors import KernelOp
 
+    GiveUp = Callable[[float], bool]
+
 LONGEST_WAIT: Final = 1_000_000.0
 """Seconds (11 days) that stand for any longer timeout, as poll(2) takes an int of milliseconds."""
 
@@ -51,7 +53,7 @@ _buffer = ffi.new_allocator(should_clear_after_alloc=False)
 _left: set[int] = set()
 
 
-def never() -> bool:
+def never(_began: float) -> bool:
     """Do not give up."""
     return False
 
@@ -222,7 +224,7 @@ def store_bounded(
     keep_fd: int | None = None,
     only_sysfs: bool,
     shown: str,
-    give_up: Callable[[], bool] = never,
+    give_up: GiveUp = never,
     fallback: bool = False,
 ) -> None:
     """Store a value in a helper process and wait for it no longer than ``timeout``.
@@ -240,7 +242,8 @@ def store_bounded(
             outlives the caller.
         only_sysfs: refuse a file that is not on a mounted sysfs.
         shown: how errors name the file.
-        give_up: asked each :data:`TICK` of the wait; ``True`` ends it.
+        give_up: asked each :data:`TICK` of the wait, with the ``time.monotonic()`` at which it
+            began; ``True`` ends it.
         fallback: do without ``openat2(2)`` and ``close_range(2)``.
 
     Raises:
@@ -260,7 +263,7 @@ def store_bounded(
         raise KernelError("open", -pid, shown, _text(data))
     outcome: bytes | None = None
     try:
-        outcome = _receive(pipe[0], _ANSWER.size, began + timeout, give_up)
+        outcome = _receive(pipe[0], _ANSWER.size, began, timeout, give_up)
     except BaseException as interruption:
         # A signal handler raised. The store goes on, and somebody has to know in which process.
         waited = time.monotonic() - began
@@ -391,16 +394,16 @@ class _Reader:
         _reap(self.pid, wait=ended)
 
 
-def _receive(fd: int, size: int, deadline: float, give_up: Callable[[], bool]) -> bytes | None:
+def _receive(fd: int, size: int, began: float, timeout: float, give_up: GiveUp) -> bytes | None:
     """Read ``size`` bytes from a helper's pipe: fewer at its end, ``None`` when time is up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     data = b""
     while len(data) < size:
         # poll() runs signal handlers and goes on waiting; one that raises ends the wait (PEP 475).
-        left = deadline - time.monotonic()
+        left = began + timeout - time.monotonic()
         if not poll.poll(_milliseconds(min(left, TICK))):
-            if left <= TICK or give_up():
+            if left <= TICK or give_up(began):
                 return None
             continue
         chunk = os.read(fd, size - len(data))

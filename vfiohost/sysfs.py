@@ -24,8 +24,10 @@ from vfiohost.errors import (
 from vfiohost.model import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from types import TracebackType
+
+    from vfiohost.native import GiveUp
 
 
 class Sysfs:
@@ -203,11 +205,12 @@ class Kernel(Protocol):
     """Who answers stores: the running kernel, or a simulated one.
 
     Attributes:
-        give_up: asked ten times a second or more while a store or a load is waited for; ``True``
-            ends the wait as the end of its time would.
+        give_up: asked ten times a second or more while a store or a load is waited for, with the
+            ``time.monotonic()`` at which the wait began; ``True`` ends it as the end of its time
+            would.
     """
 
-    give_up: Callable[[], bool]
+    give_up: GiveUp
 
     def check_writable(self) -> None:
         """Make sure that a store would reach somebody.
@@ -247,7 +250,7 @@ class LiveKernel:
 
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
-        self.give_up: Callable[[], bool] = native.never
+        self.give_up: GiveUp = native.never
 
     def check_writable(self) -> None:
         """See :meth:`Kernel.check_writable`."""
@@ -277,7 +280,7 @@ class LiveKernel:
         process = _start_modprobe(name, self._sysfs.root)
         _loading.append(process)
         try:
-            said = _communicate(process, began + timeout, self.give_up)
+            said = _communicate(process, began, timeout, self.give_up)
             if said is None:
                 waited = time.monotonic() - began
                 raise StoreTimeoutError("modprobe", name, process.pid, waited)
@@ -309,10 +312,10 @@ def _start_modprobe(name: str, root: str) -> subprocess.Popen[bytes]:
 
 
 def _communicate(
-    process: subprocess.Popen[bytes], deadline: float, give_up: Callable[[], bool]
+    process: subprocess.Popen[bytes], began: float, timeout: float, give_up: GiveUp
 ) -> bytes | None:
     """What a process wrote to stderr up to its end, or ``None``: it has not ended."""
-    while (left := deadline - time.monotonic()) > 0 and not give_up():
+    while (left := began + timeout - time.monotonic()) > 0 and not give_up(began):
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=min(left, native.TICK))[1]
     return None

@@ -118,7 +118,7 @@ class FakeKernel:
         self.log: list[tuple[str, str]] = []
         self.keep_fds: list[int | None] = []
         self.writable = True
-        self.give_up: Callable[[], bool] = lambda: False
+        self.give_up: Callable[[float], bool] = lambda _began: False
         self.before_store: Callable[[int], None] = lambda _: None
 
     def check_writable(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vfiohost import cli, testing
+from vfiohost.cli.signals import GRACE
 from vfiohost.journal import lock
 from vfiohost.sysfs import Sysfs
 
@@ -182,6 +183,19 @@ def test_a_signal_between_steps_takes_back(number: int, run: Runner, simulated: 
     assert signal.getsignal(number) == handlers
     listed = run("list", "10de:2236", "--json", root=root).value["devices"]
     assert {d["driver"] for d in listed} == {"nouveau"}
+
+
+def test_what_is_taken_back_after_a_signal_has_its_time(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    kernel = testing.SimulatedKernel(root)
+    kernel.delay("*/drivers/nouveau/unbind", 0.5)
+    kernel.delay("*/drivers/nouveau/bind", GRACE + 1)
+    thread = send(signal.SIGINT, kernel)
+    ran = run("bind", "65:00.0", root=root)
+    thread.join()
+    assert (ran.code, "Interrupted" in ran.err) == (1, True)
+    listed = run("list", "65:00.0", "--json", root=root).value["devices"]
+    assert [d["driver"] for d in listed] == ["nouveau"]
 
 
 def test_a_signal_in_a_blocked_store_is_pending(run: Runner, simulated: Maker) -> None:

@@ -238,7 +238,7 @@ def test_a_modprobe_that_cannot_be_started(
 def test_a_modprobe_that_is_given_up(modprobe: Callable[[str], LiveKernel]) -> None:
     kernel = modprobe("exec sleep 30")
     asked = iter([False, True])
-    kernel.give_up = lambda: next(asked)
+    kernel.give_up = lambda _began: next(asked)
     with pytest.raises(StoreTimeoutError) as caught:
         kernel.load_module("x", timeout=60)
     assert caught.value.pid is not None

@@ -21,19 +21,30 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Whether a signal came, and since when.
+    """Whether signals came, and when.
 
     The handler only takes that down, and those who wait ask: what it raised could come up anywhere,
     between the start of a helper process and the line that remembers it, too.
     """
 
     def __init__(self) -> None:
-        self.came = False
-        self._came_at = 0.0
+        self._times: list[float] = []
 
-    def is_grace_over(self) -> bool:
-        """Whether a signal came longer than :data:`GRACE` ago."""
-        return self.came and time.monotonic() - self._came_at > GRACE
+    @property
+    def came(self) -> bool:
+        """Whether a signal came."""
+        return bool(self._times)
+
+    def is_grace_over(self, began: float) -> bool:
+        """Whether a signal came during a wait, and longer than :data:`GRACE` ago.
+
+        One that came before does not count: what takes the plan back has all its time.
+
+        Args:
+            began: the ``time.monotonic()`` at which the wait began.
+        """
+        over = time.monotonic() - GRACE
+        return any(began <= came < over for came in self._times)
 
     @contextmanager
     def caught(self) -> Iterator[Callable[[], bool]]:
@@ -55,6 +66,4 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _on_signal(self, *_: object) -> None:
-        if not self.came:
-            self._came_at = time.monotonic()
-            self.came = True
+        self._times.append(time.monotonic())

@@ -11,6 +11,7 @@ import attrs
 
 from vfiohost import recording as recordings
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
+from vfiohost.native import never
 from vfiohost.sysfs import Sysfs
 from vfiohost.testing import cdevs, processes
 from vfiohost.testing.boot import boot
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vfiohost.errors import KernelOp
+    from vfiohost.native import GiveUp
     from vfiohost.recording import Recording
     from vfiohost.testing.machine import Machine
     from vfiohost.testing.state import OpenFile, Verb
@@ -160,7 +162,7 @@ class SimulatedKernel:
         self.root = os.fspath(root)
         self.sysfs = Sysfs(root)
         self._simulation = Simulation(self.sysfs)
-        self.give_up: Callable[[], bool] = lambda: False
+        self.give_up: GiveUp = never
         self._callbacks: list[Callable[[str, str], object]] = []
         with self._simulation.session() as machine:  # finishes what a killed caller has begun
             boot(machine)
@@ -447,7 +449,7 @@ class SimulatedKernel:
         if refusal is not None:
             raise KernelError(refusal.op, refusal.errno, shown, value or None)
         if waits:
-            number = self._await(operation.number, began + timeout)
+            number = self._await(operation.number, began, timeout)
             if number is None:
                 raise StoreTimeoutError(shown, value, None, time.monotonic() - began)
             if number:
@@ -490,7 +492,7 @@ class SimulatedKernel:
                 f"{self.sysfs.shown(path)} is not below sys: a store there would reach no kernel."
             )
 
-    def _await(self, number: int, deadline: float) -> int | None:
+    def _await(self, number: int, began: float, timeout: float) -> int | None:
         """The errno of a pending operation when it has ended, or ``None``: it has not."""
         try:
             while True:
@@ -498,7 +500,7 @@ class SimulatedKernel:
                     answer = machine.state.results.pop(str(number), None)
                 if answer is not None:
                     return answer
-                if time.monotonic() >= deadline or self.give_up():
+                if time.monotonic() >= began + timeout or self.give_up(began):
                     return None
                 time.sleep(_POLL)
         finally:
