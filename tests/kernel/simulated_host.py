@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tests.kernel.scenario import Action
     from vfiohost.recording import Recording
 
-CAN_MAKE_VFS = ("nvme", "nvidia")
 FAILING_PROBES = (
     ("nvme", "0000:02:00.[1-4]", ENODEV),
     ("nouveau", "0000:0[34]:00.[4-7]", ENODEV),
@@ -104,12 +103,15 @@ def _begin(kernel: testing.SimulatedKernel) -> None:
 
 
 def with_sriov(recorded: Recording) -> Recording:
-    """Say which drivers can make virtual functions: nothing of a live host tells."""
+    """Let the stand-in for NVIDIA's driver make virtual functions, as its parameter ``sriov`` does.
+
+    NVIDIA's own takes no plain store, so a recording says that it makes none.
+    """
     modules = tuple(
         attrs.evolve(
             module,
             drivers=tuple(
-                attrs.evolve(driver, sriov=driver.sriov or driver.name in CAN_MAKE_VFS)
+                attrs.evolve(driver, sriov=driver.sriov or driver.name == "nvidia")
                 for driver in module.drivers
             ),
         )
