@@ -89,6 +89,8 @@ def assert_as_recorded(name: str, host: Machine) -> None:
     assert comparable(now) == comparable(fixture)
 
 
+# What the README shows names the driver of the console, which the built kernel lacks.
+@pytest.mark.flavours("6.12", "6.1")
 @pytest.mark.parametrize("host", ["a10-pair-nouveau"], indirect=True)
 def test_main_job_of_the_readme_on_two_a10(host: Machine) -> None:
     if host.release.startswith("6.12.") and "deb" in host.release:
