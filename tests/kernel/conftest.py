@@ -64,12 +64,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks."""
     config.addinivalue_line("markers", "kernel: runs in the lab, when --kernel names a kernel")
     config.addinivalue_line("markers", "flavours(names): is about these kernels of the lab alone")
+    config.addinivalue_line("markers", "xdist_group(name): stays in one process of pytest-xdist")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests with a machine once for each kernel."""
     if "flavour" in metafunc.fixturenames:
-        wanted = _wanted(metafunc.config) or ("none",)
+        # With pytest-xdist a kernel's tests stay in one process, where their machine is.
+        wanted = [
+            pytest.param(name, marks=pytest.mark.xdist_group(name))
+            for name in _wanted(metafunc.config) or ("none",)
+        ]
         metafunc.parametrize("flavour", wanted, scope="session", indirect=True)
 
 
@@ -146,8 +151,7 @@ class Machines:
         if self.machine is None:
             return
         try:
-            for worker in self.machine.workers - {"main"}:
-                self.machine.kill(worker)
+            self.machine.kill(*(self.machine.workers - {"main"}))
             self.machine.call(state.tidy_up, within=SETTLE_SECONDS)
         except LabError as error:
             console = self.machine.console()

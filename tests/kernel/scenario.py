@@ -4,7 +4,7 @@ A scenario is a sequence of steps, each an action with its outcome or a fact tha
 executor is a kernel that actions are done to: the real one in the lab (:class:`RealKernel`), or
 another that claims to do the same. All is plain data: paths begin with a slash, outcomes are texts.
 
-Outcomes: ``ok``; ``blocks`` (no answer in :data:`PATIENCE` seconds; it goes on); what failed with
+Outcomes: ``ok``; ``blocks`` (it waits for another, and goes on); what failed with
 its errno: ``open ENOENT``, ``write EBUSY``, ``SET_CONTAINER EPERM``. A module's load ``fails``.
 Stores made together run ``side by side`` or ``one by one``; if some fail it is the list of all that
 came out, sorted.
@@ -13,19 +13,17 @@ came out, sorted.
 from __future__ import annotations
 
 from errno import errorcode
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from tests.kernel.lab import guest, vfio_user
-from tests.kernel.lab.errors import StillRunningError
+from tests.kernel.waiting import POLL, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tests.kernel.lab.vm import Call, Machine
-
-PATIENCE = 3.0
 
 
 @attrs.frozen
@@ -304,12 +302,10 @@ class RealKernel:
 
     def text(self, path: str) -> str | None:
         """Read a file without the newline at its end."""
-        call = self._machine.submit(guest.read_if_there, path, worker=self._worker())
-        try:
-            content: str | None = call.result(PATIENCE)
-        except StillRunningError:
-            self._busy += 1
+        call, is_back = self._submit(guest.read_if_there, path)
+        if not is_back:
             return "blocks"
+        content: str | None = call.result()
         return None if content is None else content.removesuffix("\n")
 
     def names(self, path: str) -> list[str]:
@@ -331,14 +327,11 @@ class RealKernel:
         return str(said or "ok")
 
     def _store(self, path: str, value: str, *, as_root: bool) -> str:
-        worker = self._worker()
-        call = self._machine.submit(guest.store, path, value, worker=worker, as_root=as_root)
-        try:
-            return _outcome(call.result(PATIENCE))
-        except StillRunningError:
-            self._busy += 1
-            self._blocked.append(call)
-            return "blocks"
+        call, is_back = self._submit(guest.store, path, value, as_root=as_root)
+        if is_back:
+            return _outcome(call.result())
+        self._blocked.append(call)
+        return "blocks"
 
     def _keeper(self, action: Keep | Write | OpenAgain) -> str:
         """Do something with the attribute that is kept open."""
@@ -362,9 +355,18 @@ class RealKernel:
         halfway = (1 + len(seconds)) / 2
         return "side by side" if max(seconds) < halfway * min(seconds) else "one by one"
 
-    def _worker(self) -> str:
-        """Name a process that waits for nothing."""
-        return f"store-{self._busy}"  # those before it wait still
+    def _submit(
+        self, function: Callable[..., Any], *args: str, **options: bool
+    ) -> tuple[Call, bool]:
+        """Call a function in a process that waits for nothing, and tell whether it comes back."""
+        worker = f"store-{self._busy}"  # those before it wait, or have waited
+        call = self._machine.submit(function, *args, worker=worker, **options)
+        watch = Watch(others_wait=self._busy > 0)
+        while not call.done(POLL):
+            if watch.is_stuck(self._machine.place_of(worker)):
+                self._busy += 1
+                return call, False
+        return call, True
 
     def _modprobe(self, action: Load | Unload) -> str:
         options = ["-r"] if isinstance(action, Unload) else []

@@ -1,8 +1,8 @@
 """Every block of README.md and docs/library.md does what the text around it says.
 
 A block says how it is run in a comment before it: ``<!-- run: NAME -->``. ``.ci/run`` and
-``chroot.sh`` paste the blocks ``try`` and ``test`` whole, ``chroot.sh`` ``lab`` as well; here
-``try`` runs without its first line, which installs.
+``chroot.sh`` paste the blocks ``try``, ``test`` and ``lab`` whole; here ``try`` runs without its
+first line, which installs.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ Requests and answers are JSON objects, one a line, over a virtio port. Each requ
 a process of its own that is made at the first request to it. So a call that the kernel keeps for
 ever holds up its own worker alone, and a worker keeps what it has open from call to call.
 
-Request: ``{"id": 7, "worker": "main", "call": "module:function", "args": [], "kwargs": {}}``, or
-``{"id": 8, "kill": "main"}``. Answer: ``{"id": 7, "result": ...}``, or ``{"id": 7, "error":
-{"kind": ..., "message": ..., "errno": ...}}``. The agent begins with ``{"hello": RELEASE}``.
+Request: ``{"id": 7, "worker": "main", "call": "module:function", "args": [], "kwargs": {}}``;
+``{"id": 8, "kill": "main"}``, answered when that process is no more; ``{"id": 9, "place": "main"}``,
+answered with the function of the kernel in which it waits. Answer: ``{"id": 7, "result": ...}``, or
+``{"id": 7, "error": {"kind": ..., "message": ..., "errno": ...}}``. The agent begins with
+``{"hello": RELEASE}``.
 """
 
 from __future__ import annotations
@@ -65,6 +67,11 @@ class Worker:
         theirs.close()
         self.channel = Channel(ours.detach())
         self.pending: set[int] = set()
+        self.kills: list[int] = []
+
+    def place(self) -> str:
+        """Name the function of the kernel in which it waits; ``0`` when it runs."""
+        return Path(f"/proc/{self.pid}/wchan").read_text()
 
 
 class Agent:
@@ -89,10 +96,11 @@ class Agent:
 
     def _take(self, request: dict[str, Any]) -> None:
         if "kill" in request:
-            worker = self._workers.get(request["kill"])
-            if worker is not None:
-                os.kill(worker.pid, signal.SIGKILL)
-            self._outside.send({"id": request["id"], "result": worker is not None})
+            self._kill(request["kill"], request["id"])
+            return
+        if "place" in request:
+            place = self._workers[request["place"]].place()
+            self._outside.send({"id": request["id"], "result": place})
             return
         name = request["worker"]
         if name not in self._workers:
@@ -100,6 +108,14 @@ class Agent:
         worker = self._workers[name]
         worker.pending.add(request["id"])
         worker.channel.send(request)
+
+    def _kill(self, name: str, number: int) -> None:
+        worker = self._workers.get(name)
+        if worker is None:
+            self._outside.send({"id": number, "result": False})
+            return
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.kills.append(number)
 
     def _start(self, name: str) -> Worker:
         inside = [self._outside.fd, self._selector.fileno()]
@@ -127,6 +143,8 @@ class Agent:
         for number in sorted(worker.pending):
             error = {"kind": "WorkerEnded", "message": message, "errno": None}
             self._outside.send({"id": number, "error": error})
+        for number in worker.kills:
+            self._outside.send({"id": number, "result": True})
 
 
 def serve(channel: Channel) -> None:

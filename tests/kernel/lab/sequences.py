@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from errno import errorcode
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -20,19 +19,12 @@ from tests.kernel.lab import guest, hoststate, start, vfio_user
 from tests.kernel.lab.agent import Worker
 from tests.kernel.scenario import Load, Open, Store, Unload
 from tests.kernel.stepping import BLOCKS, Stepper, from_plain
+from tests.kernel.waiting import PATIENCE, POLL, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from tests.kernel.scenario import Action
-
-POLL = 0.02
-WAITS_FOR_USERS = "vfio_unregister_group_dev"
-"""Where the kernel waits for the users of a device: nothing but a close ends that."""
-BRIEF = ("0", "", "msleep", "ssleep", "schedule_timeout_uninterruptible", "async_synchronize_full")
-"""Where it does something that takes its time: it runs, or sleeps for a while."""
-STUCK_SECONDS = 0.5
-PATIENCE = 10.0
 
 
 def run(actions: list[list[Any]], ids: list[list[str]]) -> list[dict[str, Any]]:
@@ -143,15 +135,9 @@ class RealHost:
 
     def _ends(self, job: _Job) -> bool:
         """Wait for a job, until it ends or is certain to wait for another."""
-        began = since = time.monotonic()
-        place = ""
+        watch = Watch(others_wait=bool(self._blocked))
         while not job.done.wait(POLL):
-            now = time.monotonic()
-            before, place = place, job.place()
-            since = since if place == before else now
-            if place == before == WAITS_FOR_USERS or now - began > PATIENCE:
-                return False
-            if self._blocked and place not in BRIEF and now - since > STUCK_SECONDS:
+            if watch.is_stuck(job.place()):
                 return False
         return True
 

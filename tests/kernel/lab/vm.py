@@ -156,16 +156,27 @@ class Machine:
         """Call a function in the guest and return what it returned; see :meth:`Call.result`."""
         return self.submit(function, *args, worker=worker, **kwargs).result(within)
 
-    def kill(self, worker: str) -> bool:
-        """Send SIGKILL to a worker. Its calls end with ``WorkerEnded`` when it does.
+    def kill(self, *workers: str) -> list[bool]:
+        """Send SIGKILL to workers and wait for their ends. Their calls end with ``WorkerEnded``.
+
+        What they have open is closed then, and not before.
 
         Returns:
-            Whether there was one.
+            Whether there were such workers.
         """
+        calls = []
+        for worker in workers:
+            number = next(self._numbers)
+            self.workers.discard(worker)
+            self._send({"id": number, "kill": worker})
+            calls.append(Call(self, number, f"the kill of {worker}"))
+        return [bool(call.result()) for call in calls]
+
+    def place_of(self, worker: str) -> str:
+        """Name the function of the kernel in which a worker waits; ``0`` when it runs."""
         number = next(self._numbers)
-        self.workers.discard(worker)
-        self._send({"id": number, "kill": worker})
-        return bool(Call(self, number, f"the kill of {worker}").result())
+        self._send({"id": number, "place": worker})
+        return str(Call(self, number, f"the place of {worker}").result())
 
     def wait(self, number: int, within: float) -> bool:
         """Wait until a request is answered, and tell whether it has been in time.
