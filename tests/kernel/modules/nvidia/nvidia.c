@@ -28,6 +28,8 @@
 #include <linux/version.h>
 #include <linux/vfio.h>
 
+#include "models.h"
+
 #define VENDOR_NVIDIA	0x10de
 #define DEVICE_A10	0x2236
 #define DEVICE_T4	0x1eb8
@@ -55,63 +57,6 @@ MODULE_PARM_DESC(clients, "who uses the cards: unbindLock is not given and a rem
 static uint max_vfs;
 module_param(max_vfs, uint, 0644);
 MODULE_PARM_DESC(max_vfs, "how many virtual functions sriov_numvfs enables at most; 0: all");
-
-/**
- * struct vgpu_model - an mdev type as NVIDIA's driver shows it
- * @id: the number after "nvidia-"
- * @name: its name
- * @heads: virtual displays
- * @frl: frame rate limit, per second
- * @framebuffer: MiB
- * @resolution: the largest one
- * @max_instance: how many of them a card carries
- */
-struct vgpu_model {
-	const char *id;
-	const char *name;
-	u32 heads;
-	u32 frl;
-	u32 framebuffer;
-	const char *resolution;
-	u32 max_instance;
-};
-
-static const struct vgpu_model a10_models[] = {
-	{ "588", "NVIDIA A10-1B", 4, 45, 1024, "5120x2880", 24 },
-	{ "589", "NVIDIA A10-2B", 4, 45, 2048, "5120x2880", 12 },
-	{ "590", "NVIDIA A10-1Q", 4, 60, 1024, "5120x2880", 24 },
-	{ "591", "NVIDIA A10-2Q", 4, 60, 2048, "7680x4320", 12 },
-	{ "592", "NVIDIA A10-3Q", 4, 60, 3072, "7680x4320", 8 },
-	{ "593", "NVIDIA A10-4Q", 4, 60, 4096, "7680x4320", 6 },
-	{ "594", "NVIDIA A10-6Q", 4, 60, 6144, "7680x4320", 4 },
-	{ "595", "NVIDIA A10-8Q", 4, 60, 8192, "7680x4320", 3 },
-	{ "596", "NVIDIA A10-12Q", 4, 60, 12288, "7680x4320", 2 },
-	{ "597", "NVIDIA A10-24Q", 4, 60, 24576, "7680x4320", 1 },
-	{ "598", "NVIDIA A10-1A", 1, 60, 1024, "1280x1024", 24 },
-	{ "599", "NVIDIA A10-2A", 1, 60, 2048, "1280x1024", 12 },
-	{ "600", "NVIDIA A10-3A", 1, 60, 3072, "1280x1024", 8 },
-	{ "601", "NVIDIA A10-4A", 1, 60, 4096, "1280x1024", 6 },
-	{ "602", "NVIDIA A10-6A", 1, 60, 6144, "1280x1024", 4 },
-	{ "603", "NVIDIA A10-8A", 1, 60, 8192, "1280x1024", 3 },
-	{ "604", "NVIDIA A10-12A", 1, 60, 12288, "1280x1024", 2 },
-	{ "605", "NVIDIA A10-24A", 1, 60, 24576, "1280x1024", 1 },
-};
-
-static const struct vgpu_model t4_models[] = {
-	{ "222", "GRID T4-1B", 4, 45, 1024, "5120x2880", 16 },
-	{ "223", "GRID T4-2B", 4, 45, 2048, "5120x2880", 8 },
-	{ "224", "GRID T4-2B4", 4, 45, 2048, "5120x2880", 8 },
-	{ "225", "GRID T4-1A", 1, 60, 1024, "1280x1024", 16 },
-	{ "226", "GRID T4-2A", 1, 60, 2048, "1280x1024", 8 },
-	{ "227", "GRID T4-4A", 1, 60, 4096, "1280x1024", 4 },
-	{ "228", "GRID T4-8A", 1, 60, 8192, "1280x1024", 2 },
-	{ "229", "GRID T4-16A", 1, 60, 16384, "1280x1024", 1 },
-	{ "230", "GRID T4-1Q", 4, 60, 1024, "5120x2880", 16 },
-	{ "231", "GRID T4-2Q", 4, 60, 2048, "7680x4320", 8 },
-	{ "232", "GRID T4-4Q", 4, 60, 4096, "7680x4320", 4 },
-	{ "233", "GRID T4-8Q", 4, 60, 8192, "7680x4320", 2 },
-	{ "234", "GRID T4-16Q", 4, 60, 16384, "7680x4320", 1 },
-};
 
 /**
  * struct gpu - a card, shared by its physical and virtual functions
