@@ -5,7 +5,7 @@ a process of its own that is made at the first request to it. So a call that the
 ever holds up its own worker alone, and a worker keeps what it has open from call to call.
 
 Request: ``{"id": 7, "worker": "main", "call": "module:function", "args": [], "kwargs": {}}``;
-``{"id": 8, "kill": "main"}``, answered when that process is no more; ``{"id": 9, "place": "main"}``,
+``{"id": 8, "kill": "main"}``, answered when it is no more; ``{"id": 9, "place": "main"}``,
 answered with the function of the kernel in which it waits. Answer: ``{"id": 7, "result": ...}``, or
 ``{"id": 7, "error": {"kind": ..., "message": ..., "errno": ...}}``. The agent begins with
 ``{"hello": RELEASE}``.
