@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vfiohost.apply import Recovery
+    from vfiohost.doctor import Finding
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import Snapshot
@@ -205,6 +206,33 @@ class Host:
         )
         title = describe(found) if title is None else title
         return evolve(found, title=title, source=source, notes=(MASKED_NOTE, *found.notes))
+
+    def examine(
+        self,
+        devices: Devices | None = None,
+        *,
+        snapshot: Snapshot | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> tuple[Finding, ...]:
+        """Look for what is in the way of giving devices to guests. Writes nothing, wakes nothing.
+
+        Args:
+            devices: which are meant for guests; by default graphics cards, accelerators, what is on
+                a VFIO driver, and what can have virtual functions.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+            timeout: seconds that what may wait may take, each time that a helper process is asked.
+
+        Returns:
+            What was found, worst first, with what is as it should be.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+        """
+        from vfiohost.doctor import examine, guest_devices, read_facts
+
+        snapshot = self._scanned(snapshot)
+        wanted = guest_devices(snapshot) if devices is None else self._addresses(devices, snapshot)
+        return examine(read_facts(self.sysfs, snapshot, wanted, timeout=timeout))
 
     @cached_property
     def names(self) -> PciNames:

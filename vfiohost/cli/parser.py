@@ -22,6 +22,7 @@ exit codes:
   3 not found            4 refused               5 no permission
   6 still going on       7 left half-way         8 another vfiohost is at work
   9 not supported       10 dry run has changes (with --exit-code)
+ 11 doctor found something bad
 """
 
 _COUNT = "-n/--count"
@@ -161,7 +162,7 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _record)
+            only_reads = fill in (_list, _groups, _record, _doctor)
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
@@ -174,6 +175,7 @@ def build(argv: Sequence[str]) -> Parser:
     verb("restore", "Give devices back the driver that they had before.", _restore)
     verb("recover", "Finish or take back what a crash left half-way.", _nothing)
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
+    verb("doctor", "Say what on this host is in the way of guests, and the remedy.", _doctor)
     verb("record", "Record this host in a file, without what identifies it.", _record)
     verb("sim", "Make a simulated host in a directory.", _sim)
 
@@ -245,6 +247,11 @@ def _undo(parser: Parser) -> None:
     parser.add_argument("journal_id", metavar="ID", nargs="?", help="journal id of the plan")
 
 
+def _doctor(parser: Parser) -> None:
+    _devices(parser)
+    parser.add_argument("--all", action="store_true", help="print what is as it should be, too")
+
+
 def _record(parser: Parser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="the file to make; - for stdout")
@@ -289,6 +296,7 @@ _LISTS = {
     "bind": "devices",
     "unbind": "devices",
     "restore": "devices",
+    "doctor": "devices",
     "sim": "words",
     "mdev remove": "uuids",
 }

@@ -63,6 +63,10 @@ def _verb(options: Options) -> Callable[[Session], None]:
         from vfiohost.cli import recording
 
         return recording.VERBS[command]
+    if command == "doctor":
+        from vfiohost.cli import examining
+
+        return examining.VERBS[command]
     if command == "sim":
         from vfiohost.cli import simulating
 

@@ -9,8 +9,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from vfiohost import native
+from vfiohost.doctor import read_common
 from vfiohost.errors import KernelError, ParseError, UnsupportedError
-from vfiohost.model import PciAddress
+from vfiohost.model import PciAddress, Unavailable
 from vfiohost.record.masking import mask_cmdline, mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
@@ -37,6 +38,7 @@ _PLAIN = (
     "ari_enabled",
     "boot_vga",
     "class",
+    "d3cold_allowed",
     "device",
     "enable",
     "irq",
@@ -116,6 +118,7 @@ class _Capture:
     def __init__(self, sysfs: Sysfs, config: bool, modes: bool | None, timeout: float) -> None:  # noqa: FBT001 - private
         self.sysfs = sysfs
         self.config = config
+        self.timeout = timeout
         self.bytes_left = MOST_BYTES
         self.notes: list[str] = []
         self.paths = self._paths()
@@ -326,6 +329,7 @@ class _Capture:
             except KernelError:
                 continue  # not there, or a whole pci.ids: names are looked up elsewhere then
             found[path] = File(path, mask_cmdline(content) if path == _CMDLINE else content)
+        found |= {file.path: file for file in self._examined()}
         for address, path in self.paths.items():
             for name in self.names[address]:
                 link = f"{path}/{name}"
@@ -335,6 +339,18 @@ class _Capture:
                     found[target] = File(target, None)
         found |= {link: File(link, text) for link, text in self._unusual_links(functions)}
         return tuple(found[path] for path in sorted(found))
+
+    def _examined(self) -> Iterator[File]:
+        """What `vfiohost doctor` looks at, so that it finds the same on the recording."""
+        files, names = read_common(self.sysfs, timeout=self.timeout)
+        for path, content in (*files.items(), *names.items()):
+            if isinstance(content, Unavailable):
+                self.notes.append(f"{path}: left out ({content})")
+            elif isinstance(content, bytes):
+                yield File(path, content)
+            else:
+                yield File(path, None)
+                yield from (File(f"{path}/{name}", b"") for name in content)
 
     def _unusual_links(self, functions: Iterable[Function]) -> Iterator[tuple[str, str]]:
         """Links whose text is not the one that follows from the functions: copies have such."""

@@ -1,0 +1,1 @@
+"""The checks: each takes the facts and gives what it finds. Pure."""

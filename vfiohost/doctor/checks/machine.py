@@ -1,0 +1,140 @@
+"""The machine as a whole: lockdown, Secure Boot, memory."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vfiohost.doctor.facts import number
+from vfiohost.doctor.findings import Evidence, Finding
+from vfiohost.doctor.sources import HUGEPAGES, SECURE_BOOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfiohost.doctor.facts import HostFacts
+
+_LOCKDOWN = "sys/kernel/security/lockdown"
+_LIMITS = "proc/self/limits"
+_STATUS = "proc/self/status"
+_MEMINFO = "proc/meminfo"
+_OVERCOMMIT = "proc/sys/vm/overcommit_memory"
+_CAP_IPC_LOCK = 1 << 14
+_HEX = re.compile(r"CapEff:\s*([0-9a-fA-F]{1,16})")
+_NEVER = "2"
+_SECURE = b"\x01"
+_EFI_BYTES = 5  # four of attributes, one of data
+
+
+def check_lockdown(facts: HostFacts) -> Iterator[Finding]:
+    """Is the kernel locked down, must modules be signed."""
+    mode = re.search(r"\[(\w+)\]", facts.text(_LOCKDOWN) or "")
+    if mode is not None and mode[1] != "none":
+        yield Finding(
+            "lockdown",
+            "warning",
+            "host",
+            (facts.saw(_LOCKDOWN),),
+            f"The kernel is locked down ({mode[1]}): modules without a trusted signature are not "
+            "loaded (NVIDIA's among them), and not even root may write the configuration space "
+            "(setpci) or map the memory of devices through sysfs. Binding, virtual functions and "
+            "VFIO go on working.",
+            "Sign your modules with a key that is enrolled (mokutil), or switch Secure Boot off.",
+        )
+        return
+    efi = facts.files.get(SECURE_BOOT)
+    if isinstance(efi, bytes) and len(efi) == _EFI_BYTES and efi.endswith(_SECURE):
+        yield Finding(
+            "secure-boot",
+            "info",
+            "host",
+            (Evidence(SECURE_BOOT, "1"), facts.saw(_LOCKDOWN)),
+            "Secure Boot is on. Many kernels then load signed modules only: one that was built "
+            "here (NVIDIA's vGPU host driver) needs a key that is enrolled.",
+            "mokutil --import KEY.der, and sign the modules with it.",
+        )
+
+
+def check_memory(facts: HostFacts) -> Iterator[Finding]:
+    """May a guest's memory be locked, and is there room for it."""
+    yield from _memlock(facts)
+    yield from _hugepages(facts)
+    if facts.text(_OVERCOMMIT) == _NEVER:
+        yield Finding(
+            "overcommit-strict",
+            "info",
+            "host",
+            (facts.saw(_OVERCOMMIT),),
+            "The kernel promises no more memory than it has (vm.overcommit_memory=2): a guest "
+            "whose memory does not fit at its start fails with ENOMEM, even from huge pages.",
+        )
+
+
+def _memlock(facts: HostFacts) -> Iterator[Finding]:
+    line = (facts.text(_LIMITS) or "").removeprefix("Max locked memory").split()
+    if not line:
+        return
+    status = _HEX.search(facts.text(_STATUS) or "")
+    exempt = status is not None and bool(int(status[1], 16) & _CAP_IPC_LOCK)
+    limit = number(line[0])
+    saw = (facts.saw(_LIMITS), facts.saw(_STATUS))
+    if exempt or limit is None:
+        who = "this process is exempt (CAP_IPC_LOCK)" if exempt else "there is no limit"
+        yield Finding(
+            "memlock-unlimited",
+            "ok",
+            "host",
+            saw,
+            f"Memory may be locked: {who}. VFIO locks all memory of a guest. What runs as another "
+            "user has limits of its own.",
+        )
+        return
+    yield Finding(
+        "memlock",
+        "warning",
+        "host",
+        saw,
+        f"A process like this one may lock {_size(limit)}, and VFIO locks all memory of a guest: "
+        "QEMU started so fails with ENOMEM (VFIO_MAP_DMA). libvirt raises the limit for its "
+        "guests itself.",
+        "LimitMEMLOCK=infinity in the unit of the service that starts guests; for users, "
+        "`USER - memlock unlimited` in /etc/security/limits.d. It takes a new login.",
+    )
+
+
+def _hugepages(facts: HostFacts) -> Iterator[Finding]:
+    found = {
+        name: number(value.split()[0]) if value.split() else None
+        for name, _, value in (line.partition(":") for line in facts.lines(_MEMINFO))
+    }
+    total, free = found.get("HugePages_Total"), found.get("HugePages_Free")
+    if total is None or free is None:
+        return
+    pools = [path for path in facts.files if path.startswith(f"{HUGEPAGES}/")]
+    saw = (facts.saw(_MEMINFO), *map(facts.saw, pools))
+    if total and not free:
+        yield Finding(
+            "hugepages-full",
+            "warning",
+            "host",
+            saw,
+            f"All {total} huge pages are in use: one more guest that wants some does not start.",
+            "Raise vm.nr_hugepages; soon after boot, or on the command line (hugepages=), the "
+            "kernel finds most.",
+        )
+        return
+    some = f"{total} huge pages are reserved, {free} are free." if total else "None is reserved."
+    yield Finding(
+        "hugepages",
+        "ok",
+        "host",
+        saw,
+        f"{some} Guests do not need them; with them, mapping a large guest for VFIO is faster.",
+    )
+
+
+def _size(number_of_bytes: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number_of_bytes >= size:
+            return f"{number_of_bytes / size:.4g} {unit}"
+    return f"{number_of_bytes} bytes"

@@ -1,0 +1,150 @@
+"""VFIO: its modules, their options, and interrupts."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vfiohost.doctor.checks.iommu import cpu_vendor
+from vfiohost.doctor.facts import is_on, number
+from vfiohost.doctor.findings import Evidence, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfiohost.doctor.facts import HostFacts
+
+_DRIVER = "sys/bus/pci/drivers/vfio-pci"
+_TAINT_USER = 1 << 6
+_USUAL_LIMIT = 65535  # drivers/vfio/vfio_iommu_type1.c: U16_MAX
+_X86 = ("GenuineIntel", "AuthenticAMD", "HygonGenuine", "CentaurHauls", "  Shanghai  ")
+
+
+def check_modules(facts: HostFacts) -> Iterator[Finding]:
+    """Is vfio-pci there, or can it be."""
+    iommufd = "iommu" in (facts.listed("dev") or ())
+    node = Evidence("dev/iommu", "is there" if iommufd else "is not there")
+    release = facts.snapshot.kernel
+    index = f"lib/modules/{release}"
+    if "vfio-pci" in facts.snapshot.drivers:
+        kind = "VFIO groups and iommufd" if iommufd else "VFIO groups alone, no iommufd"
+        yield Finding(
+            "vfio-ready",
+            "ok",
+            "vfio-pci",
+            (Evidence(_DRIVER, "is there"), node),
+            f"The driver vfio-pci is there ({kind}).",
+        )
+    elif facts.loadable is None:
+        yield Finding(
+            "vfio-unknown",
+            "info",
+            "vfio-pci",
+            (Evidence(_DRIVER, "is not there"), Evidence(index, "has no index of modules")),
+            "vfio-pci is not loaded, and nothing tells whether this kernel has it: there is no "
+            "list of its modules.",
+            "modprobe vfio-pci tells. Without any modules, the kernel needs CONFIG_VFIO_PCI=y.",
+        )
+    elif facts.loadable.get("vfio_pci"):
+        yield Finding(
+            "vfio-not-loaded",
+            "info",
+            "vfio-pci",
+            (Evidence(_DRIVER, "is not there"), Evidence(index, "has vfio_pci")),
+            "vfio-pci is not loaded yet. `vfiohost bind` loads it.",
+        )
+    else:
+        yield Finding(
+            "vfio-missing",
+            "bad",
+            "vfio-pci",
+            (Evidence(_DRIVER, "is not there"), Evidence(index, "has no vfio_pci")),
+            f"The kernel {release} has no vfio-pci, neither built in nor as a module: no device "
+            "can be given to a guest.",
+            "Install the rest of the kernel's modules (Ubuntu: linux-modules-extra), or a kernel "
+            "with CONFIG_VFIO_PCI. Debian's cloud kernels leave it out. After a kernel update, "
+            "boot the new kernel first.",
+        )
+
+
+def check_interrupts(facts: HostFacts) -> Iterator[Finding]:
+    """Are interrupts remapped, or was VFIO told to do without."""
+    path, unsafe = facts.parameter("vfio_iommu_type1", "allow_unsafe_interrupts")
+    chips = [p for p in facts.files if re.fullmatch(r"sys/kernel/irq/\d+/chip_name", p)]
+    remapped = any((facts.text(chip) or "").startswith("IR-") for chip in chips)
+    if is_on(unsafe):
+        yield Finding(
+            "unsafe-interrupts",
+            "warning",
+            "vfio_iommu_type1",
+            (facts.saw(path), *map(facts.saw, chips)),
+            "VFIO takes devices although their interrupts may not be checked: a guest can send "
+            "the host any interrupt (allow_unsafe_interrupts=Y).",
+            "Take the option off the command line and out of /etc/modprobe.d."
+            if remapped
+            else "Switch interrupt remapping on in the firmware (with VT-d, x2APIC), then take the "
+            "option away. Until then give devices only to guests that you trust.",
+        )
+        return
+    if not chips or not facts.groups or cpu_vendor(facts) not in _X86:
+        return
+    if remapped:
+        yield Finding(
+            "interrupt-remapping",
+            "ok",
+            "host",
+            tuple(map(facts.saw, chips)),
+            "Interrupts of PCI devices are remapped.",
+        )
+        return
+    yield Finding(
+        "no-interrupt-remapping",
+        "bad",
+        "host",
+        (*map(facts.saw, chips), facts.saw_words("intremap", "nosid")),
+        "Interrupts of PCI devices are not remapped, so VFIO refuses to give devices away: a guest "
+        "could send the host any interrupt (EPERM from VFIO_SET_IOMMU).",
+        "Switch interrupt remapping on in the firmware; take intremap=off off the command line. On "
+        "a virtual machine: intel-iommu,intremap=on and kernel-irqchip=split. Where the hardware "
+        "cannot, vfio_iommu_type1.allow_unsafe_interrupts=1 is for guests that you trust.",
+    )
+
+
+def check_options(facts: HostFacts) -> Iterator[Finding]:
+    """VFIO's module parameters that change what guests get."""
+    path, mode = facts.parameter("vfio", "enable_unsafe_noiommu_mode")
+    if is_on(mode):
+        tainted = number(facts.text("proc/sys/kernel/tainted")) or 0
+        used = " It was used: the kernel is tainted." if tainted & _TAINT_USER else ""
+        yield Finding(
+            "noiommu-mode",
+            "warning",
+            "vfio",
+            (facts.saw(path), facts.saw("proc/sys/kernel/tainted")),
+            "VFIO may hand devices out without an IOMMU: whoever has such a device can read and "
+            f"write all memory of the host.{used} Virtual machines cannot use it.",
+            "echo N > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode, and take the option "
+            "out of /etc/modprobe.d.",
+        )
+    path, limit = facts.parameter("vfio_iommu_type1", "dma_entry_limit")
+    if (most := number(limit)) is not None and most < _USUAL_LIMIT:
+        yield Finding(
+            "vfio-limit",
+            "warning",
+            "vfio_iommu_type1",
+            (facts.saw(path),),
+            f"A guest may have {most} mappings, where {_USUAL_LIMIT} are usual: a large one fails "
+            "with ENOSPC.",
+            f"echo {_USUAL_LIMIT} > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+        )
+    path, sriov = facts.parameter("vfio_pci", "enable_sriov")
+    if is_on(sriov):
+        yield Finding(
+            "vfio-sriov",
+            "info",
+            "vfio_pci",
+            (facts.saw(path),),
+            "A physical function on vfio-pci can make virtual functions (enable_sriov=Y). They go "
+            "to vfio-pci by themselves, and who opens one must know the token of the physical "
+            "function's user.",
+        )
