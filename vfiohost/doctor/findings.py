@@ -91,6 +91,7 @@ CODES: Final[Mapping[str, str]] = {
     "lock-held": "Another vfiohost is at work",
     "lock-stale": "A vfiohost was killed while it had the lock",
     # What could not be looked at.
+    "not-there": "A copy of a host lacks files that every host has",
     "unreadable": "Something could not be read, so nothing is known of it",
 }
 """Every code that a finding can have, and what it stands for."""

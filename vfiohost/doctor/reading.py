@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vfiohost import native
 from vfiohost.doctor import sources
-from vfiohost.doctor.facts import CMDLINE, HostFacts, Own, addresses_in
+from vfiohost.doctor.facts import HostFacts, Own, addresses_in
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, Process
 from vfiohost.model import Unavailable
@@ -56,7 +56,8 @@ def read_facts(
     """
     subjects = tuple(subjects)
     files, names = read_common(sysfs, timeout=timeout)
-    _read_file(sysfs, CMDLINE, sources.Source(CMDLINE), files)
+    for source in sources.MORE:
+        _read_file(sysfs, source.pattern, source, files)
     for path in sources.LISTED:
         _list(sysfs, path, names)
     dev = names.pop("dev", ())

@@ -103,15 +103,16 @@ _FRAMEBUFFER = re.compile(rb": (?:BOOTFB|efifb|vesafb|simplefb|simple-framebuffe
 
 def keep_framebuffer(content: bytes) -> bytes | None:
     """Of ``proc/iomem``: the firmware's framebuffers, and the regions that they lie in."""
-    kept: list[bytes] = []
-    above: list[bytes] = []
-    for line in content.splitlines():
+    lines = content.splitlines()
+    kept = set[int]()
+    above: list[tuple[int, int]] = []
+    for number, line in enumerate(lines):
         depth = len(line) - len(line.lstrip(b" "))
-        above = [each for each in above if len(each) - len(each.lstrip(b" ")) < depth]
+        above = [(its, each) for its, each in above if its < depth]
         if _FRAMEBUFFER.search(line):
-            kept += [each for each in (*above, line) if each not in kept]
-        above.append(line)
-    return b"".join(line.rstrip() + b"\n" for line in kept) or None
+            kept |= {each for _, each in above} | {number}
+        above.append((depth, number))
+    return b"".join(lines[number].rstrip() + b"\n" for number in sorted(kept)) or None
 
 
 _MODULES = rb"(?:vfio[\w-]*|iommufd|nvidia[\w-]*|nouveau|pci[-_]stub)"
@@ -135,7 +136,7 @@ def keep_modprobe(content: bytes) -> bytes | None:
 def keep_manager(content: bytes) -> bytes | None:
     """Of a process's ``comm``: the name of a program of :data:`MANAGERS`; others are dropped."""
     name = content.strip()
-    return name + b"\n" if name.decode("utf-8", "replace") in (*MANAGERS, "kthreadd") else None
+    return name + b"\n" if name.decode("utf-8", "replace") in MANAGERS else None
 
 
 def keep_mention(content: bytes) -> bytes | None:
@@ -172,7 +173,25 @@ COMMON: Final[tuple[Source, ...]] = (
     # A process may end while it is looked at, and on many hosts others are hidden.
     Source("proc/[0-9]*/comm", keep_manager, limit=4096, most=1 << 17, must=False),
 )
-"""What is read of every host, besides the kernel's command line."""
+"""What is read of every host, and stands in a recording."""
+
+FIRST_KERNEL_THREAD: Final = "proc/2/comm"
+"""Says ``kthreadd`` where all processes can be seen."""
+
+MORE: Final[tuple[Source, ...]] = (
+    Source("proc/cmdline"),  # a recording has it, masked
+    Source(FIRST_KERNEL_THREAD, must=False),
+)
+"""What is read besides."""
+
+EXPECTED: Final[tuple[str, ...]] = (
+    "proc/cmdline",
+    "proc/cpuinfo",
+    "proc/meminfo",
+    ACPI_TABLES,
+    "sys/module",
+)
+"""What every running PC has; a copy may lack it."""
 
 LISTED: Final[tuple[str, ...]] = (ACPI_TABLES, IOMMUS, "sys/module", "dev/vfio", "dev")
 """The directories that are looked into."""

@@ -49,8 +49,8 @@ def summary_line(findings: Sequence[Finding]) -> str:
     """How many findings there are of each kind."""
     count = Counter(finding.severity for finding in findings)
     warnings = f"{count['warning']} warning{'' if count['warning'] == 1 else 's'}"
-    unread = sum(finding.code == "unreadable" for finding in findings)
-    blind = "; not everything could be read" if unread else ""
+    unread = sum(finding.code in ("unreadable", "not-there") for finding in findings)
+    blind = "; not everything could be looked at" if unread else ""
     return (
         f"{count['bad']} bad, {warnings}, {count['info']} for information, {count['ok']} ok{blind}"
     )

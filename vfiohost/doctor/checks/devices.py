@@ -87,7 +87,7 @@ def check_reset(facts: HostFacts) -> Iterator[Finding]:
         if not tells or (path in facts.files and methods is None):
             continue
         others = _others_on_bus(facts, device)
-        if not methods and "reset" not in names:
+        if methods == "" or (methods is None and "reset" not in names):
             yield Finding(
                 "no-reset",
                 "warning",
@@ -96,7 +96,9 @@ def check_reset(facts: HostFacts) -> Iterator[Finding]:
                 f"Nothing can reset {device.address}: what one guest left in it, the next one "
                 "finds, and a guest that crashes may leave it unusable until the host is booted.",
                 "Give it to one guest only, for as long as the host is up. Some cards get a reset "
-                "from the kernel's quirks in newer versions.",
+                "from the kernel's quirks in newer versions."
+                if methods is None
+                else f"Somebody switched all methods off: echo default > /{path}.",
             )
         elif methods == "bus" and others:
             yield Finding(

@@ -11,7 +11,7 @@ from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.model import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from vfiohost.model import IommuGroup, PciDevice
 
@@ -73,6 +73,19 @@ def _shared(facts: HostFacts, group: IommuGroup) -> Finding:
             f"{with_bridges}{why}{now}",
             f"Hand them over together: `vfiohost bind {first} --group`.",
         )
+    if (controller := _in_front_of_all(endpoints)) is not None:
+        return Finding(
+            "group-shared",
+            "warning",
+            f"group {group.number}",
+            (members, Evidence(f"{controller.path}/driver", str(controller.driver or "none"))),
+            f"Group {group.number} holds {controller.address} and all that lies behind it: to the "
+            "IOMMU they are one (a controller such as Intel's VMD asks for memory in its own "
+            f"name). One guest gets all of them, or none.{now}",
+            f"Give the guest {controller.address} itself, and with it what lies behind it; or "
+            "switch the controller off in the firmware's setup (VMD), so that each drive stands "
+            "for itself.",
+        )
     return Finding(
         "group-shared",
         "warning",
@@ -85,6 +98,14 @@ def _shared(facts: HostFacts, group: IommuGroup) -> Finding:
         "behind another root port. Some firmwares have a switch for ACS; newer kernels vouch for "
         "more ports. pcie_acs_override is in no mainline kernel, and only hides the gap.",
     )
+
+
+def _in_front_of_all(endpoints: Sequence[PciDevice]) -> PciDevice | None:
+    """The member that all others lie behind, if there is one."""
+    for first in endpoints:
+        if all(d is first or d.path.startswith(f"{first.path}/") for d in endpoints):
+            return first
+    return None
 
 
 def _ports_of(facts: HostFacts, group: IommuGroup) -> list[PciDevice]:

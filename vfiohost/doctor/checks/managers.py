@@ -10,6 +10,7 @@ from vfiohost.doctor.facts import CMDLINE, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.doctor.sources import (
     DRIVERCTL,
+    FIRST_KERNEL_THREAD,
     LIBVIRT_HOOKS,
     MANAGERS,
     MDEVCTL,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _IDS = re.compile(r"([0-9a-fA-F]{4}):([0-9a-fA-F]{4})(?::.*)?")
 _OPTIONS = re.compile(r"options\s+vfio[-_]pci\s(?:.*\s)?ids=(\S+)")
 _HAD_BY_PCI_IDS = "vfio-pci"
-_FIRST_KERNEL_THREAD = "proc/2/comm"
 
 
 def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
@@ -151,12 +151,12 @@ def check_programs(facts: HostFacts) -> Iterator[Finding]:
             "Let one of the two manage a device: tell it to leave the device alone, or stop it "
             "while you work.",
         )
-    if facts.is_live and facts.text(_FIRST_KERNEL_THREAD) != "kthreadd":
+    if facts.is_live and facts.text(FIRST_KERNEL_THREAD) != "kthreadd":
         yield Finding(
             "processes-hidden",
             "info",
             "host",
-            (Evidence(_FIRST_KERNEL_THREAD, "does not show kthreadd"),),
+            (Evidence(FIRST_KERNEL_THREAD, "does not show kthreadd"),),
             "Other processes of this host cannot be seen from here (a container, or hidepid), so "
             "nothing is known of programs that manage or use devices.",
             "Run it as root, outside any container.",

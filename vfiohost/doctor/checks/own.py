@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfiohost.doctor.findings import Evidence, Finding
+from vfiohost.doctor.sources import EXPECTED
 from vfiohost.model import Unavailable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check_journal(facts: HostFacts) -> Iterator[Finding]:
             "vfiohost",
             (Evidence(_JOURNAL, text),),
             "A journal makes no sense. It may tell of a run that was cut off, and vfiohost changes "
-            f"nothing while it is there. {text}",
+            "nothing while it is there.",
             "See whether the devices are as they should be, then move the file away.",
         )
     if own.other_boot:
@@ -98,6 +99,17 @@ def check_lock(facts: HostFacts) -> Iterator[Finding]:
 
 def check_unreadable(facts: HostFacts) -> Iterator[Finding]:
     """What could not be read, so that nobody takes silence for health."""
+    missing = [p for p in EXPECTED if p not in facts.files and p not in facts.names]
+    if missing and not facts.is_live:
+        yield Finding(
+            "not-there",
+            "info",
+            "host",
+            tuple(Evidence(path, "is not there") for path in missing),
+            "This is a copy of a host, and it lacks files that every host has. What they would say "
+            "is not known, neither good nor bad.",
+            "Look at the host itself, or have it recorded there by vfiohost record.",
+        )
     failed: dict[str, list[str]] = {}
     for path, content in (*facts.files.items(), *facts.names.items()):
         if isinstance(content, Unavailable):

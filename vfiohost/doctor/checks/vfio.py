@@ -25,7 +25,7 @@ def check_modules(facts: HostFacts) -> Iterator[Finding]:
     iommufd = "iommu" in (facts.listed("dev") or ())
     node = Evidence("dev/iommu", "is there" if iommufd else "is not there")
     release = facts.snapshot.kernel
-    index = f"lib/modules/{release}"
+    index = f"lib/modules/{release}" if release else "lib/modules"
     if "vfio-pci" in facts.snapshot.drivers:
         kind = "VFIO groups and iommufd" if iommufd else "VFIO groups alone, no iommufd"
         yield Finding(
@@ -35,7 +35,8 @@ def check_modules(facts: HostFacts) -> Iterator[Finding]:
             (Evidence(_DRIVER, "is there"), node),
             f"The driver vfio-pci is there ({kind}).",
         )
-    elif facts.loadable is None:
+    elif facts.loadable is None or not (facts.is_live or facts.loadable.get("vfio_pci")):
+        # A recording has few of a host's modules.
         yield Finding(
             "vfio-unknown",
             "info",
