@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import time
 
-from tests.kernel.lab import vfio_user
+from tests.kernel.lab import guest, vfio_user
 from vfiohost import recording, vfio
 from vfiohost.cli import main
 from vfiohost.journal import lock
@@ -34,6 +35,15 @@ def vfiohost(*arguments: str) -> dict[str, int | str | float]:
         "stderr": err.getvalue(),
         "seconds": time.monotonic() - started,
     }
+
+
+def vfiohost_as_nobody(*arguments: str) -> dict[str, int | str | float]:
+    """Run the command as an ordinary user."""
+    os.seteuid(guest.NOBODY)
+    try:
+        return vfiohost(*arguments)
+    finally:
+        os.seteuid(0)
 
 
 def group_status(group: str) -> list[bool]:
