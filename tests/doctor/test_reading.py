@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -340,8 +341,9 @@ def test_a_simulated_host_keeps_what_was_recorded(name: str, tmp_path: Path) -> 
     assert told_by(found_at(tmp_path / "simulated")) == told_by(expanded)
 
 
-def test_facts_are_frozen(tree: Tree) -> None:
+def test_facts_are_frozen_and_can_be_pickled(tree: Tree) -> None:
     facts = facts_of(tree.root)
+    assert pickle.loads(pickle.dumps(facts)) == facts
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         facts.is_live = True  # type: ignore[misc]
     with pytest.raises(TypeError):

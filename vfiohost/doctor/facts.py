@@ -25,7 +25,6 @@ VFIO_NODES = "dev/vfio"
 
 _DISPLAY, _ACCELERATOR = 0x03, 0x12
 _WORD = re.compile(r'(?:"[^"\n]*"?|[^\s"])+')
-# A parent in a path: sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0.
 _LONGEST_SHOWN = 120
 
 
@@ -87,6 +86,12 @@ class HostFacts:
     loadable: Mapping[str, bool] | None = None
     own: Own = attrs.field(factory=Own)
     is_live: bool = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The read-only views of the mappings cannot be pickled; the mappings can.
+        loadable = None if self.loadable is None else dict(self.loadable)
+        maps = (dict(self.files), dict(self.names), loadable)
+        return (HostFacts, (self.snapshot, self.subjects, *maps, self.own, self.is_live))
 
     # -- files
 

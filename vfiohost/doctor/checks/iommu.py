@@ -36,9 +36,8 @@ def check_iommu(facts: HostFacts) -> Iterator[Finding]:
             "warning",
             joined((d.address for d in outside), 4),
             (how_many, *(Evidence(f"{d.path}/iommu_group", "is not there") for d in outside[:4])),
-            f"{joined(d.address for d in outside)} "
-            f"{'is' if len(outside) == 1 else 'are'} in no IOMMU group: no IOMMU stands in front "
-            "of them, though others have one. They cannot be given to a guest.",
+            f"{joined(d.address for d in outside)}: no IOMMU group, though others have one: no "
+            "IOMMU stands in front, so that none of this can be given to a guest.",
             "Put the card into a slot behind another host bridge. On a virtual machine: leave "
             "bypass_iommu=on off that bridge. A firmware that leaves a bridge out of its DMAR or "
             "IVRS table needs an update.",
