@@ -229,10 +229,18 @@ class StalePlanError(ApplyError):
 class PendingError(ApplyError):
     """A store did not come back in time; the kernel's operation goes on (exit 6).
 
-    ``pid`` is the helper process that waits in the kernel for it, if it is known.
+    Attributes:
+        pid: the helper process that waits in the kernel for it, if it is known.
+        wait_channel: the function of the kernel in which that process waits, if it is known.
+        state: ``releasing`` when the device has lost its driver link, and its driver has not let
+            go of it; else ``None``.
+        users: the processes that have the device open, as far as they can be seen.
     """
 
     pid: int | None = None
+    wait_channel: str | None = None
+    state: str | None = None
+    users: tuple[str, ...] = ()
 
 
 class RollbackError(ApplyError):

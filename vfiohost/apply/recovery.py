@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from vfiohost.apply.pending import still_waiting
 from vfiohost.apply.transaction import Transaction
 from vfiohost.errors import ApplyError, PendingError
 from vfiohost.journal import DamagedJournal, lock
 from vfiohost.plan.types import Report, StepResult
 
 if TYPE_CHECKING:
-    from vfiohost.journal import EventKind, Journal, JournalEntry, Process
+    from vfiohost.apply.pending import Waiting
+    from vfiohost.journal import EventKind, Journal, JournalEntry
     from vfiohost.plan.types import Outcome
     from vfiohost.sysfs import Kernel, Sysfs
 
@@ -90,8 +92,8 @@ def recover(
                 recovery = _damaged(entry)
             elif entry.boot_id != journal.boot_id:
                 recovery = _close(entry, journal)
-            elif (waiting := entry.waiting()) is not None:
-                recovery = _still_pending(entry, waiting[1])
+            elif (waiting := still_waiting(sysfs, entry)) is not None:
+                recovery = _still_pending(entry, waiting)
             else:
                 transaction = Transaction(
                     entry.plan,
@@ -132,13 +134,13 @@ def _close(entry: JournalEntry, journal: Journal) -> Recovery:
     )
 
 
-def _still_pending(entry: JournalEntry, helper: Process) -> Recovery:
+def _still_pending(entry: JournalEntry, waiting: Waiting) -> Recovery:
     return Recovery(
         entry.id,
         "pending",
-        f"{entry} still waits for the kernel (helper process {helper.pid}). Find out who uses the "
-        "device; when the kernel has come back, run `vfiohost recover` again.",
-        pid=helper.pid,
+        f"{entry} still waits for the kernel ({waiting.who}). {waiting.sentences} When the kernel "
+        "has come back, run `vfiohost recover` again.",
+        pid=waiting.pid,
     )
 
 

@@ -204,7 +204,8 @@ def _pending_undo(first: BaseException, pending: PendingError) -> PendingError:
         report=pending.report,
         cause=first,
     )
-    error.pid = pending.pid
+    error.pid, error.wait_channel = pending.pid, pending.wait_channel
+    error.state, error.users = pending.state, pending.users
     return error
 
 

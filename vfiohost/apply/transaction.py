@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from vfiohost.apply.pending import look
 from vfiohost.errors import (
     ApplyError,
     KernelError,
@@ -448,17 +449,14 @@ class Transaction:
         self._set(index, "pending", text)
         helper = None if pid is None else Process.of(pid)
         self._note("pending", index, error=text, helper=helper)
-        step = self.plan.steps[index]
-        users = "Most often another process still uses the device. "
-        error = PendingError(
-            f"{text} {'' if isinstance(step, LoadModule) else users}What was done before stays as "
-            "it is. When the kernel has come back, `vfiohost recover` takes it back.",
-            step=step,
+        waiting = look(self._sysfs, self.plan.steps[index], pid)
+        said = f"{waiting.sentences} " if waiting.sentences else ""
+        return waiting.error(
+            f"{text} {said}What was done before stays as it is. When the kernel has come back, "
+            "`vfiohost recover` takes it back.",
             report=self.report,
             cause=cause,
         )
-        error.pid = pid
-        return error
 
     def _set(self, index: int, outcome: Outcome, error: str | None = None) -> None:
         self._results[index] = StepResult(self.plan.steps[index], outcome, error)

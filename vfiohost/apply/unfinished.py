@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from vfiohost.apply.pending import still_waiting
 from vfiohost.errors import ApplyError, PendingError, StalePlanError
 from vfiohost.journal import DamagedJournal
 from vfiohost.plan.types import LoadModule, Report, StepResult, WriteAttr
 
 if TYPE_CHECKING:
-    from vfiohost.journal import Journal, JournalEntry, Process
-    from vfiohost.plan.types import Plan
+    from vfiohost.apply.pending import Waiting
+    from vfiohost.journal import Journal, JournalEntry
+    from vfiohost.plan.types import Plan, Step
     from vfiohost.sysfs import Sysfs
 
 # What stores name: PCI addresses and the UUIDs of mediated devices.
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RESCAN_LOCK = re.compile(
+    r"sys/bus/pci/(?:rescan|devices/[^/]+/(?:sriov_numvfs|remove|rescan))|sys/class/pci_bus/.+/rescan"
+)
 _MDEV_PARENT = re.compile(r"\bmdev_bus/([^/]+)")
 
 
@@ -38,19 +43,16 @@ def check_journals(plan: Plan, undoes: str | None, sysfs: Sysfs, journal: Journa
                 f"whether the devices are as they should be, then move {entry.path} away.",
                 report=nothing_done(plan),
             )
-        waiting = entry.waiting()
+        waiting = still_waiting(sysfs, entry)
         if waiting is None:
             raise ApplyError(
                 f"An earlier run was cut off: {entry}. Run `vfiohost recover` first, which brings "
                 "back what that run had changed.",
                 report=nothing_done(plan),
             )
-        step, helper = waiting
-        shared = _shared(plan, entry.plan, sysfs)
-        if isinstance(step, LoadModule) and step.name in _modules(plan):
-            shared.add(f"module {step.name}")
+        shared = _shared_with(waiting.step, plan, entry.plan, sysfs)
         if shared:
-            raise _pending_before(plan, entry, helper, shared)
+            raise _pending_before(plan, entry, waiting, shared)
     if undoes is not None and undoes not in {e.id for e in journal.undoable()}:
         raise StalePlanError(
             f"The plan of journal {undoes} has been undone, or cannot be undone.",
@@ -63,17 +65,53 @@ def nothing_done(plan: Plan) -> Report:
     return Report(plan, tuple(StepResult(step, "not-run") for step in plan.steps))
 
 
+def pending_for(plan: Plan, sysfs: Sysfs, journal: Journal) -> PendingError | None:
+    """The error that a plan meets because an earlier store about its devices is still pending.
+
+    Writes nothing and takes no lock.
+
+    Raises:
+        KernelError, UnsupportedError: as :meth:`vfiohost.journal.Journal.entries`.
+    """
+    boot_id = journal.boot_id
+    for entry in journal.open_entries():
+        if isinstance(entry, DamagedJournal) or entry.boot_id != boot_id:
+            continue
+        waiting = still_waiting(sysfs, entry)
+        shared = _shared_with(waiting.step, plan, entry.plan, sysfs) if waiting else None
+        if waiting and shared:
+            return _pending_before(plan, entry, waiting, shared)
+    return None
+
+
 def _pending_before(
-    plan: Plan, entry: JournalEntry, helper: Process, shared: set[str]
+    plan: Plan, entry: JournalEntry, waiting: Waiting, shared: set[str]
 ) -> PendingError:
-    error = PendingError(
-        f"An earlier run still waits for the kernel (helper process {helper.pid}), and this plan "
-        f"is about {', '.join(sorted(shared))}, too: {entry}. Find out who uses the device; when "
-        "the kernel has come back, run `vfiohost recover`, then try again. Nothing was changed.",
+    return waiting.error(
+        f"An earlier run still waits for the kernel ({waiting.who}), and this plan is about "
+        f"{', '.join(sorted(shared))}, too: {entry}. {waiting.sentences} When the kernel has come "
+        "back, run `vfiohost recover`, then try again. Nothing was changed.",
         report=nothing_done(plan),
     )
-    error.pid = helper.pid
-    return error
+
+
+def _shared_with(step: Step, plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:
+    """What stands in the way of a plan while a step of another one is pending."""
+    shared = _shared(plan, other, sysfs)
+    if isinstance(step, LoadModule) and step.name in _modules(plan):
+        shared.add(f"module {step.name}")
+    if _takes_rescan_lock(step) and any(map(_takes_rescan_lock, plan.steps)):
+        shared.add("the PCI bus as a whole (numvfs, remove and rescan exclude each other)")
+    return shared
+
+
+def _takes_rescan_lock(step: Step) -> bool:
+    """Whether a store takes ``pci_lock_rescan_remove`` (``drivers/pci/remove.c``).
+
+    One that is stuck holds it, so that another of them anywhere would be stuck behind it for as
+    long; with a slow bind of the same card they lock each other out for ever.
+    """
+    return isinstance(step, WriteAttr) and _RESCAN_LOCK.fullmatch(step.path) is not None
 
 
 def _shared(plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:

@@ -105,7 +105,9 @@ def failure_value(error: BaseException) -> dict[str, Any]:
         value |= {"path": error.path, "holder": error.holder}
     elif isinstance(error, ApplyError):
         value["cause"] = failure_value(error.cause) if error.cause else None
-        value |= {"pid": error.pid} if isinstance(error, PendingError) else {}
+        if isinstance(error, PendingError):
+            value |= {"pid": error.pid, "wait_channel": error.wait_channel}
+            value |= {"state": error.state, "users": list(error.users)}
         if isinstance(error, RollbackError):
             value["commands"] = list(error.commands)
     return value

@@ -1,0 +1,199 @@
+"""What is known of a store that the kernel has not come back from: who waits, where, and for whom."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vfiohost.errors import KernelError, PendingError
+from vfiohost.model import Unavailable
+from vfiohost.plan.types import LoadModule, WriteAttr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfiohost.journal import JournalEntry
+    from vfiohost.plan.types import Report, Step
+    from vfiohost.sysfs import Sysfs
+
+_DEVICES = "sys/bus/pci/devices"
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_MDEV = re.compile(r"sys/bus/mdev/devices/([^/]+)/remove")
+_PARENT = re.compile(r"(.+)/mdev_supported_types/[^/]+/create")
+
+# What an answer is waited for: that of a device whose lock is held does not come at all.
+_LOOK_SECONDS = 0.3
+
+
+@attrs.frozen
+class Waiting:
+    """A store that the kernel has not come back from.
+
+    Attributes:
+        step: whose store.
+        pid: the helper process that waits in the kernel, if it is known.
+        channel: the function of the kernel in which it waits (``/proc/PID/wchan``), if that is
+            known.
+        releasing: the device that its driver is letting go of, or ``None``: its ``driver`` link is
+            gone, and its ``uevent`` still names the driver or does not answer.
+        users: the processes that have the device open, as far as they can be seen.
+    """
+
+    step: Step
+    pid: int | None
+    channel: str | None
+    releasing: str | None
+    users: tuple[str, ...]
+
+    @property
+    def who(self) -> str:
+        """The process that waits."""
+        return "no helper process is known" if self.pid is None else f"helper process {self.pid}"
+
+    @property
+    def sentences(self) -> str:
+        """Where it waits, in what state the device is, and who uses it."""
+        said = []
+        if self.channel is not None:
+            said.append(f"It waits in the kernel's {self.channel}.")
+        if self.releasing is not None:
+            said.append(
+                f"{self.releasing} is releasing: it has no driver any more for those who look, but "
+                "its driver has not let go of it."
+            )
+        if self.users:
+            said.append(f"In use by {', '.join(self.users)}.")
+        elif not isinstance(self.step, LoadModule):
+            said.append("Most often another process still uses the device.")
+        return " ".join(said)
+
+    def error(
+        self, text: str, *, report: Report, cause: BaseException | None = None
+    ) -> PendingError:
+        """The error that says so.
+
+        Args:
+            text: the sentences.
+            report: what became of each step.
+            cause: what ended the waiting, if it was waited.
+        """
+        error = PendingError(text, step=self.step, report=report, cause=cause)
+        error.pid, error.wait_channel, error.users = self.pid, self.channel, self.users
+        error.state = None if self.releasing is None else "releasing"
+        return error
+
+
+def look(sysfs: Sysfs, step: Step, pid: int | None) -> Waiting:
+    """See what a store waits for. Takes no lock of the kernel, and at most 0.3 s.
+
+    Args:
+        sysfs: the host.
+        step: whose store.
+        pid: the helper process that waits, if it is known.
+
+    Files: ``/proc/PID/wchan``, the ``driver`` link and ``uevent`` of the device, ``dev/vfio`` and
+    ``proc/*/fd`` below the root.
+    """
+    return Waiting(
+        step=step,
+        pid=pid,
+        channel=None if pid is None else _channel(pid),
+        releasing=_releasing(sysfs, step),
+        users=tuple(_users(sysfs, step)),
+    )
+
+
+def still_waiting(sysfs: Sysfs, entry: JournalEntry) -> Waiting | None:
+    """The store of an open journal that the kernel has not come back from, if there is one.
+
+    Its helper still waits, or nothing is known of a helper and the device is still releasing.
+    """
+    waiting = entry.waiting()
+    if waiting is not None:
+        step, helper = waiting
+        return look(sysfs, step, helper.pid)
+    for index, event in entry.last_events.items():
+        step = entry.plan.steps[index]
+        if event.kind == "pending" and event.helper is None and _releasing(sysfs, step):
+            return look(sysfs, step, None)
+    return None
+
+
+def _channel(pid: int) -> str | None:
+    """Where a process waits. The real ``/proc``: our helpers are never below another root."""
+    try:
+        name = Path(f"/proc/{pid}/wchan").read_text().strip()
+    except OSError:
+        return None
+    return None if name in ("", "0") else name
+
+
+def _releasing(sysfs: Sysfs, step: Step) -> str | None:
+    """The PCI device of a step if its driver is on its way out (``device_release_driver``)."""
+    found = isinstance(step, WriteAttr) and _ADDRESS.search(f"{step.value} {step.path}")
+    if not found:
+        return None
+    device = f"{_DEVICES}/{found[0]}"
+    uevent = f"{device}/uevent"
+    try:
+        if not sysfs.exists(device) or sysfs.link_name(f"{device}/driver") is not None:
+            return None
+    except KernelError:
+        return None
+    text = sysfs.read_bounded([uevent], timeout=_LOOK_SECONDS)[uevent]
+    locked = isinstance(text, Unavailable) and not text.errno
+    named = isinstance(text, str) and "DRIVER=" in text
+    return found[0] if locked or named else None
+
+
+def _users(sysfs: Sysfs, step: Step) -> Iterator[str]:
+    """The processes that have one of the device's VFIO nodes open, by name and number."""
+    nodes = {node for directory in _directories(step) for node in _nodes(sysfs, directory)}
+    if not nodes:
+        return
+    for pid in filter(str.isdecimal, _listing(sysfs, "proc")):
+        files = (f"proc/{pid}/fd/{fd}" for fd in _listing(sysfs, f"proc/{pid}/fd"))
+        if any(_link(sysfs, file) in nodes for file in files):
+            yield f"{_text(sysfs, f'proc/{pid}/comm') or 'a process'} (pid {pid})"
+
+
+def _directories(step: Step) -> Iterator[str]:
+    """Where the device of a step may be in sysfs; one that is being removed has left its bus."""
+    if not isinstance(step, WriteAttr):
+        return
+    for address in _ADDRESS.findall(f"{step.path} {step.value}"):
+        yield f"{_DEVICES}/{address}"
+    mdev = _MDEV.fullmatch(step.path)
+    parent = _PARENT.fullmatch(step.undo.path) if step.undo else None
+    if mdev and parent:
+        yield f"{parent[1]}/{mdev[1]}"
+
+
+def _nodes(sysfs: Sysfs, directory: str) -> Iterator[str]:
+    group = _link(sysfs, f"{directory}/iommu_group").rpartition("/")[2]
+    if group:
+        yield from (f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}")
+    for name in _listing(sysfs, f"{directory}/vfio-dev"):
+        yield f"/dev/vfio/devices/{name}"
+
+
+def _listing(sysfs: Sysfs, path: str) -> list[str]:
+    with contextlib.suppress(KernelError):
+        return sysfs.listdir(path)
+    return []
+
+
+def _link(sysfs: Sysfs, path: str) -> str:
+    with contextlib.suppress(KernelError):
+        return sysfs.readlink(path)
+    return ""
+
+
+def _text(sysfs: Sysfs, path: str) -> str:
+    with contextlib.suppress(KernelError):
+        return sysfs.read(path)
+    return ""
