@@ -15,26 +15,30 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from vfiohost.errors import KernelError, NotFoundError
 from vfiohost.model import MdevBus, PciAddress, PciDevice
+from vfiohost.native import never
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import LiveKernel, Sysfs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from vfiohost.apply import Recovery
+    from vfiohost.apply import Recovery, Watch
     from vfiohost.doctor import Finding
+    from vfiohost.errors import PendingError
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
-    from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.native import GiveUp
+    from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.recording import Recording
     from vfiohost.sysfs import Kernel
 
@@ -79,6 +83,7 @@ class Host:
     def __init__(self, root: str | os.PathLike[str] = "/", *, kernel: Kernel | None = None) -> None:
         self.sysfs = Sysfs(root)
         self.kernel: Kernel = LiveKernel(self.sysfs) if kernel is None else kernel
+        self._lock: int | None = None
 
     def close(self) -> None:
         """Close the root; the host is of no use afterwards."""
@@ -440,6 +445,7 @@ class Host:
         wait: float = 0.0,
         cancel: Callable[[], bool] | None = None,
         progress: Callable[[StepResult], None] | None = None,
+        watch: Watch | None = None,
     ) -> Report:
         """Carry a plan out: lock, re-check, journal, write, read back; undo in reverse on failure.
 
@@ -454,6 +460,7 @@ class Host:
             wait: seconds to wait for another vfiohost to end, 0 for not at all.
             cancel: asked between steps; when it says so, what was done is taken back.
             progress: told of each step when it is over.
+            watch: told of each store and load when it is about to begin.
 
         Raises:
             ApplyError: it failed and was taken back; its subclasses say when it was not so.
@@ -473,17 +480,70 @@ class Host:
             undoes=undoes,
             cancel=never if cancel is None else cancel,
             progress=progress,
+            watch=watch,
+            held=self._lock,
         )
         if report.writes:
             await_vfio_nodes(self.sysfs, timeout=UDEV_TIMEOUT)
         return report
 
-    def recover(self, *, timeout: float = STORE_TIMEOUT, wait: float = 0.0) -> tuple[Recovery, ...]:
+    @contextmanager
+    def locked(self, purpose: str, *, wait: float = 0.0, give_up: GiveUp = never) -> Iterator[None]:
+        """Keep every other vfiohost from changing this host: plan inside, and apply inside.
+
+        What is planned without it may meet a host that somebody else has changed meanwhile.
+
+        Args:
+            purpose: what for; others who want the lock are told.
+            wait: seconds to wait for another vfiohost to end, 0 for not at all.
+            give_up: asked while it is waited for; ``True`` ends the wait.
+
+        Raises:
+            LockBusyError: another vfiohost is changing this host.
+            KernelError: the lock could not be made or opened.
+            UnsupportedError: the root is a recording, or its state files cannot be trusted.
+        """
+        from vfiohost.journal import lock
+
+        self.kernel.check_writable()
+        with lock(self.sysfs, purpose=purpose, wait=wait, give_up=give_up) as fd:
+            self._lock = fd
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def pending_for(self, plan: Plan) -> PendingError | None:
+        """The error that a plan would meet because an earlier store is pending, or ``None``.
+
+        Raises:
+            KernelError: the journal cannot be read (EACCES for an ordinary user).
+        """
+        from vfiohost.apply import pending_for
+
+        return pending_for(plan, self.sysfs, self.journal)
+
+    def users_of(self, step: Step) -> tuple[str, ...]:
+        """The processes that have the device of a step open, as far as they can be seen."""
+        from vfiohost.apply import users_of
+
+        return users_of(self.sysfs, step)
+
+    def recover(
+        self,
+        *,
+        timeout: float = STORE_TIMEOUT,
+        wait: float = 0.0,
+        give_up: GiveUp = never,
+        watch: Watch | None = None,
+    ) -> tuple[Recovery, ...]:
         """Take back what a crash left half-way.
 
         Args:
             timeout: seconds that one store may take.
             wait: seconds to wait for another vfiohost to end, 0 for not at all.
+            give_up: asked while it is waited for; ``True`` ends the wait.
+            watch: told of each store when it is about to begin.
 
         Returns:
             What became of each journal that was open.
@@ -494,7 +554,13 @@ class Host:
         from vfiohost.apply import recover
 
         return recover(
-            sysfs=self.sysfs, kernel=self.kernel, journal=self.journal, timeout=timeout, wait=wait
+            sysfs=self.sysfs,
+            kernel=self.kernel,
+            journal=self.journal,
+            timeout=timeout,
+            wait=wait,
+            give_up=give_up,
+            watch=watch,
         )
 
     @cached_property

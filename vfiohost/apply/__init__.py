@@ -18,7 +18,19 @@ no plan is carried out.
 
 from __future__ import annotations
 
+from vfiohost.apply.pending import users_of
 from vfiohost.apply.recovery import Recovery, RecoveryOutcome, recover
 from vfiohost.apply.run import apply, never
+from vfiohost.apply.transaction import Watch
+from vfiohost.apply.unfinished import pending_for
 
-__all__ = ["Recovery", "RecoveryOutcome", "apply", "never", "recover"]
+__all__ = [
+    "Recovery",
+    "RecoveryOutcome",
+    "Watch",
+    "apply",
+    "never",
+    "pending_for",
+    "recover",
+    "users_of",
+]

@@ -1,4 +1,4 @@
-"""What is known of a store that the kernel has not come back from: who waits, where, and for whom."""
+"""What is known of a store that the kernel has not come back from: who waits, where, on whom."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def look(sysfs: Sysfs, step: Step, pid: int | None) -> Waiting:
         pid=pid,
         channel=None if pid is None else _channel(pid),
         releasing=_releasing(sysfs, step),
-        users=tuple(_users(sysfs, step)),
+        users=users_of(sysfs, step),
     )
 
 
@@ -150,11 +150,16 @@ def _releasing(sysfs: Sysfs, step: Step) -> str | None:
     return found[0] if locked or named else None
 
 
-def _users(sysfs: Sysfs, step: Step) -> Iterator[str]:
-    """The processes that have one of the device's VFIO nodes open, by name and number."""
+def users_of(sysfs: Sysfs, step: Step) -> tuple[str, ...]:
+    """The processes that have a VFIO node of a step's device open, by name and number.
+
+    Files: ``dev/vfio`` and ``proc/*/fd`` below the root.
+    """
     nodes = {node for directory in _directories(step) for node in _nodes(sysfs, directory)}
-    if not nodes:
-        return
+    return tuple(_with_open(sysfs, nodes)) if nodes else ()
+
+
+def _with_open(sysfs: Sysfs, nodes: set[str]) -> Iterator[str]:
     for pid in filter(str.isdecimal, _listing(sysfs, "proc")):
         files = (f"proc/{pid}/fd/{fd}" for fd in _listing(sysfs, f"proc/{pid}/fd"))
         if any(_link(sysfs, file) in nodes for file in files):

@@ -11,11 +11,14 @@ from vfiohost.apply.pending import still_waiting
 from vfiohost.apply.transaction import Transaction
 from vfiohost.errors import ApplyError, PendingError
 from vfiohost.journal import DamagedJournal, lock
+from vfiohost.native import never
 from vfiohost.plan.types import Report, StepResult
 
 if TYPE_CHECKING:
     from vfiohost.apply.pending import Waiting
+    from vfiohost.apply.transaction import Watch
     from vfiohost.journal import EventKind, Journal, JournalEntry
+    from vfiohost.native import GiveUp
     from vfiohost.plan.types import Outcome
     from vfiohost.sysfs import Kernel, Sysfs
 
@@ -54,6 +57,8 @@ def recover(
     journal: Journal,
     timeout: float = 20.0,
     wait: float = 0.0,
+    give_up: GiveUp = never,
+    watch: Watch | None = None,
 ) -> tuple[Recovery, ...]:
     """Take back what plans did that were cut off by a crash, or by a store that came back late.
 
@@ -68,6 +73,8 @@ def recover(
         journal: the host's journal.
         timeout: seconds for each store and read.
         wait: seconds to wait for the lock.
+        give_up: asked while the lock is waited for; see :func:`vfiohost.journal.lock`.
+        watch: told of each store when it is about to begin.
 
     Returns:
         One per open or damaged journal, the newest first; empty when there is none, and then
@@ -86,7 +93,7 @@ def recover(
         return ()
     kernel.check_writable()
     recoveries: list[Recovery] = []
-    with lock(sysfs, purpose="recover", wait=wait) as fd:
+    with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as fd:
         for entry in reversed(journal.open_entries()):
             if isinstance(entry, DamagedJournal):
                 recovery = _damaged(entry)
@@ -102,6 +109,7 @@ def recover(
                     begin=partial(journal.reopen, entry),
                     timeout=timeout,
                     keep_fd=fd,
+                    watch=watch,
                     results=_results(entry),
                 )
                 recovery = _take_back(entry, transaction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from vfiohost.apply.transaction import Transaction
@@ -20,7 +21,7 @@ from vfiohost.plan.types import Report, StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vfiohost.apply.transaction import UndoFailure
+    from vfiohost.apply.transaction import UndoFailure, Watch
     from vfiohost.journal import Journal
     from vfiohost.plan.types import Plan, Step
     from vfiohost.sysfs import Kernel, Sysfs
@@ -42,6 +43,8 @@ def apply(
     undoes: str | None = None,
     cancel: Callable[[], bool] = never,
     progress: Callable[[StepResult], None] | None = None,
+    watch: Watch | None = None,
+    held: int | None = None,
 ) -> Report:
     """Carry out a plan as one transaction.
 
@@ -60,6 +63,8 @@ def apply(
         progress: called after each step forward that was done or found done. What it raises is
             treated like an interruption. It is not called for steps that are taken back: the report
             in the error has them.
+        watch: told of each store and load when it is about to begin.
+        held: the descriptor of the lock, where the caller holds it already.
 
     Returns:
         What became of each step: ``done`` or ``already``.
@@ -82,7 +87,8 @@ def apply(
     kernel.check_writable()
     purpose = " ".join((plan.verb, *plan.subjects))
     try:
-        with lock(sysfs, purpose=purpose, wait=wait) as fd:
+        taken = lock(sysfs, purpose=purpose, wait=wait) if held is None else nullcontext(held)
+        with taken as fd:
             check_journals(plan, undoes, sysfs, journal)
             transaction = Transaction(
                 plan,
@@ -91,6 +97,7 @@ def apply(
                 begin=lambda: journal.begin(plan, undoes=undoes),
                 timeout=timeout,
                 keep_fd=fd,
+                watch=watch,
             )
             try:
                 return _carry_out(transaction, cancel, progress, is_undo=undoes is not None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
@@ -41,6 +41,14 @@ Standing = Literal["before", "after", "unknown"]
 Certainty = Literal["known", "open", "forced"]
 """What is known of a step that has to be taken back: that it happened; nothing, so that the host
 has to show it; that its store had some effect, but not the one that it should have."""
+
+
+class Watch(Protocol):
+    """Who is told of a store or load of a plan's step when it is about to begin."""
+
+    def __call__(self, plan: Plan, index: int, *, back: bool) -> object:
+        """``back``: the step at that index is about to be taken back."""
+
 
 _READ_OPS: dict[ExpectKind, KernelOp] = {"link": "readlink", "text": "read", "exists": "open"}
 
@@ -107,6 +115,7 @@ class Transaction:
         begin: starts the plan's journal; it is called before the first change, if there is one.
         timeout: seconds for each store, load or read.
         keep_fd: the lock's file descriptor, which a helper of the kernel seam inherits.
+        watch: told of each store and load when it is about to begin.
         results: what is known of each step beforehand; ``not-run`` for all by default.
     """
 
@@ -119,6 +128,7 @@ class Transaction:
         begin: Callable[[], JournalWriter],
         timeout: float,
         keep_fd: int,
+        watch: Watch | None = None,
         results: Iterable[StepResult] | None = None,
     ) -> None:
         self.plan = plan
@@ -131,6 +141,7 @@ class Transaction:
         self._writer: JournalWriter | None = None
         self._timeout = timeout
         self._keep_fd = keep_fd
+        self._watch = watch
         self._results = (
             [StepResult(step, "not-run") for step in plan.steps]
             if results is None
@@ -271,6 +282,7 @@ class Transaction:
                 raise self._ineffective(step, step.after, seen)
 
     def _answered(self, index: int, step: Step) -> None:
+        self._tell(index, back=False)
         if isinstance(step, LoadModule):
             with self._waiting(index, f"Loading module {step.name}"):
                 self._kernel.load_module(step.name, timeout=self._timeout)
@@ -370,6 +382,7 @@ class Transaction:
             raise ApplyError(f"It was not taken back: {self._neither(step)}")
         if standing != "before":
             self._note("undo-begin", index)
+            self._tell(index, back=True)
             self._store(index, undo.path, undo.value)
             self._check_undo(step, undo)
 
@@ -457,6 +470,10 @@ class Transaction:
             report=self.report,
             cause=cause,
         )
+
+    def _tell(self, index: int, *, back: bool) -> None:
+        if self._watch is not None:
+            self._watch(self.plan, index, back=back)
 
     def _set(self, index: int, outcome: Outcome, error: str | None = None) -> None:
         self._results[index] = StepResult(self.plan.steps[index], outcome, error)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_lines
-from vfiohost.errors import VfioHostError
+from vfiohost.errors import PlanRefused, VfioHostError
+from vfiohost.plan.types import Plan
 from vfiohost.render.failures import failure_code, failure_value
 from vfiohost.render.plans import plan_lines, step_line
 from vfiohost.render.values import report_value
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vfiohost.cli.session import Session
-    from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.plan.types import Report, StepResult
 
 EXIT_CHANGES = 10
 """A dry run would change something, and ``--exit-code`` asks for it."""
@@ -33,31 +35,73 @@ def show(session: Session, plan: Plan) -> dict[str, Any]:
     return {"dry_run": True, "plan": plan.to_json()}
 
 
-def carry_out(session: Session, plan: Plan, *, undoes: str | None = None) -> dict[str, Any]:
-    """Carry a plan out; ``-v`` prints each step on the way, and the plan's notes in the end.
-
-    Returns:
-        The fields of the JSON object.
+def plan_or_pending(session: Session, planner: Callable[[], Plan]) -> Plan:
+    """Plan; a refusal because of a store of an earlier run that is pending is told as that.
 
     Raises:
+        PendingError: an earlier run waits for the kernel, and this plan is about its devices.
+        PlanRefused: the plan must not be carried out for any other reason.
+    """
+    try:
+        return planner()
+    except PlanRefused as refused:
+        plan = None if session.options.dry_run else refused.plan
+        pending = session.host.pending_for(plan) if isinstance(plan, Plan) else None
+        if pending is not None:
+            raise pending from refused
+        raise
+
+
+def carry_out(
+    session: Session,
+    plan: Plan,
+    *,
+    again: Callable[[], Plan] | None = None,
+    undoes: str | None = None,
+) -> tuple[Plan, dict[str, Any]]:
+    """Carry a plan out; ``-v`` prints each step on the way, and the plan's notes in the end.
+
+    A plan that has something to do waits its turn, at most ``--timeout``, and is made again under
+    the lock: whoever was at work meanwhile may have changed what it is about.
+
+    Args:
+        session: the verb.
+        plan: the plan as it was made without the lock.
+        again: makes it again; by default it is carried out as it is.
+        undoes: the id of the journal that it takes back.
+
+    Returns:
+        The plan that was carried out, and the fields of the JSON object.
+
+    Raises:
+        PlanRefused: as the planner, when it planned again.
         ApplyError, LockBusyError, UnsupportedError: as :meth:`vfiohost.Host.apply`.
     """
-    options, output = session.options, session.output
+    options, output, host = session.options, session.output, session.host
     said = options.verbose and not output.json
 
     def progress(result: StepResult) -> None:
+        session.waits.clear()
         output.notes([f"{result.outcome:<8} {step_line(result.step, session.root)}"])
 
-    with session.writing() as is_cancelled:
-        report: Report = session.host.apply(
+    with session.writing() as is_cancelled, ExitStack() as stack:
+        stack.callback(session.waits.clear)
+        if not plan.is_empty:
+            purpose = " ".join((plan.verb, *plan.subjects))
+            session.waits.begin_lock()
+            give_up = session.gives_up_lock
+            stack.enter_context(host.locked(purpose, wait=options.seconds, give_up=give_up))
+            plan = plan if again is None else again()
+        report: Report = host.apply(
             plan,
             undoes=undoes,
             timeout=options.seconds,
             cancel=is_cancelled,
             progress=progress if said else None,
+            watch=session.waits.begin,
         )
     session.notes += [f"note: {note}" for note in plan.notes]
-    return {"dry_run": False, "plan": plan.to_json(), "report": report_value(report)}
+    return plan, {"dry_run": False, "plan": plan.to_json(), "report": report_value(report)}
 
 
 def each_on_its_own(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.cli.carrying import EXIT_CHANGES, carry_out, each_on_its_own, show
+from vfiohost.cli.carrying import (
+    EXIT_CHANGES,
+    carry_out,
+    each_on_its_own,
+    plan_or_pending,
+    show,
+)
 from vfiohost.cli.failing import EXIT_CODES
 from vfiohost.render import listing, values
 from vfiohost.render.plans import touched_addresses
@@ -68,7 +74,7 @@ def undo(session: Session) -> None:
     if session.options.dry_run:
         session.value |= show(session, plan)
         return
-    session.value |= carry_out(session, plan, undoes=entry.id)
+    session.value |= carry_out(session, plan, undoes=entry.id)[1]
     if not session.options.quiet:
         what = " ".join((entry.plan.verb, *entry.plan.subjects))
         session.lines.append(f"undone: {what} (journal {entry.id})")
@@ -85,7 +91,16 @@ def recover(session: Session) -> None:
         session.exit_code = EXIT_CHANGES if entries and options.exit_code else 0
         return
     with session.writing():
-        recoveries = session.host.recover(timeout=options.seconds)
+        session.waits.begin_lock()
+        try:
+            recoveries = session.host.recover(
+                timeout=options.seconds,
+                wait=options.seconds,
+                give_up=session.gives_up_lock,
+                watch=session.waits.begin,
+            )
+        finally:
+            session.waits.clear()
     session.value["recoveries"] = [_recovery_value(r) for r in recoveries]
     session.exit_code = max((_RECOVERY_CODES[r.outcome] for r in recoveries), default=0)
     if session.exit_code or not options.quiet:
@@ -150,10 +165,10 @@ def _change(
     session: Session, planner: Planner, snapshot: Snapshot, devices: Sequence[PciDevice]
 ) -> dict[str, Any]:
     """Plan for some devices together, then show the plan, or carry it out and report."""
-    plan = planner(snapshot, devices)
+    plan = plan_or_pending(session, lambda: planner(snapshot, devices))
     if session.options.dry_run:
         return show(session, plan)
-    fields = carry_out(session, plan)
+    plan, fields = carry_out(session, plan, again=lambda: planner(session.scan(mdev=True), devices))
     after = snapshot if plan.is_empty else session.scan()
     now = [d for d in after.devices if str(d.address) in plan.subjects]
     now.sort(key=lambda d: plan.subjects.index(str(d.address)))

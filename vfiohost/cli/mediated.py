@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.cli.carrying import carry_out, each_on_its_own, show
+from vfiohost.cli.carrying import carry_out, each_on_its_own, plan_or_pending, show
 from vfiohost.errors import ParseError
 from vfiohost.model import MdevBus
 from vfiohost.plan.mdev import parse_uuid
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from vfiohost.cli.session import Session
+    from vfiohost.plan.types import Plan
 
 _MAX_COUNT = 4096  # more than any parent has; a typo must not fill the memory
 
@@ -25,18 +26,24 @@ def create(session: Session) -> None:
     count = None if options.count is None else _count(options.count)
     if uuids and count not in (None, 1):
         raise ParseError(str(count), "a count that goes with one UUID", where="-n")
-    plan = session.host.plan_mdev_create(
-        options.parent or "",
-        options.type or "",
-        uuids=uuids,
-        count=count,
-        attributes=[_attribute(text) for text in options.attr],
-        bus=_bus(session),
-    )
+    attributes = [_attribute(text) for text in options.attr]
+
+    def planner() -> Plan:
+        return session.host.plan_mdev_create(
+            options.parent or "",
+            options.type or "",
+            uuids=uuids,
+            count=count,
+            attributes=attributes,
+            bus=_bus(session),
+        )
+
+    plan = plan_or_pending(session, planner)
     if options.dry_run:
         session.value |= show(session, plan)
         return
-    session.value |= carry_out(session, plan)
+    plan, fields = carry_out(session, plan, again=planner)
+    session.value |= fields
     found = {d.uuid: d for d in _bus(session).devices}
     created = [found[uuid] for uuid in plan.subjects if uuid in found]
     nodes = session.host.vfio_nodes()
@@ -57,10 +64,14 @@ def remove(session: Session) -> None:
 
 def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
     """Remove some devices together, or show how."""
-    plan = session.host.plan_mdev_remove(uuids, bus=_bus(session))
+
+    def planner() -> Plan:
+        return session.host.plan_mdev_remove(uuids, bus=_bus(session))
+
+    plan = plan_or_pending(session, planner)
     if session.options.dry_run:
         return show(session, plan)
-    fields = carry_out(session, plan)
+    plan, fields = carry_out(session, plan, again=planner)
     if not session.options.quiet:
         session.lines += [f"{subject}  removed" for subject in plan.subjects]
     return fields

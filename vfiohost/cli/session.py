@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from vfiohost.cli.options import Options
     from vfiohost.cli.output import Output
+    from vfiohost.cli.progress import Waits
     from vfiohost.cli.signals import Interruption
     from vfiohost.host import Host
     from vfiohost.model import Problem, Snapshot
@@ -80,8 +81,25 @@ class Session:
             A context that gives the question whether to stop between two steps.
         """
         self.host.kernel = _simulated(self.root) or self.host.kernel
-        self.host.kernel.give_up = self.interruption.is_grace_over
+        self.host.kernel.give_up = self._give_up
         return self.interruption.caught()
+
+    @cached_property
+    def waits(self) -> Waits:
+        """Who says on the terminal what is waited for."""
+        from vfiohost.cli.progress import Waits
+
+        wanted = not self.options.quiet and not self.output.json
+        return Waits(self.host.users_of, wanted=wanted)
+
+    def gives_up_lock(self, began: float) -> bool:
+        """Whether a signal came while the lock was waited for, where nothing has begun."""
+        self.waits.tick(began)
+        return self.interruption.came
+
+    def _give_up(self, began: float) -> bool:
+        self.waits.tick(began)
+        return self.interruption.is_grace_over(began)
 
     def close(self) -> None:
         """Close the host, if it was opened."""

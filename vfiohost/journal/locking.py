@@ -15,10 +15,12 @@ import attrs
 
 from vfiohost.errors import LockBusyError
 from vfiohost.journal.files import as_kernel_error, open_directory, open_file
+from vfiohost.native import never
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfiohost.native import GiveUp
     from vfiohost.sysfs import Sysfs
 
 LOCK_PATH = "run/vfiohost/lock"
@@ -64,13 +66,17 @@ def _start_of(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def lock(sysfs: Sysfs, *, purpose: str, wait: float = 0.0) -> Iterator[int]:
+def lock(
+    sysfs: Sysfs, *, purpose: str, wait: float = 0.0, give_up: GiveUp = never
+) -> Iterator[int]:
     """Hold the one lock under which a host is changed: ``ROOT/run/vfiohost/lock``.
 
     Args:
         sysfs: the host.
         purpose: what the lock is held for; others who want it are told.
         wait: seconds to wait for it, 0 for not at all.
+        give_up: asked while it is waited for, with the ``time.monotonic()`` at which that began;
+            ``True`` ends the wait.
 
     Yields:
         The lock's file descriptor. A helper process that inherits it keeps the lock alive when its
@@ -81,7 +87,7 @@ def lock(sysfs: Sysfs, *, purpose: str, wait: float = 0.0) -> Iterator[int]:
         KernelError: the file could not be made or opened.
         UnsupportedError: the file or its directory is not private to us.
     """
-    fd = _acquire(sysfs, purpose, wait)
+    fd = _acquire(sysfs, purpose, wait, give_up)
     try:
         yield fd
     finally:
@@ -94,16 +100,16 @@ def lock(sysfs: Sysfs, *, purpose: str, wait: float = 0.0) -> Iterator[int]:
             os.close(fd)
 
 
-def _acquire(sysfs: Sysfs, purpose: str, wait: float) -> int:
+def _acquire(sysfs: Sysfs, purpose: str, wait: float, give_up: GiveUp) -> int:
     parent, _, _ = LOCK_PATH.rpartition("/")
-    deadline = time.monotonic() + wait
+    began = time.monotonic()
     directory = open_directory(sysfs, parent, create=True)
     try:
         while True:
             try:
                 fd = _try(directory, purpose, sysfs.shown(LOCK_PATH))
             except LockBusyError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= began + wait or give_up(began):
                     raise
                 time.sleep(_POLL_SECONDS)
             else:

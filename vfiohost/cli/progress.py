@@ -1,0 +1,87 @@
+"""A line on the terminal that says what a change waits for, when it waits for long."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from vfiohost.plan.types import WriteAttr
+from vfiohost.render.plans import why_line
+from vfiohost.render.table import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vfiohost.plan.types import Plan, Step
+
+PATIENCE = 1.0
+"""Seconds that a wait may take before anything is said of it."""
+
+_LOOK_EVERY = 5.0  # seconds between two looks at who uses a device: that reads all of /proc
+_CLEAR = "\r\x1b[K"
+
+
+class Waits:
+    """Says on stderr what is waited for, on whom, and for how long; the line updates itself.
+
+    Nothing is said where stderr is no terminal, and nothing of a wait that ends in a second.
+
+    Args:
+        users: who uses the device of a step; asked when the wait for it has become long.
+        wanted: whether anything may be said at all.
+    """
+
+    def __init__(self, users: Callable[[Step], tuple[str, ...]], *, wanted: bool) -> None:
+        self._users = users
+        self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
+        self._what = ""
+        self._step: Step | None = None
+        self._known: tuple[str, ...] = ()
+        self._looked = 0.0
+        self._is_shown = False
+
+    def begin(self, plan: Plan, index: int, *, back: bool) -> None:
+        """A store or a load is about to begin; ``back``: it takes the step back."""
+        self.clear()
+        step = plan.steps[index]
+        self._step, self._known, self._looked = step, (), 0.0
+        about = f" {step.value}" if isinstance(step, WriteAttr) and ":" in step.value else ""
+        doing = "takes back" if back else "waits"
+        self._what = f"step {index + 1} of {len(plan.steps)} {doing}{about}: {why_line(step)}"
+
+    def begin_lock(self) -> None:
+        """The lock is about to be waited for."""
+        self._step, self._what = None, "waits for another vfiohost to end"
+
+    def tick(self, began: float) -> None:
+        """The wait goes on; called ten times a second.
+
+        Args:
+            began: the ``time.monotonic()`` at which it began.
+        """
+        now = time.monotonic()
+        if not self._wanted or now - began < PATIENCE:
+            return
+        if self._step is not None and now - self._looked > _LOOK_EVERY:
+            self._known, self._looked = self._users(self._step), now
+        by = f", in use by {', '.join(self._known)}" if self._known else ""
+        self._show(f"vfiohost: {self._what} ({now - began:.0f} s{by})")
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._is_shown:
+            sys.stderr.write(_CLEAR)
+            sys.stderr.flush()
+            self._is_shown = False
+
+    def _show(self, line: str) -> None:
+        width = shutil.get_terminal_size().columns
+        try:
+            sys.stderr.write(_CLEAR + printable(line)[: width - 1])
+            sys.stderr.flush()
+        except (OSError, UnicodeEncodeError):
+            self._wanted = False  # a terminal that went away, or cannot show it
+            return
+        self._is_shown = True
