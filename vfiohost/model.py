@@ -179,12 +179,15 @@ class Details:
         uevent_driver: ``DRIVER=`` of ``uevent``, or ``None``.
         boot_vga: whether the firmware's console is on it; ``None`` when it is no VGA device.
         modalias: the whole modalias text, or ``None``.
+        unbind_lock: whether NVIDIA's driver keeps new users off the GPU (its ``unbindLock``);
+            ``None`` where there is no such lock.
     """
 
     driver_override: str | None | Unavailable
     uevent_driver: str | None | Unavailable
     boot_vga: bool | None | Unavailable
     modalias: str | None | Unavailable
+    unbind_lock: bool | None | Unavailable = None
 
 
 @attrs.frozen

@@ -24,6 +24,11 @@ CLASS_3D_CONTROLLER = 0x030200
 DRIVER = "nvidia"
 """The name of NVIDIA's own driver, on a vGPU host too."""
 
+UNBIND_LOCK = "proc/driver/nvidia/gpus/{address}/unbindLock"
+"""A GPU's lock, relative to the root: while it reads 1, no process can begin to use the GPU. The
+driver takes a 1 only when nobody uses it, and says so by what is read back (``nv-procfs.c`` of
+NVIDIA's open kernel modules)."""
+
 VGPU_PARAMS = "nvidia/vgpu_params"
 """The attribute of a mediated device that takes vGPU plugin parameters (``enable_uvm=1``)."""
 

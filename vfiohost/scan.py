@@ -35,6 +35,8 @@ from vfiohost.model import (
     Unavailable,
     natural_key,
 )
+from vfiohost.nvidia import DRIVER as NVIDIA
+from vfiohost.nvidia import UNBIND_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -275,7 +277,8 @@ def with_details(
     """Add :class:`~vfiohost.model.Details` of some functions to a snapshot.
 
     Reads ``driver_override``, ``uevent``, ``boot_vga`` and ``modalias`` in a helper process: the
-    first two wait for the device lock on kernels up to at least 6.1.
+    first two wait for the device lock on kernels up to at least 6.1. Of devices on NVIDIA's driver
+    its ``unbindLock`` below ``proc`` is read, too.
 
     Args:
         sysfs: the host.
@@ -293,12 +296,21 @@ def with_details(
     # Those that no lock guards come first: they are answered whatever happens to the others.
     names = ("modalias", "boot_vga", "driver_override", "uevent")
     paths = [f"{DEVICES}/{address}/{name}" for name in names for address in wanted]
-    texts = sysfs.read_bounded(paths, timeout=timeout + len(paths) / 1000)
+    locks = {a: UNBIND_LOCK.format(address=a) for a in wanted if _is_on_nvidia(snapshot, a)}
+    texts = sysfs.read_bounded([*locks.values(), *paths], timeout=timeout + len(paths) / 1000)
     details = {
         address: _details({name: texts[f"{DEVICES}/{address}/{name}"] for name in names})
         for address in wanted
     }
+    for address, path in locks.items():
+        lock = _parsed(texts[path], _flag)
+        details[address] = attrs.evolve(details[address], unbind_lock=lock)
     return attrs.evolve(snapshot, details={**snapshot.details, **details})
+
+
+def _is_on_nvidia(snapshot: Snapshot, address: PciAddress) -> bool:
+    device = snapshot.pci.get(address)
+    return device is not None and device.driver == NVIDIA
 
 
 def _details(texts: dict[str, str | Unavailable]) -> Details:

@@ -268,7 +268,8 @@ class LiveKernel:
             value.encode("utf-8", "surrogateescape"),
             timeout=timeout,
             keep_fd=keep_fd,
-            only_sysfs=True,
+            # The one attribute that is no sysfs' is NVIDIA's unbindLock, on procfs.
+            only_sysfs=not path.startswith("proc/driver/nvidia/"),
             give_up=self.give_up,
             shown=self._sysfs.shown(path),
         )

@@ -166,6 +166,17 @@ def _with_open(sysfs: Sysfs, nodes: set[str]) -> Iterator[str]:
             yield f"{_text(sysfs, f'proc/{pid}/comm') or 'a process'} (pid {pid})"
 
 
+def module_users(sysfs: Sysfs) -> tuple[str, ...]:
+    """The kernel's own users of NVIDIA's driver: modules that hold it, and a framebuffer console.
+
+    Files: ``sys/module/nvidia/holders``, ``sys/module/nvidia_drm/parameters/fbdev``.
+    """
+    held = [f"module {name}" for name in _listing(sysfs, "sys/module/nvidia/holders")]
+    if _text(sysfs, "sys/module/nvidia_drm/parameters/fbdev") == "Y":
+        held.append("the framebuffer console of nvidia_drm")
+    return tuple(held)
+
+
 def _directories(step: Step) -> Iterator[str]:
     """Where the device of a step may be in sysfs; one that is being removed has left its bus."""
     if not isinstance(step, WriteAttr):

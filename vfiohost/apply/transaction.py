@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
-from vfiohost.apply.pending import look
+from vfiohost.apply.pending import look, module_users, users_of
 from vfiohost.errors import (
     ApplyError,
     KernelError,
@@ -98,6 +99,10 @@ def observe(sysfs: Sysfs, expect: Expect, *, timeout: float) -> str | None | Una
         return Unavailable(exc.errno or 0, os.strerror(exc.errno or 0))
     return seen
 
+
+# Seconds between two tries to take a lock that a driver gives when it likes.
+_PAUSES = (0.25, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0)
+_PAUSE_TICK = 0.05
 
 # Somebody was there before us: what is seen then is theirs, however much it looks like our work,
 # and taking it back would destroy their mediated device or take their driver away
@@ -255,6 +260,8 @@ class Transaction:
         for step in self.plan.steps:
             if step.after is None:
                 return False
+            if step.after.path.startswith("proc/"):
+                continue  # a driver's own file, which goes when it lets go of the device
             last[step.after.path] = step.after
         if not all(self._holds(expect) for expect in last.values()):
             return False
@@ -267,6 +274,7 @@ class Transaction:
     def _store_and_check(self, index: int, step: Step) -> None:
         try:
             self._answered(index, step)
+            self._try_again(index, step)
         except PendingError:
             raise
         except VfioHostError as exc:
@@ -280,6 +288,20 @@ class Transaction:
             if seen != step.after.value:
                 self._look_after_failure(index, step, refused=False)
                 raise self._ineffective(step, step.after, seen)
+
+    def _try_again(self, index: int, step: Step) -> None:
+        """Store again what was accepted and not taken, as often as the step allows."""
+        if isinstance(step, LoadModule) or step.after is None:
+            return
+        for pause in _PAUSES[: step.tries - 1]:
+            if self._holds(step.after):
+                return
+            began = time.monotonic()
+            while time.monotonic() < began + pause:
+                if self._kernel.give_up(began):
+                    return
+                time.sleep(_PAUSE_TICK)
+            self._store(index, step.path, step.value)
 
     def _answered(self, index: int, step: Step) -> None:
         self._tell(index, back=False)
@@ -337,7 +359,20 @@ class Transaction:
                 f"{done}, but whether it had its effect cannot be seen: "
                 f"{self._sentence(after, seen)}"
             )
-        return ApplyError(f"{done}, but it did not have its effect: {self._sentence(after, seen)}")
+        text = f"{done}, but it did not have its effect: {self._sentence(after, seen)}"
+        if isinstance(step, WriteAttr) and step.tries > 1:
+            text += f" {self._why_not_given(step)}"
+        return ApplyError(text)
+
+    def _why_not_given(self, step: WriteAttr) -> str:
+        """Who has NVIDIA's driver keep its unbindLock, as far as that can be seen."""
+        users = [*users_of(self._sysfs, step), *module_users(self._sysfs)]
+        known = f"In use by {', '.join(users)}. " if users else ""
+        return (
+            f"It was asked for {step.tries} times: NVIDIA's driver gives it only while nobody uses "
+            f"the GPU. {known}Stop what uses it (nvidia-persistenced, DCGM, the display manager, "
+            "CUDA programs), then try again."
+        )
 
     # -- back ------------------------------------------------------------------------------------
 

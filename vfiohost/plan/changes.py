@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from vfiohost.nvidia import UNBIND_LOCK
 from vfiohost.plan.types import Expect, LoadModule, Origin, Store, WriteAttr
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ PROBE = "sys/bus/pci/drivers_probe"
 
 NO_DRIVER = "none"
 """As an override: the name of no driver, so that nothing takes the device (driverctl's word)."""
+
+LOCK_TRIES = 5
+"""How often NVIDIA's unbindLock is asked for, as its own tools do."""
 
 UNSET = "(null)"
 """What the kernel shows of an override that is not set."""
@@ -59,6 +63,8 @@ class Change:
         want: what it shall have. With ``is_probe``, the kernel chooses the driver.
         returns: ``now.driver`` would take the device by its ids, without an override.
         takes: ``want.driver`` would do so.
+        takes_lock: ``now.driver`` is NVIDIA's and has an ``unbindLock`` for the device, which has
+            to be taken before it lets go.
         is_probe: ask all drivers (``drivers_probe``), since it is not known which one fits.
     """
 
@@ -68,6 +74,7 @@ class Change:
     returns: bool = True
     takes: bool = False
     is_probe: bool = False
+    takes_lock: bool = False
 
     @property
     def changes_driver(self) -> bool:
@@ -146,6 +153,8 @@ def _transition(change: Change, override: str | None) -> Iterator[WriteAttr]:
             why = f"so that {old} can take the device back if a later step fails"
             yield _override_step(address, override, old, why)
             override = old
+        if change.takes_lock:
+            yield _lock_step(address)
         yield _unbind_step(address, old)
     if change.is_probe:
         if override is not None:
@@ -203,6 +212,20 @@ def _bind_step(address: PciAddress, driver: str) -> WriteAttr:
         after=_link(address, driver),
         undo=Store(f"{DRIVERS}/{driver}/unbind", str(address), _link(address, None)),
         why=f"{driver} takes the device",
+    )
+
+
+def _lock_step(address: PciAddress) -> WriteAttr:
+    # The driver does not refuse: it takes a 1 or leaves the 0, and may take it a moment later.
+    path = UNBIND_LOCK.format(address=address)
+    return WriteAttr(
+        path=path,
+        value="1",
+        before=Expect(path, "text", "0"),
+        after=Expect(path, "text", "1"),
+        undo=Store(path, "0", Expect(path, "text", "0")),
+        why="keep new users off the GPU until its driver has let go of it",
+        tries=LOCK_TRIES,
     )
 
 

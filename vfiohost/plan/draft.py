@@ -68,6 +68,9 @@ class Draft:
 
     def add(self, change: Change, *, load: bool = True) -> None:
         """Take a change in, with the module that its driver needs; ``load``: if it may."""
+        details = self.snapshot.details.get(change.address)
+        if details is not None and details.unbind_lock is False:
+            change = attrs.evolve(change, takes_lock=True)
         self.changes.append(change)
         if not change.changes_driver or change.want.driver is None:
             return

@@ -14,9 +14,14 @@ import attrs
 
 from vfiohost.errors import ParseError
 from vfiohost.model import PciAddress
+from vfiohost.nvidia import UNBIND_LOCK
 
 ExpectKind = Literal["link", "text", "exists"]
 
+_UNBIND_LOCK = re.compile(
+    UNBIND_LOCK.format(address=r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+)
+_MOST_TRIES = 10
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*")
 
 
@@ -83,6 +88,8 @@ class WriteAttr:
         after: what must hold when the store has succeeded.
         undo: the store that takes the step back, or ``None`` when nothing has to be taken back.
         why: the reason, as a phrase for people.
+        tries: how often it is stored, with growing pauses, until ``after`` holds. More than once is
+            for attributes that accept a value and decide by themselves whether to take it.
     """
 
     path: str
@@ -91,6 +98,7 @@ class WriteAttr:
     after: Expect | None
     undo: Store | None
     why: str
+    tries: int = 1
 
     @property
     def store(self) -> Store:
@@ -245,7 +253,10 @@ def _short(path: str) -> str:
 
 def _step_to_json(step: Step) -> dict[str, Any]:
     kind = "write" if isinstance(step, WriteAttr) else "load"
-    return {"kind": kind, **attrs.asdict(step)}
+    fields = {"kind": kind, **attrs.asdict(step)}
+    if fields.get("tries") == 1:
+        del fields["tries"]
+    return fields
 
 
 def _step_from_json(data: Any) -> Step:
@@ -263,7 +274,15 @@ def _step_from_json(data: Any) -> Step:
         after=_expect(fields.get("after")),
         undo=None if undo is None else _store(_object(undo, "an undo")),
         why=_text(fields, "why"),
+        tries=_tries(fields),
     )
+
+
+def _tries(fields: dict[str, Any]) -> int:
+    value = fields.get("tries", 1)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_TRIES:
+        raise ParseError(repr(value), f"a number of tries from 1 to {_MOST_TRIES}")
+    return value
 
 
 def _store(fields: dict[str, Any]) -> Store:
@@ -291,8 +310,11 @@ def is_writable(value: str) -> bool:
 
 
 def _path(fields: dict[str, Any]) -> str:
-    # A plan that was read is carried out as root: it has no business outside sysfs.
+    # A plan that was read is carried out as root: it has no business outside sysfs, but for the
+    # one file of procfs that planners write.
     path = _text(fields, "path")
+    if _UNBIND_LOCK.fullmatch(path):
+        return path
     components = path.split("/")
     if components[0] != "sys" or len(components) == 1 or {"", ".", ".."}.intersection(components):
         raise ParseError(path, "a path relative to the root, below sys/ and without '..'")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
 from vfiohost.recording.modes import usual_mode
-from vfiohost.testing import bus, groups, mdev, modules, parameters
+from vfiohost.testing import bus, groups, mdev, modules, nvidia_proc, parameters
 from vfiohost.testing.machine import MDEV_DEVICES, PCI_DEVICES, PCI_DRIVERS
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def boot(machine: Machine) -> None:
         driver = None if path is None else machine.tree.link_name(f"{path}/driver")
         if path is not None and driver is not None and is_vfio_driver(driver):
             _register_vfio(machine, path)
+    nvidia_proc.boot(machine, devices)
     if machine.tree.exists(MDEV_DEVICES):
         bus.complete_controls(machine, "mdev")
         mdev.complete_drivers(machine)

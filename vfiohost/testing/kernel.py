@@ -13,7 +13,7 @@ from vfiohost import recording as recordings
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
 from vfiohost.native import never
 from vfiohost.sysfs import Sysfs
-from vfiohost.testing import cdevs, processes
+from vfiohost.testing import cdevs, nvidia_proc, processes
 from vfiohost.testing.boot import boot
 from vfiohost.testing.dispatch import open_attribute, submit
 from vfiohost.testing.expansion import expand
@@ -487,7 +487,8 @@ class SimulatedKernel:
             resolved = machine.tree.resolve(path)
         except OSError:
             return  # the kernel's answer to opening it, then
-        if resolved != "sys" and not resolved.startswith("sys/"):
+        is_lock = nvidia_proc.LOCK.fullmatch(resolved) is not None
+        if resolved != "sys" and not resolved.startswith("sys/") and not is_lock:
             raise UnsupportedError(
                 f"{self.sysfs.shown(path)} is not below sys: a store there would reach no kernel."
             )

@@ -1,0 +1,214 @@
+"""The command in a process of its own, in which one thing goes wrong.
+
+Called in the guest of the lab, too: arguments and results are what JSON carries.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from vfiohost import native
+from vfiohost._native import ffi, lib
+from vfiohost.cli import main
+from vfiohost.errors import KernelError, StoreTimeoutError
+from vfiohost.journal import book
+from vfiohost.journal.files import open_directory
+from vfiohost.sysfs import LiveKernel
+from vfiohost.testing import SimulatedKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOTHING = ("nothing", 0)
+LATE_SECONDS = 0.6
+CRASHED = 99
+
+Fault = tuple[str, int]
+"""What goes wrong, and at which line of the journal or store, counted from 1."""
+
+
+def run(root: str, arguments: list[str], fault: Fault = NOTHING) -> dict[str, Any]:
+    """Run ``vfiohost ARGUMENTS`` with a fault in it.
+
+    Returns:
+        ``code``: the exit code, negative for a signal; ``said``: all that it printed; ``lines`` and
+        ``stores``: how many lines of a journal were written and stores made up to its end.
+    """
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as counted:
+        child = os.fork()
+        if child == 0:
+            code = CRASHED
+            try:
+                sys.stdout = sys.stderr = said
+                trap = Trap(*fault)
+                trap.set()
+                code = main(["--root", root, *arguments])
+                json.dump({"lines": trap.lines, "stores": trap.stores}, counted)
+                counted.flush()
+                said.flush()
+            except BaseException:  # noqa: BLE001 - this process must not go on as a second pytest
+                traceback.print_exc(file=said)
+                said.flush()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        counted.seek(0)
+        counts = json.loads(counted.read() or '{"lines": 0, "stores": 0}')
+        return {"code": os.waitstatus_to_exitcode(status), "said": said.read(), **counts}
+
+
+class Trap:
+    """One fault, and what counts up to it. :meth:`set` cannot be taken back: a child sets it."""
+
+    def __init__(self, kind: str, at: int) -> None:
+        self.kind = kind
+        self.at = at
+        self.lines = 0
+        self.stores = 0
+        self._is_full = False
+
+    def set(self) -> None:
+        """Let the fault wait for its turn."""
+        self._fsync, self._pwrite = os.fsync, os.pwrite
+        os.fsync = self._sync  # type: ignore[assignment]
+        os.pwrite = self._write  # type: ignore[assignment]
+        for kernel in (LiveKernel, SimulatedKernel):
+            for name in ("store", "load_module"):
+                setattr(kernel, name, self._answering(getattr(kernel, name)))
+        if self.kind == "read-only disk":
+            vars(book)["open_directory"] = self._read_only
+
+    # -- the journal's disk ----------------------------------------------------------------------
+
+    def _sync(self, fd: int) -> None:
+        self.lines += 1
+        if self.lines == self.at:
+            if self.kind == "kill, line lost":
+                self._lose(fd, whole=True)
+            elif self.kind == "kill, line torn":
+                self._lose(fd, whole=False)
+        self._fsync(fd)
+        if (self.kind, self.at) == ("kill, line written", self.lines):
+            _die()
+
+    def _lose(self, fd: int, *, whole: bool) -> None:
+        """Half of the last line reaches the disk, or nothing of it; then the process is gone."""
+        name = os.readlink(f"/proc/self/fd/{fd}")
+        if os.path.isfile(name):
+            text = os.pread(fd, 1 << 20, 0)
+            kept = text.rfind(b"\n", 0, -1) + 1
+            os.ftruncate(fd, kept if whole else (kept + len(text)) // 2)
+        _die()
+
+    def _write(self, fd: int, data: bytes, offset: int) -> int:
+        if self.kind != "full disk" or "/journal/" not in os.readlink(f"/proc/self/fd/{fd}"):
+            return self._pwrite(fd, data, offset)
+        if self.lines + 1 >= self.at:
+            self._pwrite(fd, data[: len(data) // 2], offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._pwrite(fd, data, offset)
+
+    def _read_only(self, sysfs: Any, path: str, *, create: bool) -> int:
+        if create:
+            raise KernelError("open", errno.EROFS, sysfs.shown(path))
+        return open_directory(sysfs, path, create=False)
+
+    # -- the kernel ------------------------------------------------------------------------------
+
+    def _answering(self, real: Callable[..., None]) -> Callable[..., None]:
+        """The kernel's answer to a store or a load, with the fault in it."""
+
+        def answer(kernel: Any, path: str, value: str = "", **options: Any) -> None:
+            def work() -> None:
+                real(kernel, path, *((value,) if value else ()), **options)
+
+            self.stores += 1
+            if self.stores != self.at:
+                work()
+            elif self.kind.startswith("helper") and isinstance(kernel, LiveKernel) and value:
+                vars(native)["lib"] = _MortalHelper(does_it="after" in self.kind)
+                work()
+            else:
+                self._strike(work, kernel.sysfs.shown(path) if value else path, value)
+
+        # LiveKernel keeps its Sysfs to itself.
+        LiveKernel.sysfs = property(lambda kernel: kernel._sysfs)  # type: ignore[attr-defined]
+        return answer
+
+    def _strike(self, work: Callable[[], None], shown: str, value: str) -> None:
+        kind = self.kind
+        if kind == "kill before the store":
+            _die()
+        if kind == "kill in the store":
+            _later(work)
+            _die()
+        if kind == "helper killed before its store":
+            raise KernelError("write", errno.EINTR, shown, value)
+        if kind.startswith("refused "):
+            raise KernelError("write", getattr(errno, kind.split()[1]), shown, value)
+        if kind == "no effect":
+            return
+        if kind in ("late", "late and refused"):
+            pid = _later(work if kind == "late" else lambda: None)
+            raise StoreTimeoutError(shown, value, pid, LATE_SECONDS)
+        if kind == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        work()
+        if kind == "kill after the store":
+            _die()
+        if kind == "helper killed after its store":
+            raise KernelError("write", errno.EINTR, shown, value)
+
+
+class _MortalHelper:
+    """The compiled module, but for the next helper of a store: that is killed."""
+
+    def __init__(self, *, does_it: bool) -> None:
+        self._does_it = does_it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(lib, name)
+
+    def vh_store_start(  # noqa: PLR0917 - as the C function
+        self, root: int, path: bytes, data: bytes, size: int, keep: int, options: int, pipe: Any
+    ) -> int:
+        """Start a helper that is killed before its store, or after it and before it answers."""
+        vars(native)["lib"] = lib
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            if self._does_it:
+                phase = ffi.new("int *")
+                lib.vh_store(root, path, data, size, options, phase)
+            _die()
+        os.close(write)
+        pipe[0] = read
+        return child
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _later(work: Callable[[], None]) -> int:
+    """Do something in a process that outlives this one; gives its pid."""
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+            time.sleep(LATE_SECONDS)
+            work()
+        except KernelError:
+            pass  # refused, late
+        finally:
+            os._exit(0)
+    return child

@@ -1,0 +1,209 @@
+"""One fault in one command, what ``recover`` makes of it, and what the host is like in the end.
+
+Called in the guest of the lab, too: arguments and results are what JSON carries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.faults import strike, tamper
+from tests.kernel.lab import hoststate
+from vfiohost import testing
+from vfiohost.errors import KernelError
+from vfiohost.journal import Journal, JournalEntry, lock
+from vfiohost.sysfs import LiveKernel, Sysfs
+
+TIMEOUT = "8"
+PENDING, HALF_WAY, LOCK_BUSY = 6, 7, 8
+
+OUTCOMES = ("before", "completed", "named", "lost", "silent")
+"""What can become of the host: it is as it was; it is as the command makes it; it is neither, and
+the commands that were named bring it back; it is neither and they do not; it is not as the exit
+code says."""
+
+
+def state(root: str) -> dict[str, str]:
+    """The whole host, but for modules: they stay loaded, since unloading one unbinds devices."""
+    found = hoststate.read(root)
+    return {k: v for k, v in found.items() if v or not k.startswith("driver ")}
+
+
+def prepare(root: str, commands: list[list[str]], unload: str) -> None:
+    """Bring a host that is in its first state to where a scenario begins."""
+    for command in commands:
+        done = strike.run(root, command)
+        assert done["code"] == 0, done
+    if unload and root == "/":
+        assert os.system(f"modprobe -r {unload}") == 0
+    elif unload:
+        testing.SimulatedKernel(root).unload_module(unload, timeout=5)
+
+
+def rehearse(root: str, command: list[str]) -> dict[str, Any]:
+    """Carry a command out without a fault: its counts, and the states around it."""
+    before = state(root)
+    done = strike.run(root, command)
+    assert done["code"] == 0, done
+    return {**done, "before": before, "after": state(root)}
+
+
+def attempt(
+    root: str, command: list[str], fault: list[Any], states: list[dict[str, str]]
+) -> list[str]:
+    """Let one command meet a fault, recover, and judge.
+
+    Args:
+        root: the host, where the scenario begins.
+        command: the arguments.
+        fault: kind and number; of what a command or, with ``recover: ``, its recovery meets.
+        states: the host before the command and after it, when nothing goes wrong.
+
+    Returns:
+        One of :data:`OUTCOMES`, and what was said and seen.
+    """
+    kind, at = fault
+    if kind.startswith(("recover: ", "journal: ")):
+        phase, _, kind = kind.partition(": ")
+        first = strike.run(root, ["--timeout", TIMEOUT, *command], ("kill after the store", at[0]))
+        said = [_told(first)]
+        texts = tamper.journals(root)
+        if phase == "journal":
+            if not tamper.tamper(root, kind):
+                return ["before", "the journal has no such line"]
+            return _judge_tampered(root, kind, texts, states, said)
+        said += _recover_with(root, kind, at[1])
+    elif kind == "lock held by another":
+        with Sysfs(root) as sysfs, lock(sysfs, purpose="a test"):
+            first = strike.run(root, ["--timeout", "0.2", *command])
+        assert first["code"] == LOCK_BUSY, first
+        said = [_told(first)]
+    else:
+        first = strike.run(root, ["--timeout", TIMEOUT, *command], (kind, at[0]))
+        said = [_told(first)]
+    return _judge(root, first, states, said)
+
+
+def _recover_with(root: str, kind: str, at: int) -> list[str]:
+    if kind != "two at once":
+        return [_told(strike.run(root, ["--timeout", TIMEOUT, "recover"], (kind, at)))]
+    done: list[str] = []
+
+    def recover() -> None:
+        done.append(_told(strike.run(root, ["--timeout", TIMEOUT, "recover"])))
+
+    threads = [threading.Thread(target=recover) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
+
+
+def _judge(
+    root: str, first: dict[str, Any], states: list[dict[str, str]], said: list[str]
+) -> list[str]:
+    """Recover until nothing is pending, and see what the host has become."""
+    last = _recover(root, said)
+    before, after = states
+    now = state(root)
+    detail = "\n".join(said)
+    claimed = first["code"] == 0
+    if now == before:
+        is_honest = (not claimed or before == after) and last["code"] == 0
+        return ["before" if is_honest else "silent", detail]
+    if now == after:
+        # A kill may come after the last line; a failure that has happened must not look done.
+        is_honest = claimed or first["code"] == -signal.SIGKILL
+        return ["completed" if is_honest else "silent", detail]
+    differs = {k: v for k, v in now.items() if before.get(k) != v}
+    detail += f"\n{differs}"
+    commands = _commands(said)
+    if not commands:
+        return ["lost", detail]
+    _by_hand(root, commands)
+    left = state(root)
+    return ["named" if left == before else "lost", f"{detail}\nby hand: {commands}"]
+
+
+def _recover(root: str, said: list[str]) -> dict[str, Any]:
+    """Run ``recover``; while a helper waits it must say so, and is run again after that."""
+    while True:
+        helpers = _helpers(root)
+        last = strike.run(root, ["--timeout", TIMEOUT, "recover"])
+        said.append(_told(last))
+        if last["code"] != PENDING:
+            return last
+        assert helpers, last
+        deadline = time.monotonic() + 20
+        while _helpers(root):
+            assert time.monotonic() < deadline, "a helper does not end"
+            time.sleep(0.05)
+
+
+def _helpers(root: str) -> list[int]:
+    """The helpers that open journals know of, and that still wait."""
+    with Sysfs(root) as sysfs:
+        found = []
+        for entry in Journal(sysfs).open_entries():
+            waiting = entry.waiting() if isinstance(entry, JournalEntry) else None
+            if waiting is not None:
+                found.append(waiting[1].pid)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(waiting[1].pid, os.WNOHANG)
+        return found
+
+
+def _judge_tampered(
+    root: str, kind: str, texts: dict[str, str], states: list[dict[str, str]], said: list[str]
+) -> list[str]:
+    """A journal that cannot be trusted must be named, and nothing be done by it."""
+    left = state(root)
+    last = strike.run(root, ["recover"])
+    said.append(_told(last))
+    if kind == "torn":
+        return _judge(root, {"code": -signal.SIGKILL}, states, said)
+    if state(root) != left:
+        return ["lost", "\n".join(said)]
+    name = max(texts)
+    if kind == "another boot":
+        is_told = last["code"] == 0 and "other-boot" in last["said"]
+    else:
+        is_told = last["code"] == 1 and name in last["said"]
+        again = strike.run(root, ["bind", "01:00.0"])  # until somebody has looked, nothing is done
+        is_told = is_told and again["code"] == 1 and "damaged" in again["said"]
+    tamper.put_back(root, texts)
+    strike.run(root, ["recover"])
+    is_back = state(root) in states
+    return ["named" if is_told and is_back else "silent", "\n".join(said)]
+
+
+def _commands(said: list[str]) -> list[str]:
+    """The lines to finish by hand, of the last one who said that the host is half-way."""
+    for text in reversed(said):
+        if text.startswith(f"exit {HALF_WAY}:"):
+            lines = (line.strip() for line in text.splitlines() if line.startswith("  "))
+            return [line for line in lines if line.startswith(("printf", "echo"))]
+    return []
+
+
+def _by_hand(root: str, commands: list[str]) -> None:
+    """Do what a person would: paste the lines."""
+    for line in commands:
+        words = shlex.split(line)
+        value = "\n" if words[0] == "echo" else words[2]
+        path = str(Path(words[-1]).relative_to(root))
+        with contextlib.suppress(KernelError), Sysfs(root) as sysfs:
+            kernel = LiveKernel(sysfs) if root == "/" else testing.SimulatedKernel(root)
+            kernel.store(path, value, timeout=10)
+
+
+def _told(done: dict[str, Any]) -> str:
+    return f"exit {done['code']}: {done['said'].strip()}"
