@@ -13,6 +13,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.faults import report
 from tests.faults.places import Bench, Lab, Simulation, Verdict, for_the_lab
@@ -20,6 +21,9 @@ from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.kernel.lab import state
 from tests.kernel.lab.flavours import FLAVOURS, prepare
 from tests.kernel.lab.vm import Machine, version_of_qemu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MEMORY = Path("/dev/shm")  # a host is hundreds of tiny files, which disks are slow at
 
@@ -29,15 +33,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kernel", choices=FLAVOURS, help="on this kernel of the lab")
     parser.add_argument("--jobs", type=int, default=2, help="simulations at a time (default: 2)")
+    parser.add_argument("--only", metavar="COMMAND", help="one command, and no table")
     arguments = parser.parse_args()
+    chosen = [s for s in SCENARIOS if arguments.only in (None, s.name)]
+    write = report.write if arguments.only is None else lambda *_: None
     began = time.monotonic()
     if arguments.kernel:
-        title, verdicts = _in_lab(arguments.kernel)
+        chosen = [s for s in chosen if s.in_lab or arguments.only]
+        for title, verdicts in _in_lab(arguments.kernel, chosen):
+            write(arguments.kernel, title, verdicts, time.monotonic() - began)
     else:
-        title = "The simulation"
         with ProcessPoolExecutor(arguments.jobs) as pool:
-            verdicts = [v for found in pool.map(_simulated, SCENARIOS) for v in found]
-    report.write(arguments.kernel or "simulation", title, verdicts, time.monotonic() - began)
+            verdicts = [v for found in pool.map(_simulated, chosen) for v in found]
+        write("simulation", "The simulation", verdicts, time.monotonic() - began)
     bad = [verdict for verdict in verdicts if verdict.outcome in ("lost", "silent")]
     for verdict in bad:
         where = f"{verdict.scenario}: {verdict.kind} {verdict.at}"
@@ -51,16 +59,17 @@ def _simulated(scenario: Scenario) -> list[Verdict]:
         return [bench.try_one(*fault) for fault in bench.faults()]
 
 
-def _in_lab(flavour: str) -> tuple[str, list[Verdict]]:
+def _in_lab(flavour: str, chosen: list[Scenario]) -> Iterator[tuple[str, list[Verdict]]]:
+    """What a machine is called, and all verdicts so far, after each command."""
     verdicts: list[Verdict] = []
     with Machine(prepare(flavour)) as machine:
         machine.call(state.set_up)
         lab = Lab(machine)
-        for scenario in SCENARIOS:
+        for scenario in chosen:
             bench = Bench(lab, scenario)
             verdicts += [bench.try_one(*fault) for fault in for_the_lab(bench.faults())]
             sys.stderr.write(f"{scenario.name}: {len(verdicts)} faults so far\n")
-        return f"Linux {machine.release} in {version_of_qemu()}", verdicts
+            yield f"Linux {machine.release} in {version_of_qemu()}", verdicts
 
 
 if __name__ == "__main__":

@@ -88,12 +88,12 @@ def forget_journals() -> None:
 def for_the_lab(found: Iterable[Fault]) -> Iterator[Fault]:
     """The faults that a real kernel has a say in: those of stores, and of what comes after a kill.
 
-    At which line of its journal a process is killed is the same to the kernel: of those there is
-    one for each step, when its line is written.
+    At which line of its journal a process is killed is the same to every kernel, and so is what the
+    errno of a refusal was.
     """
+    left_out = (*LINE_FAULTS, "refused EIO", "refused EPERM", "recover: refused EBUSY")
     for kind, at in found:
-        is_line = any(kind.endswith(each) for each in LINE_FAULTS)
-        if not is_line or kind == "kill, line written":
+        if not kind.endswith(left_out):
             yield kind, at
 
 

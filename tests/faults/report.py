@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tests.faults.places import Verdict
 
+COLUMNS = ("", "injected", *OUTCOMES)
 FILE = Path(__file__).parents[2] / "docs" / "fault-injection.md"
 
 HEAD = """\
@@ -77,7 +78,7 @@ def _parts() -> dict[str, str]:
 
 
 def _table(head: str, verdicts: Sequence[Verdict], key: Callable[[Verdict], str]) -> list[str]:
-    lines = [f"| {head} | injected | {' | '.join(OUTCOMES)} |", f"|---|{'--:|' * 6}"]
+    lines = [f"| {head}{' | '.join(COLUMNS)} |", f"|---|{'--:|' * (len(COLUMNS) - 1)}"]
     for name in dict.fromkeys(map(key, verdicts)):
         found = Counter(verdict.outcome for verdict in verdicts if key(verdict) == name)
         cells = (str(found[outcome]) for outcome in OUTCOMES)

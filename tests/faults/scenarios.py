@@ -30,12 +30,14 @@ class Scenario:
         command: the arguments.
         prepare: commands that come before it.
         unload: a module that is unloaded before it.
+        in_lab: it is tried on a real kernel as well, which takes five seconds for each fault.
     """
 
     name: str
     command: tuple[str, ...]
     prepare: tuple[tuple[str, ...], ...] = ()
     unload: str = ""
+    in_lab: bool = False
 
 
 def _mdev(uuid: str) -> tuple[str, ...]:
@@ -43,14 +45,14 @@ def _mdev(uuid: str) -> tuple[str, ...]:
 
 
 SCENARIOS = (
-    Scenario("bind", ("bind", A10)),
-    Scenario("bind, its module first", ("bind", NIC), unload="vfio_pci"),
+    Scenario("bind", ("bind", A10), in_lab=True),
+    Scenario("bind, its module first", ("bind", NIC), unload="vfio_pci", in_lab=True),
     Scenario("bind of three", ("bind", A10, NIC, PCIE_NIC)),
     Scenario("bind --once", ("bind", NIC, "--once")),
-    Scenario("unbind of two", ("unbind", NIC, PCIE_NIC)),
+    Scenario("unbind of two", ("unbind", NIC, PCIE_NIC), in_lab=True),
     Scenario("restore of two", ("restore", "--all"), prepare=(("bind", A10, NIC),)),
     Scenario("undo", ("undo",), prepare=(("bind", A10, PCIE_NIC),)),
-    Scenario("mdev create", _mdev(UUIDS[0])),
+    Scenario("mdev create", _mdev(UUIDS[0]), in_lab=True),
     Scenario(
         "mdev create with a parameter",
         (
@@ -58,7 +60,12 @@ SCENARIOS = (
             *("--attr", "nvidia/vgpu_params=enable_uvm=1"),
         ),
     ),
-    Scenario("mdev remove of two", ("mdev", "remove", *UUIDS), prepare=tuple(map(_mdev, UUIDS))),
+    Scenario(
+        "mdev remove of two",
+        ("mdev", "remove", *UUIDS),
+        prepare=tuple(map(_mdev, UUIDS)),
+        in_lab=True,
+    ),
 )
 
 LINE_FAULTS = (

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vfiohost import native
 from vfiohost._native import ffi, lib
@@ -64,6 +64,47 @@ def run(root: str, arguments: list[str], fault: Fault = NOTHING) -> dict[str, An
         counted.seek(0)
         counts = json.loads(counted.read() or '{"lines": 0, "stores": 0}')
         return {"code": os.waitstatus_to_exitcode(status), "said": said.read(), **counts}
+
+
+def run_together(root: str, arguments: list[str], number: int) -> list[int]:
+    """Run a command in many processes at once; their exit codes.
+
+    Raises:
+        AssertionError: two of them stored at the same time.
+    """
+    with tempfile.NamedTemporaryFile("r") as log:
+        children = [_start(root, arguments, log.name) for _ in range(number)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        lines = log.read().splitlines()
+    assert lines[::2] == [f"begin {line.split()[1]}" for line in lines[1::2]]
+    return codes
+
+
+def _start(root: str, arguments: list[str], log: str) -> int:
+    """Start a process whose stores leave two lines each in a file."""
+    child = os.fork()
+    if child == 0:
+        code = CRASHED
+        try:
+            with open(os.devnull, "w") as nowhere, open(log, "a", buffering=1) as out:
+                sys.stdout = sys.stderr = nowhere
+                for kernel in (LiveKernel, SimulatedKernel):
+                    setattr(kernel, "store", _logging(kernel.store, out))  # noqa: B010
+                code = main(["--root", root, *arguments])
+        finally:
+            os._exit(code)
+    return child
+
+
+def _logging(real: Callable[..., None], out: TextIO) -> Callable[..., None]:
+    def store(*words: Any, **options: Any) -> None:
+        out.write(f"begin {os.getpid()}\n")
+        try:
+            real(*words, **options)
+        finally:
+            out.write(f"end {os.getpid()}\n")
+
+    return store
 
 
 class Trap:

@@ -36,7 +36,7 @@ class Waits:
     def __init__(self, users: Callable[[Step], tuple[str, ...]], *, wanted: bool) -> None:
         self._users = users
         self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
-        self._what = ""
+        self._where = self._what = ""
         self._step: Step | None = None
         self._known: tuple[str, ...] = ()
         self._looked = 0.0
@@ -48,12 +48,12 @@ class Waits:
         step = plan.steps[index]
         self._step, self._known, self._looked = step, (), 0.0
         about = f" {step.value}" if isinstance(step, WriteAttr) and ":" in step.value else ""
-        doing = "takes back" if back else "waits"
-        self._what = f"step {index + 1} of {len(plan.steps)} {doing}{about}: {why_line(step)}"
+        self._where = f"step {index + 1} of {len(plan.steps)}{about}"
+        self._what = f"take back: {why_line(step)}" if back else why_line(step)
 
     def begin_lock(self) -> None:
         """The lock is about to be waited for."""
-        self._step, self._what = None, "waits for another vfiohost to end"
+        self._step, self._where, self._what = None, "lock", "another vfiohost is at work"
 
     def tick(self, began: float) -> None:
         """The wait goes on; called ten times a second.
@@ -66,8 +66,9 @@ class Waits:
             return
         if self._step is not None and now - self._looked > _LOOK_EVERY:
             self._known, self._looked = self._users(self._step), now
+        # What changes comes first: a terminal may be too narrow for all of it.
         by = f", in use by {', '.join(self._known)}" if self._known else ""
-        self._show(f"vfiohost: {self._what} ({now - began:.0f} s{by})")
+        self._show(f"vfiohost: waiting {now - began:.0f} s, {self._where}{by}: {self._what}")
 
     def clear(self) -> None:
         """Take the line away."""

@@ -1,0 +1,59 @@
+"""Every kind of fault once, on the simulation; ``python -m tests.faults`` tries each place."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults import report
+from tests.faults.places import Bench, Simulation
+from tests.faults.scenarios import SCENARIOS, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MEMORY = Path("/dev/shm")
+KINDS = tuple(dict.fromkeys(kind for kind, _ in faults(1, 1)))
+
+
+@pytest.fixture(scope="module")
+def simulation() -> Iterator[Simulation]:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        yield Simulation(Path(folder))
+
+
+@pytest.mark.parametrize("number", range(len(KINDS)), ids=KINDS)
+def test_no_fault_is_lost_or_silent(simulation: Simulation, number: int) -> None:
+    bench = Bench(simulation, SCENARIOS[number % len(SCENARIOS)])
+    places = [fault for fault in bench.faults() if fault[0] == KINDS[number]]
+    verdict = bench.try_one(*places[len(places) // 2])
+    assert verdict.outcome in ("before", "completed", "named"), verdict.detail
+
+
+def test_the_judge_sees_a_host_that_is_left_half_way(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(simulation, SCENARIOS[0])
+    monkeypatch.setattr("vfiohost.apply.transaction.Transaction.undo_all", lambda _: ())
+    verdict = bench.try_one("kill after the store", [bench.stores - 1])
+    assert verdict.outcome == "lost", verdict.detail
+
+
+def test_the_judge_sees_a_success_that_is_none(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(simulation, SCENARIOS[0])
+    monkeypatch.setattr("tests.faults.trial._told", lambda done: done.update(code=0) or "")
+    verdict = bench.try_one("refused EBUSY", [1])
+    assert verdict.outcome == "silent", verdict.detail
+
+
+def test_the_document_is_of_a_run_that_lost_nothing() -> None:
+    rows = [line.split("|")[1:-1] for line in report.FILE.read_text().splitlines()]
+    tables = [[cell.strip() for cell in row] for row in rows if len(row) == len(report.COLUMNS)]
+    counts = [row for row in tables if row[1].isdecimal()]
+    assert len(counts) > len(KINDS)
+    assert all(row[-2:] == ["0", "0"] for row in counts)
