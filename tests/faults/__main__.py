@@ -43,9 +43,12 @@ def main() -> int:
         for title, verdicts in _in_lab(arguments.kernel, chosen):
             write(arguments.kernel, title, verdicts, time.monotonic() - began)
     else:
+        verdicts = []
         with ProcessPoolExecutor(arguments.jobs) as pool:
-            verdicts = [v for found in pool.map(_simulated, chosen) for v in found]
-        write("simulation", "The simulation", verdicts, time.monotonic() - began)
+            for found in pool.map(_simulated, chosen):
+                verdicts += found
+                sys.stderr.write(f"{found[0].scenario}: {len(verdicts)} faults so far\n")
+                write("simulation", "The simulation", verdicts, time.monotonic() - began)
     bad = [verdict for verdict in verdicts if verdict.outcome in ("lost", "silent")]
     for verdict in bad:
         where = f"{verdict.scenario}: {verdict.kind} {verdict.at}"
