@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +27,7 @@ from tests.apply.fake import (
 )
 from vfiohost.errors import ApplyError, KernelError, PendingError, StoreTimeoutError
 from vfiohost.journal import JournalEntry, Process, lock
-from vfiohost.plan.types import Plan
+from vfiohost.plan.types import Plan, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,3 +258,45 @@ def test_several_open_journals_are_recovered_the_newest_first(
     end(helper)
     assert [r.outcome for r in bench.recover()] == ["recovered"]
     assert bench.state() == before
+
+
+def write_one(bench: Bench, address: str, name: str) -> Plan:
+    """A plan that stores 1 in an attribute of a PCI function."""
+    path = f"{DEVICES}/{address}/{name}"
+    (bench.root / path).touch()
+    return Plan(name, (address,), (WriteAttr(path, "1", None, None, None, name),))
+
+
+@pytest.mark.parametrize("name", ["sriov_numvfs", "remove", "rescan"])
+def test_what_takes_the_rescan_lock_waits_for_what_holds_it_anywhere(
+    bench: Bench, helper: subprocess.Popen[bytes], name: str
+) -> None:
+    """With a slow bind on the card they would lock each other out for ever."""
+    block(bench, write_one(bench, GPU, "sriov_numvfs"), 0, helper.pid, effect=False)
+    stores = len(bench.kernel.log)
+    with pytest.raises(PendingError, match="numvfs, remove and rescan exclude each other"):
+        bench.apply(write_one(bench, OTHER_GPU, name))
+    assert len(bench.kernel.log) == stores
+    bench.apply(Plan("unbind", (OTHER_GPU,), (unbind(OTHER_GPU, "nouveau"),)))
+
+
+def test_an_error_names_who_has_the_device_open_and_where_the_helper_waits(
+    bench: Bench, helper: subprocess.Popen[bytes]
+) -> None:
+    (bench.root / DEVICES / GPU / "iommu_group").symlink_to("../../kernel/iommu_groups/7")
+    process = bench.root / "proc/4242"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("qemu-guest\n")
+    (process / "fd/10").symlink_to("/dev/vfio/7")
+    (bench.root / DEVICES / GPU / "uevent").write_text("DRIVER=nouveau\n")
+    error = block(
+        bench, Plan("unbind", (GPU,), (unbind(GPU, "nouveau"),)), 0, helper.pid, effect=True
+    )
+    assert error.users == ("qemu-guest (pid 4242)",)
+    assert error.state == "releasing"
+    channel = Path(f"/proc/{helper.pid}/wchan").read_text()
+    assert error.wait_channel == (None if channel in ("", "0") else channel)
+    assert "In use by qemu-guest (pid 4242)." in str(error)
+    with pytest.raises(PendingError, match="In use by qemu-guest") as again:
+        bench.apply(Plan("bind", (GPU,), (override(GPU, None, "vfio-pci"),)))
+    assert again.value.state == "releasing"
