@@ -31,9 +31,18 @@ code says."""
 
 
 def state(root: str) -> dict[str, str]:
-    """The whole host, but for modules: they stay loaded, since unloading one unbinds devices."""
-    found = hoststate.read(root)
-    return {k: v for k, v in found.items() if v or not k.startswith("driver ")}
+    """The whole host, but for what nobody can bring back.
+
+    Modules stay loaded, since unloading one unbinds devices; and the number of its group is what
+    the kernel gives a mediated device that is made again (the lowest that is free).
+    """
+    found: dict[str, str] = {}
+    for key, value in hoststate.read(root).items():
+        is_of_mdev = key.startswith("group ") and "-" in value
+        if is_of_mdev or (key.startswith("driver ") and not value):
+            continue
+        found[key] = value.rpartition(" ")[0] if key.startswith("mdev ") else value
+    return found
 
 
 def prepare(root: str, commands: list[list[str]], unload: str) -> None:
@@ -119,13 +128,13 @@ def _judge(
     if now == before:
         is_honest = (not claimed or before == after) and last["code"] == 0
         return ["before" if is_honest else "silent", detail]
-    if now == after:
+    commands = _commands(said)
+    if now == after and not commands:
         # A kill may come after the last line; a failure that has happened must not look done.
         is_honest = claimed or first["code"] == -signal.SIGKILL
         return ["completed" if is_honest else "silent", detail]
     differs = {k: v for k, v in now.items() if before.get(k) != v}
     detail += f"\n{differs}"
-    commands = _commands(said)
     if not commands:
         return ["lost", detail]
     _by_hand(root, commands)
