@@ -36,7 +36,7 @@ def test_no_fault_is_lost_or_silent(simulation: Simulation, number: int) -> None
 def test_the_judge_sees_a_host_that_is_left_half_way(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Bench(simulation, SCENARIOS[0])
+    bench = Bench(simulation, next(s for s in SCENARIOS if s.name == "bind"))
     monkeypatch.setattr("vfiohost.apply.transaction.Transaction.undo_all", lambda _: ())
     verdict = bench.try_one("kill after the store", [bench.stores - 1])
     assert verdict.outcome == "lost", verdict.detail
