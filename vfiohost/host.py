@@ -152,7 +152,11 @@ class Host:
         except KernelError:
             return {}
         numbers = {name: name.removeprefix("noiommu-") for name in names}
-        return {int(n): f"/dev/vfio/{name}" for name, n in numbers.items() if n.isdecimal()}
+        return {
+            int(number): f"/dev/vfio/{name}"
+            for name, number in numbers.items()
+            if number.isascii() and number.isdecimal()
+        }
 
     def select(self, devices: Devices, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
         """The devices that are meant, each once, in the order of the request.
