@@ -362,6 +362,9 @@ _MEANINGS: dict[tuple[str, str, str], str] = {
     (_ANY, "write", "EACCES"): "This needs root.",
     (_ANY, "open", "EPERM"): "This needs root, or the kernel is locked down.",
     (_ANY, "write", "EPERM"): "The kernel does not permit this now, even to root.",
+    (_ANY, "open", "EROFS"): (
+        "It is mounted read-only, as in a container: do this on the host, or mount it writable."
+    ),
     (_ANY, "open", "EXDEV"): "The path leads out of the root and was not followed.",
     (_ANY, "open", "ELOOP"): "A symbolic link stands where a plain file should be.",
 }

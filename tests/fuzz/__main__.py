@@ -6,9 +6,11 @@ import argparse
 import os
 import random
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from tests.fuzz import corpus, mutation, programs, readers
 
@@ -38,7 +40,9 @@ def main() -> int:
             found = mutation.fuzz(target, inputs, seconds, random.Random(options.seed))
         say(line(target.name, target.what, found))
         for data, said in found.crashes:
-            say(f"CRASH {target.name}: {said!a}\n  {data!a}")
+            kept = Path(tempfile.gettempdir()) / f"vfiohost-fuzz-{target.name}-{crc32(data):08x}"
+            kept.write_bytes(data)
+            say(f"CRASH {target.name}: {said!a}\n  {data[:200]!a}\n  all of it: {kept}")
         if options.keep:
             corpus.save(target.name, found.corpus)
         results.append((target.name, target.what, found))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MOST = 24 << 10  # bytes of the file of one target
 FOLDER = Path(__file__).with_name("corpus")
 
 
@@ -19,7 +20,11 @@ def load(target: str) -> list[bytes]:
 
 
 def save(target: str, inputs: Iterable[bytes]) -> None:
-    """Keep these inputs and no others: short ones first, each once."""
+    """Keep these inputs and no others: each once, the short ones, as far as there is room."""
     ordered = sorted(set(inputs), key=lambda data: (len(data), data))
-    lines = [data.decode("latin-1").encode("unicode_escape").decode() for data in ordered]
-    (FOLDER / f"{target}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+    text = ""
+    for data in ordered:
+        line = data.decode("latin-1").encode("unicode_escape").decode()
+        if len(text) + len(line) < MOST:
+            text += f"{line}\n"
+    (FOLDER / f"{target}.txt").write_text(text, encoding="ascii")

@@ -21,6 +21,7 @@ DEVICE = "sys/devices/pci0000:00/0000:65:00.0"
 UUID = "b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10"
 MTTY = "sys/devices/virtual/mtty/mtty"
 MOST_LINES = 60
+LONGEST_PATH = 2000
 UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 HOST = f"""\
@@ -85,6 +86,8 @@ def build(root: Path, data: bytes) -> None:
         kind, _, name = head.partition(b" ")
         path = os.path.join(os.fsencode(root), name.lstrip(b"/"))
         above = os.path.dirname(path)
+        if len(path) > LONGEST_PATH:
+            continue
         with contextlib.suppress(OSError, ValueError):
             if f"{os.fsdecode(os.path.realpath(above))}/".startswith(inside):
                 os.makedirs(above, exist_ok=True)

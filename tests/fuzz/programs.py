@@ -96,7 +96,7 @@ _WORDS: tuple[str, ...] = (
 _TEXTS = (MODALIAS, *ADDRESSES, b"0x10de\n", b"65535\n")
 _HOSTS = tuple(_host(is_sysfs=a, aliased=b) for a in (False, True) for b in (False, True))
 ALL = (
-    Program("parsers", "`scan.c`: addresses, numbers, modaliases", _WORDS, 128, _TEXTS),
+    Program("parsers", "`scan.c`: addresses, numbers, modaliases", _WORDS, 128, _TEXTS, 3),
     Program("scan", "`scan.c`: a whole scan of made-up answers", _WORDS, 4096, _HOSTS, 4),
     Program("read", "`read.c`: a file that changes, fails, never ends", ("\\xff",), 512),
     Program("open", "`open.c`: the walk against the kernel's `openat2`", ("\\xff",), 256, share=2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfiohost.apply.permission import check_permission
 from vfiohost.apply.transaction import Transaction
 from vfiohost.apply.unfinished import check_journals, nothing_done
 from vfiohost.errors import (
@@ -80,6 +81,7 @@ def apply(
     if plan.is_empty:
         return Report(plan, ())
     kernel.check_writable()
+    check_permission(plan, sysfs)
     purpose = " ".join((plan.verb, *plan.subjects))
     try:
         with lock(sysfs, purpose=purpose, wait=wait) as fd:

@@ -62,6 +62,7 @@ _CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (KeyboardInterrupt, "interrupted"),
     (OSError, "system"),
 )
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MORE_THAN_FORBIDDEN = ("pending", "rollback-incomplete")
 
 
@@ -81,7 +82,7 @@ def failure_code(error: BaseException) -> FailureCode:
 
 
 def _is_permission(error: object) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
+    return isinstance(error, OSError) and error.errno in _FORBIDDEN
 
 
 def failure_value(error: BaseException) -> dict[str, Any]:

@@ -158,8 +158,12 @@ class Simulation:
         marker = open_directory(self._sysfs.fd, MARKER)
         lock = -1
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            lock = os.open("lock", flags, 0o644, dir_fd=marker)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            try:
+                lock = os.open("lock", flags, 0o644, dir_fd=marker)
+            except PermissionError as error:
+                shown = self._sysfs.shown(f"{MARKER}/lock")
+                raise KernelError("open", error.errno or 0, shown) from error
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._redo(marker)
             yield
