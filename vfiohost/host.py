@@ -56,7 +56,7 @@ RELEASING_TIMEOUT = 0.4
 UDEV_TIMEOUT = 2.0
 """Seconds that udev may take to give new VFIO nodes their owner and mode."""
 
-_PCI_IDS_LIMIT = 16 << 20  # bytes; the file has 1.4 million
+_PCI_IDS_LIMIT = 4 << 20  # bytes; the file has 1.4 million
 
 
 class Host:

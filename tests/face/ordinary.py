@@ -65,10 +65,10 @@ def _run(argv: tuple[str, ...], out: int, err: int) -> None:
         os._exit(code)
 
 
-def readable_by_all(path: Path) -> Path:
-    """Let everybody reach a folder: those that pytest and tempfile make are for their owner."""
+def readable_by_all(path: Path, scratch: Path) -> Path:
+    """Let everybody reach a folder below ``scratch``: tempfile makes its own for their owner."""
     for folder in (path, *path.parents):
-        mode = folder.stat().st_mode if folder.exists() else 0o001
-        if not mode & 0o001 and folder.stat().st_uid == os.geteuid():
-            folder.chmod(mode | 0o111)
+        folder.chmod(folder.stat().st_mode | 0o055)
+        if folder == scratch:
+            break
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,7 @@ from vfiohost.plan.types import LoadModule, Plan, Report, WriteAttr
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.face.support import Maker, Runner
 
@@ -59,9 +60,16 @@ def store(path: str) -> WriteAttr:
 
 
 @pytest.fixture
-def foreign(simulated: Maker) -> Path:
+def foreign(simulated: Maker, scratch: Path) -> Path:
     """A simulated host that belongs to whoever runs the tests: not to nobody, if that is root."""
-    return readable_by_all(simulated("few-vfs"))
+    return readable_by_all(simulated("few-vfs"), scratch)
+
+
+@pytest.fixture
+def place(scratch: Path) -> Iterator[Path]:
+    """A directory that everybody can reach."""
+    with TemporaryDirectory(dir=scratch) as directory:
+        yield readable_by_all(Path(directory), scratch)
 
 
 @pytest.mark.parametrize("line", READING)
@@ -94,9 +102,9 @@ def test_nobody_changes_no_host_of_somebody_else(line: str, foreign: Path, run: 
     assert not (foreign / "var/lib/vfiohost").exists()
 
 
-@pytest.mark.parametrize("line", ["record {}/new", "sim mtty {}/new"])
-def test_nobody_writes_no_file_where_that_is_not_allowed(line: str, tmp_path: Path) -> None:
-    closed = readable_by_all(tmp_path / "closed")
+@pytest.mark.parametrize("line", ["record {}/new", "record --overwrite {}/new"])
+def test_nobody_writes_no_file_where_that_is_not_allowed(line: str, place: Path) -> None:
+    closed = place / "closed"
     closed.mkdir(0o555)
     ran = as_nobody(*line.format(closed).split())
     assert ran.code == 5, ran.err
@@ -123,13 +131,13 @@ def test_nobody_is_told_on_the_live_host_what_is_lacking() -> None:
 
 
 @pytest.fixture
-def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def live(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(Sysfs, "is_live", lambda _: True)
     for path in ("sys/a", "sys/module/loaded/x", "run/x", "var/lib/x"):
-        file = tmp_path / path
+        file = place / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    return readable_by_all(tmp_path)
+    return place
 
 
 def lacking(live: Path, plan: Plan) -> str | None:
