@@ -93,12 +93,14 @@ def test_a_planted_bug_is_found_once() -> None:
     assert b"a" not in found.corpus
 
 
-def test_an_input_that_takes_too_long_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mutation, "SLOWEST", 0.1)
+@pytest.mark.parametrize("limit", ["SLOWEST", "LONGEST_WAIT"])
+def test_an_input_that_takes_too_long_is_a_bug(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation, limit, 0.1)
 
     def slow(data: bytes) -> str:
-        if data == b"slow":
-            time.sleep(10)
+        while data == b"slow":
+            if limit == "LONGEST_WAIT":
+                time.sleep(60)
         return "quick"
 
     reader = attrs.evolve(READER, run=slow)
