@@ -85,6 +85,13 @@ def test_nobody_reads_the_live_host(line: str) -> None:
     assert (ran.code, "Traceback" in ran.err) == (0, False), ran.err
 
 
+def test_nobody_may_ask_the_doctor(foreign: Path) -> None:
+    for root in ("/", str(foreign)):
+        ran = as_nobody("--root", root, "doctor")
+        assert ran.code in (0, 11), ran.err  # 11: it found something bad
+        assert "Traceback" not in ran.err
+
+
 @pytest.mark.parametrize("line", WRITING)
 def test_nobody_changes_no_host_of_somebody_else(line: str, foreign: Path, run: Runner) -> None:
     if os.geteuid() != 0:
