@@ -1,7 +1,7 @@
 """Whole roots made of an input, and what every verb that changes nothing says of them.
 
-An input has a line for each thing in the root: ``file PATH=TEXT``, ``link PATH=TARGET``,
-``fifo PATH=``, ``dir PATH=``. The fuzzer mangles all of it.
+The first line of an input is the verb. Then it has a line for each thing in the root:
+``file PATH=TEXT``, ``link PATH=TARGET``, ``fifo PATH=``, ``dir PATH=``. The fuzzer mangles it all.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ file dev/vfio/15=
 """
 
 WORDS = (
+    b"list --json\n",
+    b"recover -n\n",
     *(f"{line}\n".encode() for line in HOST.splitlines()),
     *(b"file |link |fifo |dir |../../../devices/|/|..|.|=|\n|0000:65:00.1|0000:|15".split(b"|")),
     *(b"-1|0x|(null)|DRIVER=|\x1b[31m|\xff\xfe|\x00|99999999999|\xe2\x80\xae|\xc2\x9b".split(b"|")),
@@ -72,11 +74,11 @@ VERBS = (
     ("recover", "-n"),
     ("doctor",),
 )
-"""Each input is shown to one of them, in turn by its length."""
+"""An input whose first line is none of them is shown to the first."""
 
 
 def seeds() -> list[bytes]:
-    return [HOST.encode() + b"\n" * number for number in range(len(VERBS))]
+    return [f"{' '.join(verb)}\n{HOST}".encode() for verb in VERBS]
 
 
 def build(root: Path, data: bytes) -> None:
@@ -110,7 +112,8 @@ def make(kind: bytes, path: bytes, text: bytes) -> None:
 
 def read_host(data: bytes) -> str:
     """Show a root to a verb; gives the verb, the exit code and the sentence without its names."""
-    argv = VERBS[len(data) % len(VERBS)]
+    first, _, data = data.partition(b"\n")
+    argv = next((verb for verb in VERBS if " ".join(verb).encode() == first), VERBS[0])
     with TemporaryDirectory(dir=MEMORY) as folder:
         root = Path(folder) / "root"
         root.mkdir()
