@@ -19,6 +19,8 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from vfiohost.usage import Usage
+
 _ADDRESS = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
 
 
@@ -347,6 +349,7 @@ class Snapshot:
         problems: what could not be read or made no sense.
         mdev: the mediated devices, or ``None`` when the scan did not look at them.
         details: what was read on demand, by address; a planner names the devices that it needs.
+        usage: who uses the devices that something would be taken from, or ``None``: nobody asked.
     """
 
     kernel: str | None
@@ -355,6 +358,7 @@ class Snapshot:
     problems: tuple[Problem, ...] = ()
     mdev: MdevBus | None = None
     details: Mapping[PciAddress, Details] = attrs.field(factory=dict, converter=_frozen_details)
+    usage: Usage | None = None
 
     @cached_property
     def pci(self) -> Mapping[PciAddress, PciDevice]:
@@ -397,7 +401,7 @@ class Snapshot:
     def __reduce__(self) -> tuple[object, ...]:
         # The read-only views of the mappings cannot be pickled; the mappings can.
         drivers, details = dict(self.drivers), dict(self.details)
-        fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details)
+        fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details, self.usage)
         return (Snapshot, fields)
 
     def group_of(self, device: PciDevice) -> IommuGroup | None:
