@@ -114,12 +114,18 @@ class Refusal:
         subject: what the reason is about: an address, a group, a driver, a type.
         sentence: the reason, for people.
         remedy: what to do instead, for people; it names the option that permits it, if one does.
+        kind: of a device in use: what for (:data:`vfiohost.usage.UseKind`), else ``None``.
+        detail: of a device in use: by whom or what, as a phrase, else ``None``.
+        via: of a device in use: the file that says so, else ``None``.
     """
 
     code: str
     subject: str
     sentence: str
     remedy: str
+    kind: str | None = None
+    detail: str | None = None
+    via: str | None = None
 
 
 class PlanRefused(VfioHostError):

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from vfiohost.errors import KernelError, NotFoundError
-from vfiohost.model import MdevBus, PciAddress, PciDevice
+from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import LiveKernel, Sysfs
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from vfiohost.doctor import Finding
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
-    from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
     from vfiohost.plan.types import Plan, Report, StepResult
     from vfiohost.recording import Recording
     from vfiohost.sysfs import Kernel
+    from vfiohost.usage import Usage
 
     Device = PciDevice | PciAddress | str
     Devices = Device | Iterable[Device]
@@ -153,6 +153,31 @@ class Host:
             return {}
         numbers = {name: name.removeprefix("noiommu-") for name in names}
         return {int(n): f"/dev/vfio/{name}" for name, n in numbers.items() if n.isdecimal()}
+
+    def usage(
+        self,
+        devices: Devices = (),
+        *,
+        mdevs: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Usage:
+        """Who uses devices, and for what: processes, mounts, interfaces, consoles.
+
+        Args:
+            devices: which; their virtual functions and mediated devices are looked at too.
+            mdevs: which mediated devices besides, by UUID.
+            snapshot: where to look, with the mediated devices; by default a new scan.
+
+        Returns:
+            The uses, and what could not be found out.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+        """
+        from vfiohost.holders import find_usage
+
+        snapshot = self._scanned(snapshot)
+        return find_usage(self.sysfs, snapshot, self._addresses(devices, snapshot), mdevs=mdevs)
 
     def select(self, devices: Devices, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
         """The devices that are meant, each once, in the order of the request.
@@ -272,7 +297,8 @@ class Host:
             group: take all endpoints of their IOMMU groups along.
             load: load the driver's module when it is not there.
             once: clear the ``driver_override`` afterwards, so that a later probe decides anew.
-            allow: words that permit what would be refused: ``display``, ``shared-group``.
+            allow: words that permit what would be refused, each one kind of it: ``display``,
+                ``vfio-user``, … (:data:`vfiohost.plan.hazards.ALLOWABLE`).
             snapshot: the host as it is; by default a new scan.
 
         Returns:
@@ -293,7 +319,7 @@ class Host:
             once=once,
             allow=frozenset(allow),
         )
-        snapshot = self._detailed(snapshot, devices_needed(snapshot, request))
+        snapshot = self._judged(snapshot, devices_needed(snapshot, request))
         return plan_bind(snapshot, request, self._modules(snapshot))
 
     def plan_unbind(
@@ -309,9 +335,7 @@ class Host:
         snapshot = self._scanned(snapshot)
         addresses = self._addresses(devices, snapshot)
         modules = self._modules(snapshot)
-        return plan_unbind(
-            self._detailed(snapshot, addresses), addresses, frozenset(allow), modules
-        )
+        return plan_unbind(self._judged(snapshot, addresses), addresses, frozenset(allow), modules)
 
     def plan_restore(
         self,
@@ -336,7 +360,7 @@ class Host:
         chosen = self.changed(snapshot) if devices is None else devices
         addresses = self._addresses(chosen, snapshot)
         return plan_restore(
-            self._detailed(snapshot, addresses),
+            self._judged(snapshot, addresses),
             addresses,
             self.journal.origins(),
             self._modules(snapshot),
@@ -387,16 +411,29 @@ class Host:
         request = CreateRequest(parent, mdev_type, chosen, tuple(attributes), count)
         return plan_create(self._bus() if bus is None else bus, request)
 
-    def plan_mdev_remove(self, uuids: Iterable[str], *, bus: MdevBus | None = None) -> Plan:
+    def plan_mdev_remove(
+        self,
+        uuids: Iterable[str],
+        *,
+        allow: Iterable[str] = (),
+        bus: MdevBus | None = None,
+    ) -> Plan:
         """Plan to remove mediated devices. Writes nothing.
+
+        Args:
+            uuids: which.
+            allow: ``vfio-user`` permits to remove one that a process has open.
+            bus: the mediated devices as they are; by default a new scan.
 
         Raises:
             ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
         """
-        from vfiohost.plan.mdev import plan_remove
+        from vfiohost.plan.mdev import parse_uuid, plan_remove
 
-        many = (uuids,) if isinstance(uuids, str) else tuple(uuids)
-        return plan_remove(self._bus() if bus is None else bus, many)
+        many = [parse_uuid(u) for u in ((uuids,) if isinstance(uuids, str) else uuids)]
+        bus = self._bus() if bus is None else bus
+        usage = self.usage(mdevs=many, snapshot=Snapshot(None, (), {}, mdev=bus))
+        return plan_remove(bus, many, usage=usage, allow=frozenset(allow))
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -513,8 +550,13 @@ class Host:
     def _addresses(self, devices: Devices, snapshot: Snapshot) -> tuple[PciAddress, ...]:
         return tuple(d.address for d in self.select(devices, snapshot))
 
-    def _detailed(self, snapshot: Snapshot, addresses: Iterable[PciAddress]) -> Snapshot:
-        return self.with_details(snapshot, [snapshot.pci[a] for a in addresses])
+    def _judged(self, snapshot: Snapshot, addresses: Iterable[PciAddress]) -> Snapshot:
+        """What a planner must know of the devices that it takes from someone: details and usage."""
+        from attrs import evolve
+
+        devices = [snapshot.pci[a] for a in addresses]
+        snapshot = self.with_details(snapshot, devices)
+        return evolve(snapshot, usage=self.usage(devices, snapshot=snapshot))
 
     def _modules(self, snapshot: Snapshot) -> ModuleIndex | None:
         from vfiohost.scan import read_modules

@@ -11,7 +11,15 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ALLOW_WORDS = ("display", "shared-group")
+ALLOW_WORDS = (
+    "console",
+    "display",
+    "network",
+    "shared-group",
+    "storage",
+    "vfio-user",
+    "vgpu",
+)
 """What ``--allow`` can permit: :data:`vfiohost.plan.hazards.ALLOWABLE`, without its import."""
 
 DEFAULT_TIMEOUT = 20.0

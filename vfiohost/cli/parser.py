@@ -162,7 +162,7 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _record, _doctor)
+            only_reads = fill in (_list, _groups, _holders, _record, _doctor)
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
@@ -170,6 +170,7 @@ def build(argv: Sequence[str]) -> Parser:
 
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
+    verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
     verb("unbind", "Take the driver away from devices.", _unbind)
     verb("restore", "Give devices back the driver that they had before.", _restore)
@@ -219,6 +220,10 @@ def _groups(parser: Parser) -> None:
     parser.add_argument(
         "--why", action="store_true", help="name drivers, and the members that block"
     )
+
+
+def _holders(parser: Parser) -> None:
+    _devices(parser, "+")
 
 
 def _unbind(parser: Parser) -> None:
@@ -293,6 +298,7 @@ def _mdev_remove(parser: Parser) -> None:
 _LISTS = {
     "list": "devices",
     "groups": "ids",
+    "holders": "devices",
     "bind": "devices",
     "unbind": "devices",
     "restore": "devices",

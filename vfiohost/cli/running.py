@@ -59,6 +59,10 @@ def _verb(options: Options) -> Callable[[Session], None]:
         from vfiohost.cli import mediated
 
         return mediated.VERBS[command]
+    if command == "holders":
+        from vfiohost.cli import holding
+
+        return holding.VERBS[command]
     if command == "record":
         from vfiohost.cli import recording
 

@@ -96,7 +96,7 @@ class Nodes:
 def vfio_nodes(subject: Subject) -> tuple[str, ...]:
     """The nodes through which VFIO gives a device away, its group's first."""
     groups: tuple[str, ...] = ()
-    if subject.group is not None and subject.is_on_vfio:
+    if subject.group is not None and subject.may_be_on_vfio:
         groups = (f"/dev/vfio/{subject.group}", f"/dev/vfio/noiommu-{subject.group}")
     return (*groups, *(f"/dev/vfio/devices/{name}" for name in subject.cdevs))
 
@@ -109,14 +109,14 @@ def vfio_uses(sysfs: Sysfs, subjects: Iterable[Subject], processes: Processes) -
     device is found to be open even where no process shows that has it.
     """
     for subject in subjects:
-        if not subject.is_on_vfio:
+        if not subject.may_be_on_vfio:
             continue
         files = [file for node in vfio_nodes(subject) for file in processes.files.get(node, ())]
         files += processes.devices(subject.path)
         enable = f"sys/bus/pci/devices/{subject.name}/enable"
         count = None if subject.device is None else text_of(sysfs, enable)
         is_open = count not in ("0", None) or (subject.device is None and bool(files))
-        if is_open and not files:
+        if is_open and subject.is_on_vfio and not files:
             yield from _unseen(subject, f"/{enable}", processes)
         seen: set[int] = set()
         for file in files:

@@ -45,9 +45,12 @@ class Subject:
         """Whether VFIO has it: a mediated device always."""
         if self.device is None:
             return True
-        driver = self.device.driver
-        # While an unbind waits for a VFIO user, the link to the driver is gone already.
-        return bool(self.cdevs) or (isinstance(driver, str) and is_vfio_driver(driver))
+        return isinstance(self.device.driver, str) and is_vfio_driver(self.device.driver)
+
+    @property
+    def may_be_on_vfio(self) -> bool:
+        """While an unbind waits for a VFIO user, the link to the driver is gone already."""
+        return self.is_on_vfio or not isinstance(self.device and self.device.driver, str)
 
 
 def find_subjects(

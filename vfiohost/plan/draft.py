@@ -105,6 +105,9 @@ class Draft:
             PlanRefused: something speaks against it; the plan comes with it.
         """
         self.refusals[:0] = hazards(self.snapshot, self.changes, self.allow)
+        usage = self.snapshot.usage
+        if usage is not None and any(change.unbinds for change in self.changes):
+            self.notes.extend(usage.incomplete)
         plan = Plan(
             verb=self.verb,
             subjects=tuple(str(device.address) for device in self.devices),
