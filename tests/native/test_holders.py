@@ -341,8 +341,9 @@ class TestStorage:
     def test_a_process_on_the_disk_itself(self, disk: Machine) -> None:
         disk.process(61, "dd", ["dd"], "/dev/nvme0n1", "/dev/sda")
         disk.process(62, "smartd", ["smartd"], "/dev/nvme0")
+        disk.process(63, "qemu", ["qemu"], "/dev/dm-0")
         users = [use for use in disk.usage().uses if use.kind == "storage-user"]
-        assert [use.process and use.process.pid for use in users] == [62, 61]
+        assert [use.process and use.process.pid for use in users] == [62, 61, 63]
 
     def test_a_namespace_of_several_controllers(self, disk: Machine) -> None:
         subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0"
@@ -350,6 +351,8 @@ class TestStorage:
         disk.link(f"{subsystem}/nvme0", f"../../../../../{self.PATH}/nvme/nvme0")
         disk.write("sys/class/block/nvme0n2/dev", "259:9\n")
         self.mount(disk, "30 22 259:9 / /fast rw - ext4 /dev/nvme0n2 rw")
+        disk.process(64, "dd", ["dd"], "/dev/nvme0n2")
+        assert "storage-user: pid 64 (dd): has /dev/nvme0n2 open" in disk.said()
         assert "mount: nvme0n2 is mounted at /fast" in disk.said()
 
     def test_holders_in_a_circle_end(self, disk: Machine) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from vfiohost.holders.processes import VFIO_DEVICE
 from vfiohost.holders.reading import class_links, names_in, text_of
+from vfiohost.holders.storage import disks_of, stacks
+from vfiohost.holders.subjects import owners
 from vfiohost.usage import Use
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ _CLASSES: tuple[tuple[str, str, UseKind], ...] = (
     ("sound", "/dev/snd/", "sound"),
     ("nvme", "/dev/", "storage-user"),
     ("nvme-generic", "/dev/", "storage-user"),
-    ("block", "/dev/", "storage-user"),
     ("scsi_generic", "/dev/", "storage-user"),
 )
 
@@ -53,17 +54,19 @@ class Nodes:
         functions = [s for s in subjects if s.device is not None]
         for kind_of_class, folder, kind in _CLASSES:
             for name, path in class_links(sysfs, kind_of_class, self.incomplete):
-                for subject in functions:
-                    if path.startswith(f"{subject.path}/"):
-                        self._add(f"{folder}{name}", subject.name, _kind(kind, name))
+                for subject in owners(sysfs, path, functions):
+                    self._add(f"{folder}{name}", subject.name, _kind(kind, name))
+        for subject_name, disks in disks_of(sysfs, functions, self.incomplete).items():
+            for disk, _, _ in stacks(sysfs, disks):
+                self._add(f"/dev/{disk}", subject_name, "storage-user")
         self._add_nvidia(sysfs, [s for s in functions if _is_on_nvidia(s)])
         vfio = [node for subject in subjects for node in vfio_nodes(subject)]
         self.names = frozenset((*self._owners, *vfio, VFIO_DEVICE))
 
     def uses(self, processes: Processes) -> Iterator[Use]:
         """What processes have open of these nodes."""
-        for node, owners in self._owners.items():
-            for subject, kind in owners:
+        for node, users in self._owners.items():
+            for subject, kind in users:
                 for file in processes.files.get(node, ()):
                     yield Use(kind, subject, f"has {node} open", file.via, file.process)
 

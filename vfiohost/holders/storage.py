@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.holders.reading import class_links, names_in, target_of, text_of
+from vfiohost.holders.reading import class_links, names_in, text_of
+from vfiohost.holders.subjects import owners
 from vfiohost.usage import Use
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from vfiohost.usage import UseKind
 
 _BLOCK = "sys/class/block"
-_SUBSYSTEM = re.compile(r"(sys/devices/virtual/nvme-subsystem/[^/]+)/")
 _HOST_MOUNTS = ("/proc/1/mountinfo", "/proc/self/mountinfo")
 _MOST_NAMESPACES = 256
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -59,13 +59,13 @@ def storage_uses(
         namespaces: one process of each mount namespace.
         incomplete: gets what could not be found out.
     """
-    disks = _disks(sysfs, subjects, incomplete)
+    disks = disks_of(sysfs, subjects, incomplete)
     if not disks:
         return
     mounts = list(_mounts(sysfs, namespaces, incomplete))
     swaps = _swaps(sysfs, incomplete)
     for subject, names in disks.items():
-        for name, shown, above in _stacks(sysfs, names):
+        for name, shown, above in stacks(sysfs, names):
             if above is not None:
                 detail = f"{shown} is made of {above}"
                 yield Use("block-holder", subject, detail, f"/{_BLOCK}/{above}/holders/{name}")
@@ -74,7 +74,7 @@ def storage_uses(
         incomplete.append("There are ZFS file systems here, and no file says on which disks.")
 
 
-def _disks(
+def disks_of(
     sysfs: Sysfs, subjects: Sequence[Subject], incomplete: list[str]
 ) -> dict[str, list[str]]:
     """The block devices below each function, partitions too; by its name."""
@@ -83,25 +83,12 @@ def _disks(
     if not functions:
         return found
     for name, path in class_links(sysfs, "block", incomplete):
-        places = [path, *_controllers(sysfs, path)]
-        for subject in functions:
-            if any(place.startswith(f"{subject.path}/") for place in places):
-                found.setdefault(subject.name, []).append(name)
+        for subject in owners(sysfs, path, functions):
+            found.setdefault(subject.name, []).append(name)
     return found
 
 
-def _controllers(sysfs: Sysfs, path: str) -> Iterator[str]:
-    """The NVMe controllers of a namespace that is shared (``nvme_mpath_alloc_disk``)."""
-    match = _SUBSYSTEM.match(f"{path}/")
-    if match is None:
-        return
-    for name in names_in(sysfs, match[1]):
-        target = target_of(sysfs, f"{match[1]}/{name}")
-        if name.startswith("nvme") and target is not None:
-            yield target
-
-
-def _stacks(sysfs: Sysfs, names: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
+def stacks(sysfs: Sysfs, names: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
     """Block devices and all that is made of them: name, name for people, what it is made of."""
     waiting: list[tuple[str, str | None]] = [(name, None) for name in names]
     seen = set()

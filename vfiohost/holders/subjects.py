@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.holders.reading import names_in
+from vfiohost.holders.reading import names_in, target_of
 from vfiohost.model import PciDevice, is_vfio_driver
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vfiohost.model import MediatedDevice, PciAddress, Snapshot
     from vfiohost.sysfs import Sysfs
 
+_SUBSYSTEM = re.compile(r"(sys/devices/virtual/nvme-subsystem/[^/]+)/")
 _MDEVS = "sys/bus/mdev/devices"
 
 
@@ -69,6 +71,27 @@ def find_subjects(
         if mdev.uuid in mdevs and mdev.uuid not in found:
             found[mdev.uuid] = _mdev(sysfs, mdev, None)
     return tuple(found.values())
+
+
+def owners(sysfs: Sysfs, path: str, subjects: Iterable[Subject]) -> Iterator[Subject]:
+    """The functions that a device belongs to: it lies below them.
+
+    An NVMe namespace that several controllers may share lies below none of them, but below its
+    subsystem, which has a link to each (``nvme_mpath_alloc_disk``, ``nvme_init_subsystem``).
+
+    Args:
+        sysfs: the host.
+        path: the device's directory, relative to the root.
+        subjects: the functions.
+    """
+    places = [path]
+    match = _SUBSYSTEM.match(f"{path}/")
+    if match is not None:
+        names = [name for name in names_in(sysfs, match[1]) if name.startswith("nvme")]
+        places += [t for name in names if (t := target_of(sysfs, f"{match[1]}/{name}")) is not None]
+    for subject in subjects:
+        if any(place.startswith(f"{subject.path}/") for place in places):
+            yield subject
 
 
 def _with_children(sysfs: Sysfs, snapshot: Snapshot, device: PciDevice) -> Iterator[Subject]:
