@@ -437,16 +437,24 @@ class Host:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def plan_undo(self, entry: JournalEntry) -> Plan:
+    def plan_undo(self, entry: JournalEntry, *, allow: Iterable[str] = ()) -> Plan:
         """Plan to take back what a plan did. Writes nothing.
 
         Args:
             entry: what the journal says of it: :meth:`last_done`, or one of :attr:`journal`. Give
                 its id to :meth:`apply` too, so that the journal knows it as undone.
-        """
-        from vfiohost.plan.undo import plan_undo
+            allow: as for :meth:`plan_bind`, for devices that somebody uses by now.
 
-        return plan_undo(entry.done_plan)
+        Raises:
+            PlanRefused: somebody uses what would be taken away.
+        """
+        from vfiohost.plan.undo import devices_taken, plan_undo
+
+        taken = devices_taken(plan_undo(entry.done_plan))
+        snapshot = self.scan(mdev=True)
+        devices = [device for device in snapshot.devices if str(device.address) in taken]
+        usage = self.usage(devices, mdevs=taken, snapshot=snapshot)
+        return plan_undo(entry.done_plan, usage=usage, allow=frozenset(allow))
 
     def last_done(self, journal_id: str | None = None) -> JournalEntry:
         """What the journal says of a plan that was carried out.
