@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         WriteAttr,
     )
     from vfiohost.sysfs import Kernel
+    from vfiohost.usage import Process, Usage, Use
 
 __version__ = "0.1.0"
 
@@ -91,6 +92,7 @@ __all__ = [
     "Plan",
     "PlanRefused",
     "Problem",
+    "Process",
     "Recovery",
     "Refusal",
     "Report",
@@ -101,6 +103,8 @@ __all__ = [
     "Store",
     "Unavailable",
     "UnsupportedError",
+    "Usage",
+    "Use",
     "VfioHostError",
     "WriteAttr",
     "__version__",
@@ -150,6 +154,7 @@ _HOMES = {
         "WriteAttr",
     ),
     "vfiohost.sysfs": ("Kernel",),
+    "vfiohost.usage": ("Process", "Usage", "Use"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
