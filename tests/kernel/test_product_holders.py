@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,13 @@ def refused(lab: Machine, *arguments: str) -> list[dict[str, Any]]:
 
 def disk_of(lab: Machine) -> str:
     """The name of the disk. It is shared: below its controller is only a path to it, nvme0c0n1."""
-    names: list[str] = lab.call(guest.listdir, "/sys/class/block")
-    (disk,) = [name for name in names if re.fullmatch(r"nvme\d+n\d+", name)]
-    return disk
+    deadline = time.monotonic() + 20.0
+    while True:  # the driver looks for it after its probe (nvme_scan_work)
+        names: list[str] = lab.call(guest.listdir, "/sys/class/block")
+        found = [name for name in names if re.fullmatch(r"nvme\d+n\d+", name)]
+        if found:
+            return found[0]
+        assert time.monotonic() < deadline
 
 
 @contextmanager

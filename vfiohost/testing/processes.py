@@ -43,14 +43,12 @@ class Opener:
         command: its command line, if it is a new one.
         noiommu: its container is for devices without an IOMMU (``VFIO_NOIOMMU_IOMMU``).
         options: what follows a device's name where it asks for it.
-        cgroup: the lines of its ``cgroup`` file.
     """
 
     pid: int
     command: tuple[str, ...]
     noiommu: bool = False
     options: str = ""
-    cgroup: str = "0::/"
 
 
 def free_pid(machine: Machine) -> int:
@@ -192,7 +190,7 @@ def _show_process(machine: Machine, opener: Opener) -> None:
     tree.write(f"{directory}/comm", f"{name}\n", 0o644)
     tree.write(f"{directory}/cmdline", "".join(f"{word}\0" for word in command), 0o444)
     tree.write(f"{directory}/status", f"Name:\t{name}\nPid:\t{opener.pid}\n{_ROOT_IDS}", 0o444)
-    tree.write(f"{directory}/cgroup", f"{opener.cgroup}\n", 0o444)
+    tree.write(f"{directory}/cgroup", "0::/\n", 0o444)
     for descriptor in range(3):
         tree.link_text(f"{directory}/fd/{descriptor}", "/dev/null")
 
