@@ -25,7 +25,7 @@ from vfiohost.sysfs import LiveKernel, Sysfs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from vfiohost.apply import Recovery
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
     from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.probe import Probe, ProbePath
     from vfiohost.recording import Recording
     from vfiohost.sysfs import Kernel
 
@@ -171,6 +172,48 @@ class Host:
         many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
         texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         return select_all(texts, self.scan() if snapshot is None else snapshot)
+
+    def probe(
+        self,
+        devices: Devices,
+        *,
+        path: ProbePath | None = None,
+        reset: bool = False,
+        vf_token: str | None = None,
+        timeout: float = STORE_TIMEOUT,
+    ) -> Iterator[Probe]:
+        """Use devices as a guest would, and close them again: the evidence that one could.
+
+        Args:
+            devices: which; they must be on a VFIO driver.
+            path: through the ``group`` or the device's own ``cdev``; by default every way that the
+                kernel offers.
+            reset: reset them, too.
+            vf_token: for a virtual function of a PF that a VFIO user has.
+            timeout: seconds for each of the probes.
+
+        Yields:
+            What came of each probe. A device that cannot be used is no error.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+            UnsupportedError: the root is a recording or a simulation.
+            KernelError: a helper process did not start, or was killed.
+        """
+        from vfiohost.probe import paths_of, probe
+
+        snapshot = self.scan()
+        for device in self.select(devices, snapshot):
+            for way in paths_of(self.sysfs, device) if path is None else (path,):
+                yield probe(
+                    self.sysfs,
+                    snapshot,
+                    device,
+                    way,
+                    reset=reset,
+                    vf_token=vf_token,
+                    timeout=timeout,
+                )
 
     def record(
         self, *, title: str | None = None, config: bool = False, timeout: float = READ_TIMEOUT

@@ -54,6 +54,10 @@ class Options(argparse.Namespace):
     once: bool = False
     all: bool = False
 
+    path: str = "auto"
+    reset: bool = False
+    vf_token: str | None = None
+
     parent: str | None = None
     type: str | None = None
     uuid: str | None = None

@@ -59,6 +59,10 @@ def _verb(options: Options) -> Callable[[Session], None]:
         from vfiohost.cli import mediated
 
         return mediated.VERBS[command]
+    if command == "probe":
+        from vfiohost.cli import probing
+
+        return probing.VERBS[command]
     if command == "record":
         from vfiohost.cli import recording
 
