@@ -441,6 +441,40 @@ class Host:
         many = (uuids,) if isinstance(uuids, str) else tuple(uuids)
         return plan_remove(self._bus() if bus is None else bus, many)
 
+    def plan_reset(
+        self,
+        devices: Devices,
+        *,
+        method: str | None = None,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to reset devices, one after the other. Writes nothing.
+
+        Args:
+            devices: which.
+            method: by this reset method alone, chosen for once (``flr``, ``pm``, ``bus``).
+            allow: words that permit what would be refused: ``host-driver``.
+            snapshot: the host as it is; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`; NotFoundError for a
+                method that the device does not have, too.
+            UnsupportedError: a device has no way to be reset.
+        """
+        from vfiohost.plan.reset import plan_reset
+        from vfiohost.scan import read_reset
+
+        snapshot = self._scanned(snapshot)
+        addresses = self._addresses(devices, snapshot)
+        return plan_reset(
+            self._detailed(snapshot, addresses),
+            addresses,
+            read_reset(self.sysfs, addresses, timeout=READ_TIMEOUT),
+            method=method,
+            allow=frozenset(allow),
+        )
+
     # -- writing ---------------------------------------------------------------------------------
 
     def plan_undo(self, entry: JournalEntry) -> Plan:

@@ -185,3 +185,61 @@ def test_a_virtual_function_whose_pf_is_used_needs_the_token(lab: Machine) -> No
         assert probe["steps"][-1]["name"] == "GROUP_GET_DEVICE_FD"
     (probe,) = probed(lab, *way, "--vf-token", token)
     assert probe["usable"]
+
+
+def attribute(lab: Machine, address: str, name: str) -> str:
+    return str(lab.call(guest.read, f"{DEVICES}/{address}/{name}")).strip()
+
+
+@pytest.mark.parametrize(
+    ("address", "method"),
+    [(layout.PCIE_NIC, None), (layout.PCIE_NIC, "pm"), (layout.NVME, None), (layout.NVME, "flr")],
+    ids=["e1000e", "e1000e-pm", "nvme", "nvme-flr"],
+)
+def test_a_reset_leaves_the_methods_as_they_were(
+    lab: Machine, address: str, method: str | None
+) -> None:
+    vfiohost(lab, "bind", address)
+    before = attribute(lab, address, "reset_method")
+    words = () if method is None else ("--method", method)
+    by = "" if method is None else f" by {method}"
+    assert vfiohost(lab, "reset", address, *words) == f"{address}  reset{by}\n"
+    assert attribute(lab, address, "reset_method") == before
+    assert all(probe["usable"] for probe in probed(lab, address))
+
+
+def test_a_method_that_fails_is_taken_back(lab: Machine) -> None:
+    vfiohost(lab, "bind", layout.PCIE_NIC)
+    before = attribute(lab, layout.PCIE_NIC, "reset_method")
+    assert before.split() == ["pm", "bus"]
+    # QEMU's root port: the link does not come up again.
+    said = vfiohost(lab, "reset", layout.PCIE_NIC, "--method", "bus", exits=1)
+    assert "ENOTTY" in said
+    assert attribute(lab, layout.PCIE_NIC, "reset_method") == before
+    assert vfiohost(lab, "recover") == "nothing to recover\n"
+
+
+def test_a_method_that_the_device_does_not_have(lab: Machine) -> None:
+    vfiohost(lab, "bind", layout.PCIE_NIC)
+    assert "no reset method 'flr'" in vfiohost(
+        lab, "reset", layout.PCIE_NIC, "--method", "flr", exits=3
+    )
+
+
+def test_a_device_without_a_way_to_reset_it(lab: Machine) -> None:
+    assert "no way to be reset" in vfiohost(lab, "reset", layout.EDU, exits=9)
+
+
+def test_no_reset_under_a_guest_or_a_host_driver(lab: Machine) -> None:
+    assert "[host-driver]" in vfiohost(lab, "reset", layout.PCIE_NIC, exits=4)
+    vfiohost(lab, "bind", layout.PCIE_NIC)
+    assert lab.call(vfio_user.open_device, layout.PCIE_NIC, worker="qemu") == "ok"
+    assert "[vfio-user]" in vfiohost(lab, "reset", layout.PCIE_NIC, exits=4)
+    lab.call(vfio_user.close, worker="qemu")
+    vfiohost(lab, "reset", layout.PCIE_NIC)
+
+
+def test_a_disk_is_reset_under_its_driver_when_that_is_permitted(lab: Machine) -> None:
+    """nvme has a reset_prepare and a reset_done."""
+    vfiohost(lab, "reset", layout.NVME, "--allow", "host-driver")
+    assert lab.call(guest.run, ["dd", "if=/dev/nvme0n1", "of=/dev/null", "count=8"])["status"] == 0

@@ -11,7 +11,7 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ALLOW_WORDS = ("display", "shared-group")
+ALLOW_WORDS = ("display", "host-driver", "shared-group")
 """What ``--allow`` can permit: :data:`vfiohost.plan.hazards.ALLOWABLE`, without its import."""
 
 DEFAULT_TIMEOUT = 20.0
@@ -57,6 +57,7 @@ class Options(argparse.Namespace):
     path: str = "auto"
     reset: bool = False
     vf_token: str | None = None
+    method: str | None = None
 
     parent: str | None = None
     type: str | None = None

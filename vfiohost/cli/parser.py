@@ -177,6 +177,7 @@ def build(argv: Sequence[str]) -> Parser:
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
     verb("doctor", "Say what on this host is in the way of guests, and the remedy.", _doctor)
     verb("probe", "Use devices as a guest would: the evidence that one could.", _probe)
+    verb("reset", "Reset devices that nobody uses.", _reset)
     verb("record", "Record this host in a file, without what identifies it.", _record)
     verb("sim", "Make a simulated host in a directory.", _sim)
 
@@ -252,6 +253,13 @@ def _probe(parser: Parser) -> None:
     add("--vf-token", metavar="UUID", help="for a virtual function of a PF that a guest has")
 
 
+def _reset(parser: Parser) -> None:
+    _devices(parser, "+")
+    parser.add_argument(
+        "--method", metavar="M", help="by this method alone, for once: flr, pm, bus, …"
+    )
+
+
 def _restore(parser: Parser) -> None:
     _devices(parser)
     parser.add_argument("--all", action="store_true", help="all devices that vfiohost has changed")
@@ -312,6 +320,7 @@ _LISTS = {
     "restore": "devices",
     "doctor": "devices",
     "probe": "devices",
+    "reset": "devices",
     "sim": "words",
     "mdev remove": "uuids",
 }

@@ -59,10 +59,10 @@ def _verb(options: Options) -> Callable[[Session], None]:
         from vfiohost.cli import mediated
 
         return mediated.VERBS[command]
-    if command == "probe":
-        from vfiohost.cli import probing
+    if command in ("probe", "reset"):
+        from vfiohost.cli import using
 
-        return probing.VERBS[command]
+        return using.VERBS[command]
     if command == "record":
         from vfiohost.cli import recording
 

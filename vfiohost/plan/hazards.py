@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 ALLOW_DISPLAY = "display"
 ALLOW_SHARED_GROUP = "shared-group"
-ALLOWABLE = frozenset({ALLOW_DISPLAY, ALLOW_SHARED_GROUP})
+ALLOW_HOST_DRIVER = "host-driver"
+ALLOWABLE = frozenset({ALLOW_DISPLAY, ALLOW_SHARED_GROUP, ALLOW_HOST_DRIVER})
 """The words of ``--allow``: each permits one hazard, and there is none that permits them all."""
 
 

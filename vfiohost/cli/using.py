@@ -1,16 +1,17 @@
-"""The verb that uses a device as a guest would: ``probe``."""
+"""The verbs that use a device itself: ``probe`` as a guest would, and ``reset``."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vfiohost.cli.carrying import carry_out, each_on_its_own, show
 from vfiohost.errors import ParseError
 from vfiohost.plan.mdev import parse_uuid
 from vfiohost.render.probes import probe_lines, probe_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from vfiohost.cli.session import Session
     from vfiohost.probe import ProbePath
@@ -49,7 +50,29 @@ def probe(session: Session) -> None:
             session.exit_code = min(session.exit_code or code, code)
 
 
-VERBS: Mapping[str, Callable[[Session], None]] = {"probe": probe}
+def reset(session: Session) -> None:
+    """``vfiohost reset DEV.. [--method M]``."""
+    devices = session.host.select(session.options.devices, session.scan(mdev=True))
+    named = [str(device.address) for device in devices]
+    if session.options.keep_going:
+        each_on_its_own(session, named, lambda name: _reset(session, [name]))
+    else:
+        session.value |= _reset(session, named)
+
+
+def _reset(session: Session, names: Sequence[str]) -> dict[str, Any]:
+    options = session.options
+    plan = session.host.plan_reset(names, method=options.method, allow=options.allowed)
+    if options.dry_run:
+        return show(session, plan)
+    fields = carry_out(session, plan)
+    if not options.quiet:
+        by = f" by {options.method}" if options.method else ""
+        session.lines += [f"{name}  reset{by}" for name in names]
+    return fields
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {"probe": probe, "reset": reset}
 """The verbs of this module."""
 
 
