@@ -56,10 +56,12 @@ if TYPE_CHECKING:
         Origin,
         Plan,
         Report,
+        SetNodes,
         StepResult,
         Store,
         WriteAttr,
     )
+    from vfiohost.probe import Probe
     from vfiohost.sysfs import Kernel
 
 __version__ = "0.1.0"
@@ -90,11 +92,13 @@ __all__ = [
     "PendingError",
     "Plan",
     "PlanRefused",
+    "Probe",
     "Problem",
     "Recovery",
     "Refusal",
     "Report",
     "RollbackError",
+    "SetNodes",
     "Snapshot",
     "StalePlanError",
     "StepResult",
@@ -145,10 +149,12 @@ _HOMES = {
         "Origin",
         "Plan",
         "Report",
+        "SetNodes",
         "StepResult",
         "Store",
         "WriteAttr",
     ),
+    "vfiohost.probe": ("Probe",),
     "vfiohost.sysfs": ("Kernel",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -19,7 +19,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load", "unload"]
+KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load", "unload", "chown"]
 """What was asked of the kernel when it answered with an errno. ``load``, ``unload``: a module."""
 
 
@@ -184,6 +184,7 @@ class KernelError(VfioHostError, OSError):
             "load": f"load module {self.path}",
             "unload": f"unload module {self.path}",
             "list": f"list {self.path}",
+            "chown": f"change the owner or the mode of {self.path}",
             "ioctl": f"ioctl {self.value} of {self.path}" if self.value else f"ioctl {self.path}",
         }.get(self.op, f"{self.op} {self.path}")
         said = f"Cannot {doing}: {self.strerror} ({self.code})."
@@ -389,6 +390,7 @@ _MEANINGS: dict[tuple[str, str, str], str] = {
     (_ANY, "write", "EACCES"): "This needs root.",
     (_ANY, "open", "EPERM"): "This needs root, or the kernel is locked down.",
     (_ANY, "write", "EPERM"): "The kernel does not permit this now, even to root.",
+    (_ANY, "chown", "EPERM"): "This needs root.",
     (_ANY, "open", "EXDEV"): "The path leads out of the root and was not followed.",
     (_ANY, "open", "ELOOP"): "A symbolic link stands where a plain file should be.",
 }

@@ -15,6 +15,7 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 
 from __future__ import annotations
 
+from errno import ENOENT
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
+    from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan, Report, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.recording import Recording
@@ -305,6 +307,8 @@ class Host:
         load: bool = True,
         once: bool = False,
         allow: Iterable[str] = (),
+        owner: str | None = None,
+        mode: str | None = None,
         snapshot: Snapshot | None = None,
     ) -> Plan:
         """Plan to bind devices to a driver. Writes nothing.
@@ -316,6 +320,9 @@ class Host:
             load: load the driver's module when it is not there.
             once: clear the ``driver_override`` afterwards, so that a later probe decides anew.
             allow: words that permit what would be refused: ``display``, ``shared-group``.
+            owner: ``USER``, ``USER:GROUP`` or ``:GROUP``, who gets the devices' VFIO nodes: names
+                of ``etc/passwd`` and ``etc/group`` below the root, or numbers.
+            mode: the mode of these nodes, in octal digits.
             snapshot: the host as it is; by default a new scan.
 
         Returns:
@@ -335,6 +342,7 @@ class Host:
             load=load,
             once=once,
             allow=frozenset(allow),
+            ownership=self._ownership(owner, mode),
         )
         snapshot = self._detailed(snapshot, devices_needed(snapshot, request))
         return plan_bind(snapshot, request, self._modules(snapshot))
@@ -597,6 +605,22 @@ class Host:
         from vfiohost.scan import read_modules
 
         return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
+
+    def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
+        if owner is None and mode is None:
+            return None
+        from vfiohost.plan.owners import parse_ownership
+
+        return parse_ownership(owner, mode, *map(self._text, ("etc/passwd", "etc/group")))
+
+    def _text(self, path: str) -> str:
+        """A file's text, empty where there is no such file."""
+        try:
+            return self.sysfs.read(path, limit=1 << 20)
+        except KernelError as error:
+            if error.errno == ENOENT:
+                return ""
+            raise
 
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev

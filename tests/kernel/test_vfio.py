@@ -243,3 +243,42 @@ def test_a_disk_is_reset_under_its_driver_when_that_is_permitted(lab: Machine) -
     """nvme has a reset_prepare and a reset_done."""
     vfiohost(lab, "reset", layout.NVME, "--allow", "host-driver")
     assert lab.call(guest.run, ["dd", "if=/dev/nvme0n1", "of=/dev/null", "count=8"])["status"] == 0
+
+
+def owner_of(lab: Machine, path: str) -> str:
+    return str(lab.call(guest.run, ["stat", "-c", "%u:%g %a %F", path])["stdout"]).strip()
+
+
+def test_the_nodes_get_an_owner(lab: Machine, flavour: str) -> None:
+    vfiohost(lab, "bind", layout.NIC, "--owner", "64055:108", "--mode", "0660")
+    mine = "64055:108 660 character special file"
+    group = f"/dev/vfio/{group_of(lab, layout.NIC)}"
+    assert owner_of(lab, group) == mine
+    if flavour == "iommufd":
+        assert owner_of(lab, lab.call(vfio_user.cdev_node, layout.NIC)) == mine
+    again = vfiohost(lab, "bind", layout.NIC, "--owner", "64055:108", "--mode", "0660", "-v")
+    assert "already bound" in again
+    vfiohost(lab, "restore", layout.NIC)
+    assert lab.call(guest.readlink, f"{DEVICES}/{layout.NIC}/driver") == "e1000"
+    vfiohost(lab, "bind", layout.NIC)
+    assert owner_of(lab, group) == "0:0 600 character special file"
+
+
+def test_nobody_of_that_name(lab: Machine) -> None:
+    said = vfiohost(lab, "bind", layout.NIC, "--owner", "nobody-of-that-name", exits=3)
+    assert "nobody-of-that-name" in said
+    assert lab.call(guest.readlink, f"{DEVICES}/{layout.NIC}/driver") == "e1000"
+
+
+def test_a_link_in_place_of_the_node_is_not_followed(lab: Machine) -> None:
+    vfiohost(lab, "bind", layout.NIC)
+    node = f"/dev/vfio/{group_of(lab, layout.NIC)}"
+    victim = "/dev/null"
+    before = owner_of(lab, victim)
+    lab.call(guest.run, ["mv", node, f"{node}.away"])
+    lab.call(guest.run, ["ln", "-s", victim, node])
+    try:
+        assert "ELOOP" in vfiohost(lab, "bind", layout.NIC, "--owner", "64055", exits=1)
+        assert owner_of(lab, victim) == before
+    finally:
+        lab.call(guest.run, ["mv", f"{node}.away", node])

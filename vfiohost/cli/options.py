@@ -52,6 +52,8 @@ class Options(argparse.Namespace):
     whole_group: bool = False
     no_load: bool = False
     once: bool = False
+    owner: str | None = None
+    mode: str | None = None
     all: bool = False
 
     path: str = "auto"

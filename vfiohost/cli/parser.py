@@ -238,6 +238,8 @@ def _bind(parser: Parser) -> None:
     add("--group", dest="whole_group", action="store_true", help="with all endpoints of the group")
     add("--no-load", action="store_true", help="load no kernel module")
     add("--once", action="store_true", help="clear the driver_override afterwards")
+    add("--owner", metavar="USER[:GROUP]", help="give the VFIO nodes to this user and group")
+    add("--mode", metavar="MODE", help="give the VFIO nodes this mode: 0660")
 
 
 def _probe(parser: Parser) -> None:

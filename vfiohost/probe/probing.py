@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from vfiohost.errors import KernelError, UnsupportedError
+from vfiohost.errors import UnsupportedError
 from vfiohost.model import is_vfio_driver
+from vfiohost.nodes import cdev_node, group_node, nodes_of
 from vfiohost.probe import causes, helper
 from vfiohost.probe.steps import Request
 from vfiohost.probe.types import Failure, Irq, Probe, Region, Step
@@ -25,34 +26,11 @@ def paths_of(sysfs: Sysfs, device: PciDevice) -> tuple[ProbePath, ...]:
 
     Files: ``dev/vfio``, ``sys/bus/pci/devices/ADDRESS/vfio-dev``.
     """
-    cdev, group = cdev_of(sysfs, device), group_node(sysfs, device)
+    address = str(device.address)
+    cdev, group = cdev_node(sysfs, address), group_node(sysfs, address)
     if cdev is None:
         return ("group",)
     return ("cdev",) if group is None else ("group", "cdev")
-
-
-def cdev_of(sysfs: Sysfs, device: PciDevice) -> str | None:
-    """A device's own node, relative to the root.
-
-    The directory is there on every kernel since 6.1, its ``dev`` only where there is a node
-    (``drivers/vfio/vfio_main.c:vfio_device_add``).
-    """
-    directory = f"sys/bus/pci/devices/{device.address}/vfio-dev"
-    try:
-        names = sysfs.listdir(directory)
-    except KernelError:
-        return None
-    name = next((n for n in names if sysfs.exists(f"{directory}/{n}/dev")), None)
-    return None if name is None else f"dev/vfio/devices/{name}"
-
-
-def group_node(sysfs: Sysfs, device: PciDevice) -> str | None:
-    """The node of a device's group, relative to the root, or ``None``: there is none."""
-    number = device.iommu_group
-    if not isinstance(number, int):
-        return None
-    names = (f"dev/vfio/{number}", f"dev/vfio/noiommu-{number}")
-    return next((name for name in names if sysfs.exists(name)), None)
 
 
 def probe(
@@ -90,7 +68,7 @@ def probe(
         )
     if not isinstance(device.driver, str) or not is_vfio_driver(device.driver):
         return Probe(device.address, path, cause=causes.no_vfio_driver(device))
-    cdev = cdev_of(sysfs, device)
+    cdev = cdev_node(sysfs, str(device.address))
     if path == "cdev" and cdev is None:
         return Probe(device.address, path, cause=causes.no_cdev(device))
     group = device.iommu_group if isinstance(device.iommu_group, int) else None
@@ -104,9 +82,8 @@ def probe(
     failed = next((line["error"] for line in told.lines if "error" in line), None)
     if failed is None:
         return found
-    nodes = tuple(node for node in (group_node(sysfs, device), cdev) if node is not None)
     own_group = None if group is None else snapshot.groups.get(group)
-    context = causes.Context(sysfs, device, own_group, nodes)
+    context = causes.Context(sysfs, device, own_group, nodes_of(sysfs, str(device.address)))
     return attrs.evolve(found, cause=causes.explain(Failure(**failed), context))
 
 
