@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tests.pure.hosts import MODULES, a10, address
@@ -12,6 +17,9 @@ from vfiohost.plan.types import LoadModule, Plan, SetNodes, WriteAttr
 
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nqemu:x:64055:108::/:/bin/false\nbroken\nodd:x:y:0::\n"
 GROUP = "root:x:0:\nkvm:x:108:qemu\n"
+if TYPE_CHECKING:
+    from pathlib import Path
+
 A10 = address("0000:65:00.0")
 
 
@@ -77,12 +85,22 @@ def test_the_nodes_come_last_and_survive_the_journal() -> None:
     assert (last.address, last.uid, last.gid, last.mode) == (A10, 64055, 108, 0o660)
     assert all(isinstance(step, WriteAttr | LoadModule) for step in plan.steps[:-1])
     assert Plan.from_json(plan.to_json()) == plan
-    assert last.shell("/r") == (
-        "for n in /r/dev/vfio/$(basename $(readlink /r/sys/bus/pci/devices/0000:65:00.0/"
-        "iommu_group)) /r/dev/vfio/noiommu-$(basename $(readlink /r/sys/bus/pci/devices/"
-        "0000:65:00.0/iommu_group)) /r/dev/vfio/devices/$(ls /r/sys/bus/pci/devices/0000:65:00.0/"
-        "vfio-dev); do test -e $n && chown 64055:108 $n && chmod 0660 $n; done"
-    )
+
+
+def test_the_shell_line_does_the_same(tmp_path: Path) -> None:
+    root = tmp_path / "a host"
+    device = root / f"sys/bus/pci/devices/{A10}"
+    (device / "vfio-dev/vfio3").mkdir(parents=True)
+    (device / "iommu_group").symlink_to("../../../../kernel/iommu_groups/15")
+    nodes = [root / "dev/vfio/15", root / "dev/vfio/devices/vfio3"]
+    nodes[1].parent.mkdir(parents=True)
+    for node in nodes:
+        node.touch(0o600)
+    step = SetNodes(A10, os.getuid(), os.getgid(), 0o640, "for a test")
+    subprocess.run(["sh", "-e", "-c", step.shell(str(root))], check=True)
+    assert [stat.S_IMODE(node.stat().st_mode) for node in nodes] == [0o640] * 2
+    assert "chmod" not in SetNodes(A10, 0, None, None, "").shell()
+    assert "chown" not in SetNodes(A10, None, None, 0o640, "").shell()
 
 
 def test_only_a_vfio_driver_has_nodes() -> None:

@@ -177,9 +177,10 @@ def _bind(drivers: Drivers, device: PciDevice, now: Binding, request: BindReques
 
 
 def _set_nodes(devices: Iterable[PciDevice], ownership: Ownership) -> Iterable[SetNodes]:
-    who = "who may open its VFIO nodes: udev made them root's, or what its rules say"
     for device in devices:
-        yield SetNodes(device.address, ownership.uid, ownership.gid, ownership.mode, who)
+        yield SetNodes(
+            device.address, ownership.uid, ownership.gid, ownership.mode, "who may open its nodes"
+        )
 
 
 def _host_driver_for_siblings(

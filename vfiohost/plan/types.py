@@ -143,15 +143,17 @@ class SetNodes:
 
     def shell(self, root: str = "/") -> str:
         """The step as a shell line that a person can paste; see :meth:`Store.shell`."""
-        base = shlex.quote(root.rstrip("/"))
-        device = f"{'' if root == '/' else base}/sys/bus/pci/devices/{self.address}"
-        vfio = f"{'' if root == '/' else base}/dev/vfio"
-        group = f"$(basename $(readlink {device}/iommu_group))"
-        nodes = f"{vfio}/{group} {vfio}/noiommu-{group} {vfio}/devices/$(ls {device}/vfio-dev)"
+        base = root.rstrip("/")
+        device = shlex.quote(f"{base}/sys/bus/pci/devices/{self.address}")
         owner = f"{_or_nothing(self.uid)}:{_or_nothing(self.gid)}".removesuffix(":")
-        does = [f"chown {owner} $n"] if owner else []
-        does += [] if self.mode is None else [f"chmod {self.mode:04o} $n"]
-        return f"for n in {nodes}; do test -e $n && {' && '.join(does)}; done"
+        does = [f'chown {owner} "$n"'] if owner else []
+        does += [] if self.mode is None else [f'chmod {self.mode:04o} "$n"']
+        return (
+            f"d={device}; v={shlex.quote(f'{base}/dev/vfio')}; "
+            'g=$(basename "$(readlink "$d/iommu_group")"); '
+            'for n in "$v/$g" "$v/noiommu-$g" "$v/devices/$(ls "$d/vfio-dev")"; '
+            f'do test ! -e "$n" || {{ {" && ".join(does)}; }}; done'
+        )
 
 
 def _or_nothing(number: int | None) -> str:
