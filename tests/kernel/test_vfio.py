@@ -35,9 +35,14 @@ GROUP_STEPS = [
 ]
 
 
+PATIENCE = "120"
+"""Seconds that a probe may take: it starts a Python, in an emulated processor that may be starved."""
+
+
 def probed(lab: Machine, *arguments: str, exits: int = 0) -> list[dict[str, Any]]:
     """What the probes of a command have found."""
-    done = lab.call(product.vfiohost, "--json", "probe", *arguments)
+    words = ("--json", "probe", "--timeout", PATIENCE)
+    done = lab.call(product.vfiohost, *words, *arguments, within=300.0)
     assert done["status"] == exits, done["stdout"] + done["stderr"]
     found: list[dict[str, Any]] = json.loads(done["stdout"])["probes"]
     return found
@@ -79,7 +84,7 @@ def test_what_the_kernel_says_of_a_nic(lab: Machine) -> None:
         assert probe["can_reset"] is True
         assert "DEVICE_RESET" in [step["name"] for step in probe["steps"]]
         assert [irq["name"] for irq in probe["irqs"]] == ["INTx", "MSI", "MSI-X", "ERR", "REQ"]
-    said = vfiohost(lab, "probe", layout.PCIE_NIC)
+    said = vfiohost(lab, "probe", "--timeout", PATIENCE, layout.PCIE_NIC)
     assert said.startswith(f"{layout.PCIE_NIC}  group  usable\n")
     assert lab.call(guest.read, f"{DEVICES}/{layout.PCIE_NIC}/enable").strip() == "0"
 
@@ -132,7 +137,9 @@ def test_without_an_iommu(lab: Machine) -> None:
     done = {step["name"]: step["detail"] for step in probe["steps"]}
     assert done["CHECK_EXTENSION"] == "noiommu"
     assert not [name for name in done if "MAP" in name]
-    assert "it can write to all memory" in vfiohost(lab, "probe", layout.OUTSIDE)
+    assert "it can write to all memory" in vfiohost(
+        lab, "probe", "--timeout", PATIENCE, layout.OUTSIDE
+    )
 
 
 def test_a_device_that_is_on_a_host_driver(lab: Machine) -> None:
