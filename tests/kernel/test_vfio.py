@@ -36,7 +36,7 @@ GROUP_STEPS = [
 
 
 PATIENCE = "120"
-"""Seconds that a probe may take: it starts a Python, in an emulated processor that may be starved."""
+"""Seconds that a probe may take: it starts a Python, in a processor that may be starved."""
 
 
 def probed(lab: Machine, *arguments: str, exits: int = 0) -> list[dict[str, Any]]:

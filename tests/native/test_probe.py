@@ -161,6 +161,28 @@ def test_what_was_begun_and_has_no_outcome_is_pending() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ([{"begin": "close"}, {"ok": ""}], None),
+        ([{"begin": "close"}], "pending"),
+        ([{"begin": "DEVICE_RESET"}, {"ok": ""}], "pending"),
+        ([], "pending"),
+    ],
+)
+def test_only_a_step_that_is_not_over_is_pending(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[dict[str, Any]],
+    code: str | None,
+) -> None:
+    monkeypatch.setattr(Sysfs, "is_live", lambda _: True)
+    monkeypatch.setattr(helper, "ask", lambda *_, **__: helper.Told(tuple(lines), 4242))
+    with Sysfs(tmp_path) as sysfs:
+        found = probe(sysfs, a10("vfio-pci"), DEVICE, "group", timeout=1)
+    assert (found.cause.code if found.cause else None) == code
+
+
 CAUSES = [
     ("open", errno.ENOENT, None, "missing-node"),
     ("open", errno.EACCES, None, "permission"),

@@ -54,30 +54,32 @@ def _verb(options: Options) -> Callable[[Session], None]:
     if command in ("list", "groups", "mdev types", "mdev list"):
         from vfiohost.cli import reading
 
-        return reading.VERBS[command]
-    if command in ("mdev create", "mdev remove"):
+        verbs = reading.VERBS
+    elif command in ("mdev create", "mdev remove"):
         from vfiohost.cli import mediated
 
-        return mediated.VERBS[command]
-    if command in ("probe", "reset"):
+        verbs = mediated.VERBS
+    elif command in ("probe", "reset"):
         from vfiohost.cli import using
 
-        return using.VERBS[command]
-    if command == "record":
+        verbs = using.VERBS
+    elif command == "record":
         from vfiohost.cli import recording
 
-        return recording.VERBS[command]
-    if command == "doctor":
+        verbs = recording.VERBS
+    elif command == "doctor":
         from vfiohost.cli import examining
 
-        return examining.VERBS[command]
-    if command == "sim":
+        verbs = examining.VERBS
+    elif command == "sim":
         from vfiohost.cli import simulating
 
-        return simulating.VERBS[command]
-    from vfiohost.cli import changing
+        verbs = simulating.VERBS
+    else:
+        from vfiohost.cli import changing
 
-    return changing.VERBS[command]
+        verbs = changing.VERBS
+    return verbs[command]
 
 
 def _show(shown: Shown, session: Session) -> int:

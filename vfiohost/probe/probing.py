@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vfiohost.probe.types import ProbePath
     from vfiohost.sysfs import Sysfs
 
+_LAST = ("close", "ok")
+
 
 def paths_of(sysfs: Sysfs, device: PciDevice) -> tuple[ProbePath, ...]:
     """The ways that the kernel offers to a device now; the one through its group if none.
@@ -76,7 +78,7 @@ def probe(
     request = Request(sysfs.root, str(device.address), group, chosen, reset, vf_token)
     told = helper.ask(request, timeout=timeout)
     found = verdict(Probe(device.address, path), told.lines)
-    if told.pid is not None:
+    if told.pid is not None and not _is_over(found):
         last = found.steps[-1].name if found.steps else "The start of the helper"
         return attrs.evolve(found, cause=causes.late(last, told.pid, timeout))
     failed = next((line["error"] for line in told.lines if "error" in line), None)
@@ -85,6 +87,12 @@ def probe(
     own_group = None if group is None else snapshot.groups.get(group)
     context = causes.Context(sysfs, device, own_group, nodes_of(sysfs, str(device.address)))
     return attrs.evolve(found, cause=causes.explain(Failure(**failed), context))
+
+
+def _is_over(found: Probe) -> bool:
+    """Whether all was said: that only the helper's own end was late changes nothing."""
+    last = found.steps[-1] if found.steps else None
+    return last is not None and (last.outcome == "failed" or (last.name, last.outcome) == _LAST)
 
 
 def verdict(start: Probe, lines: Iterable[dict[str, Any]]) -> Probe:
