@@ -56,10 +56,12 @@ if TYPE_CHECKING:
         Origin,
         Plan,
         Report,
+        SetNodes,
         StepResult,
         Store,
         WriteAttr,
     )
+    from vfiohost.probe import Probe
     from vfiohost.sysfs import Kernel
     from vfiohost.usage import Process, Usage, Use
 
@@ -91,12 +93,14 @@ __all__ = [
     "PendingError",
     "Plan",
     "PlanRefused",
+    "Probe",
     "Problem",
     "Process",
     "Recovery",
     "Refusal",
     "Report",
     "RollbackError",
+    "SetNodes",
     "Snapshot",
     "StalePlanError",
     "StepResult",
@@ -149,10 +153,12 @@ _HOMES = {
         "Origin",
         "Plan",
         "Report",
+        "SetNodes",
         "StepResult",
         "Store",
         "WriteAttr",
     ),
+    "vfiohost.probe": ("Probe",),
     "vfiohost.sysfs": ("Kernel",),
     "vfiohost.usage": ("Process", "Usage", "Use"),
 }

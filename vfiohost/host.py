@@ -15,6 +15,7 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 
 from __future__ import annotations
 
+from errno import ENOENT
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -25,7 +26,7 @@ from vfiohost.sysfs import LiveKernel, Sysfs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from vfiohost.apply import Recovery
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
     from vfiohost.names import PciNames
+    from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.probe import Probe, ProbePath
     from vfiohost.recording import Recording
     from vfiohost.sysfs import Kernel
     from vfiohost.usage import Usage
@@ -197,6 +200,48 @@ class Host:
         texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         return select_all(texts, self.scan() if snapshot is None else snapshot)
 
+    def probe(
+        self,
+        devices: Devices,
+        *,
+        path: ProbePath | None = None,
+        reset: bool = False,
+        vf_token: str | None = None,
+        timeout: float = STORE_TIMEOUT,
+    ) -> Iterator[Probe]:
+        """Use devices as a guest would, and close them again: the evidence that one could.
+
+        Args:
+            devices: which; they must be on a VFIO driver.
+            path: through the ``group`` or the device's own ``cdev``; by default every way that the
+                kernel offers.
+            reset: reset them, too.
+            vf_token: for a virtual function of a PF that a VFIO user has.
+            timeout: seconds for each of the probes.
+
+        Yields:
+            What came of each probe. A device that cannot be used is no error.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+            UnsupportedError: the root is a recording or a simulation.
+            KernelError: a helper process did not start, or was killed.
+        """
+        from vfiohost.probe import paths_of, probe
+
+        snapshot = self.scan()
+        for device in self.select(devices, snapshot):
+            for way in paths_of(self.sysfs, device) if path is None else (path,):
+                yield probe(
+                    self.sysfs,
+                    snapshot,
+                    device,
+                    way,
+                    reset=reset,
+                    vf_token=vf_token,
+                    timeout=timeout,
+                )
+
     def record(
         self, *, title: str | None = None, config: bool = False, timeout: float = READ_TIMEOUT
     ) -> Recording:
@@ -287,6 +332,8 @@ class Host:
         load: bool = True,
         once: bool = False,
         allow: Iterable[str] = (),
+        owner: str | None = None,
+        mode: str | None = None,
         snapshot: Snapshot | None = None,
     ) -> Plan:
         """Plan to bind devices to a driver. Writes nothing.
@@ -299,6 +346,9 @@ class Host:
             once: clear the ``driver_override`` afterwards, so that a later probe decides anew.
             allow: words that permit what would be refused, each one kind of it: ``display``,
                 ``vfio-user``, … (:data:`vfiohost.plan.hazards.ALLOWABLE`).
+            owner: ``USER``, ``USER:GROUP`` or ``:GROUP``, who gets the devices' VFIO nodes: names
+                of ``etc/passwd`` and ``etc/group`` below the root, or numbers.
+            mode: the mode of these nodes, in octal digits.
             snapshot: the host as it is; by default a new scan.
 
         Returns:
@@ -318,6 +368,7 @@ class Host:
             load=load,
             once=once,
             allow=frozenset(allow),
+            ownership=self._ownership(owner, mode),
         )
         snapshot = self._judged(snapshot, devices_needed(snapshot, request))
         return plan_bind(snapshot, request, self._modules(snapshot))
@@ -434,6 +485,40 @@ class Host:
         bus = self._bus() if bus is None else bus
         usage = self.usage(mdevs=many, snapshot=Snapshot(None, (), {}, mdev=bus))
         return plan_remove(bus, many, usage=usage, allow=frozenset(allow))
+
+    def plan_reset(
+        self,
+        devices: Devices,
+        *,
+        method: str | None = None,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to reset devices, one after the other. Writes nothing.
+
+        Args:
+            devices: which.
+            method: by this reset method alone, chosen for once (``flr``, ``pm``, ``bus``).
+            allow: words that permit what would be refused: ``host-driver``.
+            snapshot: the host as it is; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`; NotFoundError for a
+                method that the device does not have, too.
+            UnsupportedError: a device has no way to be reset.
+        """
+        from vfiohost.plan.reset import plan_reset
+        from vfiohost.scan import read_reset
+
+        snapshot = self._scanned(snapshot)
+        addresses = self._addresses(devices, snapshot)
+        return plan_reset(
+            self._detailed(snapshot, addresses),
+            addresses,
+            read_reset(self.sysfs, addresses, timeout=READ_TIMEOUT),
+            method=method,
+            allow=frozenset(allow),
+        )
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -570,6 +655,22 @@ class Host:
         from vfiohost.scan import read_modules
 
         return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
+
+    def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
+        if owner is None and mode is None:
+            return None
+        from vfiohost.plan.owners import parse_ownership
+
+        return parse_ownership(owner, mode, *map(self._text, ("etc/passwd", "etc/group")))
+
+    def _text(self, path: str) -> str:
+        """A file's text, empty where there is no such file."""
+        try:
+            return self.sysfs.read(path, limit=1 << 20)
+        except KernelError as error:
+            if error.errno == ENOENT:
+                return ""
+            raise
 
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev

@@ -258,6 +258,22 @@ class IommuGroup:
 
 
 @attrs.frozen
+class ResetFacts:
+    """What sysfs says of a device's resets.
+
+    Attributes:
+        has_reset: there is a ``reset``.
+        methods: the methods that are chosen, in the kernel's order; ``None`` where the kernel does
+            not show them (before Linux 5.15).
+        enable: of a device on a VFIO driver ``1`` while somebody has it open, else ``0``.
+    """
+
+    has_reset: bool
+    methods: str | None | Unavailable
+    enable: str | None | Unavailable
+
+
+@attrs.frozen
 class MdevType:
     """A kind of mediated device that a parent offers.
 

@@ -31,6 +31,8 @@ def bind(session: Session) -> None:
             group=options.whole_group,
             load=not options.no_load,
             once=options.once,
+            owner=options.owner,
+            mode=options.mode,
             allow=options.allowed,
             snapshot=snapshot,
         )

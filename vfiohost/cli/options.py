@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ALLOW_WORDS = (
     "console",
     "display",
+    "host-driver",
     "network",
     "shared-group",
     "storage",
@@ -60,7 +61,14 @@ class Options(argparse.Namespace):
     whole_group: bool = False
     no_load: bool = False
     once: bool = False
+    owner: str | None = None
+    mode: str | None = None
     all: bool = False
+
+    path: str = "auto"
+    reset: bool = False
+    vf_token: str | None = None
+    method: str | None = None
 
     parent: str | None = None
     type: str | None = None

@@ -57,6 +57,8 @@ _MODULES = {
     "mdev create": "mediated",
     "mdev remove": "mediated",
     "holders": "holding",
+    "probe": "using",
+    "reset": "using",
     "record": "recording",
     "doctor": "examining",
     "sim": "simulating",

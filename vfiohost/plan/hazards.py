@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from vfiohost.plan.changes import Change
 
 ALLOW_SHARED_GROUP = "shared-group"
+ALLOW_HOST_DRIVER = "host-driver"
 ALLOWABLE = frozenset(
     {
         ALLOW_CONSOLE,
         ALLOW_DISPLAY,
+        ALLOW_HOST_DRIVER,
         ALLOW_NETWORK,
         ALLOW_SHARED_GROUP,
         ALLOW_STORAGE,
