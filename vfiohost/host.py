@@ -513,7 +513,7 @@ class Host:
         snapshot = self._scanned(snapshot)
         addresses = self._addresses(devices, snapshot)
         return plan_reset(
-            self._detailed(snapshot, addresses),
+            self._judged(snapshot, addresses),
             addresses,
             read_reset(self.sysfs, addresses, timeout=READ_TIMEOUT),
             method=method,
