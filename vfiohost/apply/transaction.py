@@ -25,7 +25,8 @@ from vfiohost.errors import (
 )
 from vfiohost.journal import Event, Process
 from vfiohost.model import Unavailable
-from vfiohost.plan.types import LoadModule, Report, StepResult, Store, WriteAttr
+from vfiohost.nodes import are_set, await_nodes, set_node
+from vfiohost.plan.types import LoadModule, Report, SetNodes, StepResult, Store, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -218,6 +219,9 @@ class Transaction:
         return self._results[index]
 
     def _holds_already(self, step: Step) -> bool:
+        if isinstance(step, SetNodes):
+            found = await_nodes(self._sysfs, str(step.address), timeout=self._timeout)
+            return are_set(self._sysfs, found, step.uid, step.gid, step.mode)
         before = step.before if isinstance(step, WriteAttr) else None
         if before is not None:
             seen = self._see(before)
@@ -273,6 +277,9 @@ class Transaction:
         if isinstance(step, LoadModule):
             with self._waiting(index, f"Loading module {step.name}"):
                 self._kernel.load_module(step.name, timeout=self._timeout)
+        elif isinstance(step, SetNodes):
+            for node in await_nodes(self._sysfs, str(step.address), timeout=self._timeout):
+                set_node(self._sysfs, node, step.uid, step.gid, step.mode)
         else:
             self._store(index, step.path, step.value)
 
@@ -299,7 +306,7 @@ class Transaction:
 
         A refusal means by the kernel's custom that nothing happened; what can be seen overrules it.
         """
-        if isinstance(step, LoadModule):
+        if not isinstance(step, WriteAttr):
             changed = False
         elif step.after is not None and self._holds(step.after):
             changed = True
@@ -317,6 +324,8 @@ class Transaction:
     ) -> VfioHostError:
         if isinstance(step, LoadModule):
             done = f"Module {step.name} was loaded"
+        elif isinstance(step, SetNodes):
+            done = f"The nodes of {step.address} were changed"
         else:
             done = f"The kernel accepted {step.value!r} for {self._sysfs.shown(step.path)}"
         if isinstance(seen, Unavailable) and seen.errno != errno.ENOENT:
@@ -451,7 +460,7 @@ class Transaction:
         step = self.plan.steps[index]
         users = "Most often another process still uses the device. "
         error = PendingError(
-            f"{text} {'' if isinstance(step, LoadModule) else users}What was done before stays as "
+            f"{text} {users if isinstance(step, WriteAttr) else ''}What was done before stays as "
             "it is. When the kernel has come back, `vfiohost recover` takes it back.",
             step=step,
             report=self.report,

@@ -57,7 +57,7 @@ def remove(session: Session) -> None:
 
 def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
     """Remove some devices together, or show how."""
-    plan = session.host.plan_mdev_remove(uuids, bus=_bus(session))
+    plan = session.host.plan_mdev_remove(uuids, allow=session.options.allowed, bus=_bus(session))
     if session.options.dry_run:
         return show(session, plan)
     fields = carry_out(session, plan)

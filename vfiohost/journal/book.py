@@ -416,4 +416,6 @@ def _addresses(plan: Plan) -> set[PciAddress]:
 
 
 def _can_be_undone(plan: Plan) -> bool:
+    if plan.verb == "reset":
+        return False  # its own last step has brought the method back, and a reset is for good
     return any(isinstance(step, WriteAttr) and step.undo is not None for step in plan.steps)
