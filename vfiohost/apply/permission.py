@@ -11,7 +11,7 @@ from vfiohost import native
 from vfiohost.apply.unfinished import nothing_done
 from vfiohost.errors import ApplyError, KernelError
 from vfiohost.journal import JOURNAL_PATH, LOCK_PATH
-from vfiohost.plan.types import LoadModule
+from vfiohost.plan.types import LoadModule, WriteAttr
 
 if TYPE_CHECKING:
     from vfiohost.plan.types import Plan
@@ -44,7 +44,7 @@ def check_permission(plan: Plan, sysfs: Sysfs) -> None:
         for step in plan.steps:
             if isinstance(step, LoadModule):
                 _check_module(sysfs, step.name)
-            else:
+            elif isinstance(step, WriteAttr):
                 _check_attribute(sysfs, step.path)
         for path in (LOCK_PATH, JOURNAL_PATH):
             _check_own(sysfs, path)
