@@ -92,6 +92,13 @@ def sanitizers(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the C core (with clang) and the readers; docs/fuzzing.md names the arguments."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.fuzz", *(session.posargs or ("--seconds", "45")))
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the sdist and a wheel from it, and test that wheel on every CPython there is."""
     install_group(session, "build")

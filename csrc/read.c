@@ -15,6 +15,7 @@
 static int read_all(int fd, char *buffer, size_t size)
 {
 	size_t got = 0;
+	ssize_t rest;
 	char more;
 
 	while (got < size) {
@@ -26,7 +27,10 @@ static int read_all(int fd, char *buffer, size_t size)
 			return (int)got;
 		got += (size_t)n;
 	}
-	return read(fd, &more, 1) > 0 ? -EFBIG : (int)got;
+	rest = read(fd, &more, 1);
+	if (rest < 0)
+		return -errno;
+	return rest > 0 ? -EFBIG : (int)got;
 }
 
 static int open_regular(int root, const char *path, int flags, int options)

@@ -90,3 +90,21 @@ int vh_scan(int root, int devices, struct vh_scan *scan, int options);
 /* vfio.c */
 int vh_group_get_status(int group, uint32_t *flags);
 int vh_device_get_info(int device, void *info, size_t size);
+int vh_device_get_region_info(int device, uint32_t index, void *info, size_t size);
+int vh_device_get_irq_info(int device, uint32_t index, uint32_t *flags, uint32_t *count);
+int vh_device_reset(int device);
+int vh_get_api_version(int container);
+int vh_check_extension(int container, int extension);
+int vh_set_iommu(int container, int type);
+int vh_group_set_container(int group, int container);
+int vh_group_get_device_fd(int group, const char *name);
+int vh_iommu_map_dma(int container, void *memory, uint64_t iova, uint64_t size);
+int vh_iommu_unmap_dma(int container, uint64_t iova, uint64_t size);
+
+/* iommufd.c */
+int vh_device_bind_iommufd(int device, int iommufd, uint32_t *id);
+int vh_device_attach_iommufd_pt(int device, uint32_t id);
+int vh_ioas_alloc(int iommufd, uint32_t *id);
+int vh_ioas_map(int iommufd, uint32_t id, void *memory, uint64_t size, uint64_t *iova);
+int vh_ioas_unmap(int iommufd, uint32_t id, uint64_t iova, uint64_t size);
+int vh_iommu_destroy(int iommufd, uint32_t id);

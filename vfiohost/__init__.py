@@ -56,11 +56,14 @@ if TYPE_CHECKING:
         Origin,
         Plan,
         Report,
+        SetNodes,
         StepResult,
         Store,
         WriteAttr,
     )
+    from vfiohost.probe import Probe
     from vfiohost.sysfs import Kernel
+    from vfiohost.usage import Process, Usage, Use
 
 __version__ = "0.1.0"
 
@@ -90,17 +93,22 @@ __all__ = [
     "PendingError",
     "Plan",
     "PlanRefused",
+    "Probe",
     "Problem",
+    "Process",
     "Recovery",
     "Refusal",
     "Report",
     "RollbackError",
+    "SetNodes",
     "Snapshot",
     "StalePlanError",
     "StepResult",
     "Store",
     "Unavailable",
     "UnsupportedError",
+    "Usage",
+    "Use",
     "VfioHostError",
     "WriteAttr",
     "__version__",
@@ -145,11 +153,14 @@ _HOMES = {
         "Origin",
         "Plan",
         "Report",
+        "SetNodes",
         "StepResult",
         "Store",
         "WriteAttr",
     ),
+    "vfiohost.probe": ("Probe",),
     "vfiohost.sysfs": ("Kernel",),
+    "vfiohost.usage": ("Process", "Usage", "Use"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -19,7 +19,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load", "unload"]
+KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load", "unload", "chown"]
 """What was asked of the kernel when it answered with an errno. ``load``, ``unload``: a module."""
 
 
@@ -114,12 +114,18 @@ class Refusal:
         subject: what the reason is about: an address, a group, a driver, a type.
         sentence: the reason, for people.
         remedy: what to do instead, for people; it names the option that permits it, if one does.
+        kind: of a device in use: what for (:data:`vfiohost.usage.UseKind`), else ``None``.
+        detail: of a device in use: by whom or what, as a phrase, else ``None``.
+        via: of a device in use: the file that says so, else ``None``.
     """
 
     code: str
     subject: str
     sentence: str
     remedy: str
+    kind: str | None = None
+    detail: str | None = None
+    via: str | None = None
 
 
 class PlanRefused(VfioHostError):
@@ -150,7 +156,7 @@ class KernelError(VfioHostError, OSError):
         errno: its answer, a positive errno.
         path: the file, as the user would type it.
         value: what was to be written, for ``op="write"``; what modprobe said, for ``op="load"``;
-            which ioctl, for ``op="ioctl"``, where a simulated kernel says it.
+            which ioctl, for ``op="ioctl"``, without its prefix (``SET_IOMMU``).
     """
 
     def __init__(self, op: KernelOp, errno: int, path: str, value: str | None = None) -> None:
@@ -174,7 +180,8 @@ class KernelError(VfioHostError, OSError):
                 f"The mediated device has no attribute {given[1]}: its driver gives it none of "
                 "that name."
             )
-        return kernel_meaning(self.path.rsplit("/", 1)[-1], self.op, self.errno or 0)
+        attribute = self.value if self.op == "ioctl" else None
+        return kernel_meaning(attribute or self.path.rsplit("/", 1)[-1], self.op, self.errno or 0)
 
     def __str__(self) -> str:
         what = "" if self.value is None else f"{_shown(self.value)} to "
@@ -183,6 +190,8 @@ class KernelError(VfioHostError, OSError):
             "load": f"load module {self.path}",
             "unload": f"unload module {self.path}",
             "list": f"list {self.path}",
+            "chown": f"change the owner or the mode of {self.path}",
+            "ioctl": f"ioctl {self.value} of {self.path}" if self.value else f"ioctl {self.path}",
         }.get(self.op, f"{self.op} {self.path}")
         said = f"Cannot {doing}: {self.strerror} ({self.code})."
         if self.op == "load" and self.value:
@@ -322,7 +331,7 @@ _MDEV_ATTRIBUTE = re.compile(r"(?:^|/)sys/bus/mdev/devices/[^/]+/(?!remove$)(.+)
 
 # (attribute, operation, errno) -> what it means. Sources: Linux 6.12 drivers/base/bus.c,
 # drivers/base/dd.c, drivers/pci/pci-sysfs.c, drivers/pci/pci-driver.c, drivers/pci/iov.c,
-# drivers/vfio/group.c, drivers/vfio/mdev/mdev_core.c.
+# drivers/vfio/group.c, drivers/vfio/device_cdev.c, drivers/vfio/mdev/mdev_core.c.
 _MEANINGS: dict[tuple[str, str, str], str] = {
     ("bind", "write", "ENODEV"): (
         "The driver does not match this device (no id of it and no driver_override names it), "
@@ -366,10 +375,39 @@ _MEANINGS: dict[tuple[str, str, str], str] = {
     ("remove", "write", "EAGAIN"): "The device is still being created, or already being removed.",
     ("remove", "write", "ENODEV"): "The parent is being unregistered.",
     ("remove", "open", "ENOENT"): "There is no such device (any more).",
+    ("reset", "write", "ENOTTY"): (
+        "No reset method that is chosen works here: none is chosen at all, or the bus behind the "
+        "port does not come back."
+    ),
+    ("reset", "open", "ENOENT"): "The device has no way to be reset.",
+    ("reset_method", "write", "EINVAL"): "The device has no such reset method.",
+    ("GROUP_SET_CONTAINER", "ioctl", "EPERM"): (
+        "The group is not viable: a host driver has a device of it."
+    ),
+    ("GROUP_GET_DEVICE_FD", "ioctl", "ENODEV"): (
+        "The device is not bound to a VFIO driver, or is just being let go."
+    ),
+    ("GROUP_GET_DEVICE_FD", "ioctl", "EACCES"): (
+        "A virtual function of a PF that a VFIO user has needs that user's vf_token."
+    ),
+    ("SET_IOMMU", "ioctl", "ENODEV"): "No IOMMU driver of this kind takes the group.",
+    ("IOMMU_MAP_DMA", "ioctl", "ENOMEM"): "RLIMIT_MEMLOCK does not allow it.",
+    ("IOAS_MAP", "ioctl", "ENOMEM"): "RLIMIT_MEMLOCK does not allow it.",
+    ("DEVICE_RESET", "ioctl", "EINVAL"): "The device has no way to be reset.",
+    ("DEVICE_BIND_IOMMUFD", "ioctl", "EBUSY"): "Somebody has the group's node open.",
+    ("DEVICE_BIND_IOMMUFD", "ioctl", "EPERM"): (
+        "The group is not viable: a host driver has a device of it, or another iommufd."
+    ),
+    ("DEVICE_BIND_IOMMUFD", "ioctl", "EINVAL"): "Somebody has the device bound already.",
+    ("DEVICE_BIND_IOMMUFD", "ioctl", "EAGAIN"): "The device is just being let go.",
     (_ANY, "open", "EACCES"): "This needs root.",
     (_ANY, "write", "EACCES"): "This needs root.",
     (_ANY, "open", "EPERM"): "This needs root, or the kernel is locked down.",
     (_ANY, "write", "EPERM"): "The kernel does not permit this now, even to root.",
+    (_ANY, "open", "EROFS"): (
+        "It is mounted read-only, as in a container: do this on the host, or mount it writable."
+    ),
+    (_ANY, "chown", "EPERM"): "This needs root.",
     (_ANY, "open", "EXDEV"): "The path leads out of the root and was not followed.",
     (_ANY, "open", "ELOOP"): "A symbolic link stands where a plain file should be.",
 }

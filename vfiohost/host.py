@@ -16,11 +16,12 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from errno import ENOENT
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from vfiohost.errors import KernelError, NotFoundError
-from vfiohost.model import MdevBus, PciAddress, PciDevice
+from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
 from vfiohost.native import never
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import LiveKernel, Sysfs
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from vfiohost.errors import PendingError
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
-    from vfiohost.model import Snapshot
     from vfiohost.names import PciNames
     from vfiohost.native import GiveUp
+    from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan, Report, Step, StepResult
+    from vfiohost.probe import Probe, ProbePath
     from vfiohost.recording import Recording
     from vfiohost.sysfs import Kernel
+    from vfiohost.usage import Usage
 
     Device = PciDevice | PciAddress | str
     Devices = Device | Iterable[Device]
@@ -60,7 +63,7 @@ RELEASING_TIMEOUT = 0.4
 UDEV_TIMEOUT = 2.0
 """Seconds that udev may take to give new VFIO nodes their owner and mode."""
 
-_PCI_IDS_LIMIT = 16 << 20  # bytes; the file has 1.4 million
+_PCI_IDS_LIMIT = 4 << 20  # bytes; the file has 1.4 million
 
 
 class Host:
@@ -157,7 +160,36 @@ class Host:
         except KernelError:
             return {}
         numbers = {name: name.removeprefix("noiommu-") for name in names}
-        return {int(n): f"/dev/vfio/{name}" for name, n in numbers.items() if n.isdecimal()}
+        return {
+            int(number): f"/dev/vfio/{name}"
+            for name, number in numbers.items()
+            if number.isascii() and number.isdecimal()
+        }
+
+    def usage(
+        self,
+        devices: Devices = (),
+        *,
+        mdevs: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Usage:
+        """Who uses devices, and for what: processes, mounts, interfaces, consoles.
+
+        Args:
+            devices: which; their virtual functions and mediated devices are looked at too.
+            mdevs: which mediated devices besides, by UUID.
+            snapshot: where to look, with the mediated devices; by default a new scan.
+
+        Returns:
+            The uses, and what could not be found out.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+        """
+        from vfiohost.holders import find_usage
+
+        snapshot = self._scanned(snapshot)
+        return find_usage(self.sysfs, snapshot, self._addresses(devices, snapshot), mdevs=mdevs)
 
     def select(self, devices: Devices, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
         """The devices that are meant, each once, in the order of the request.
@@ -176,6 +208,48 @@ class Host:
         many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
         texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         return select_all(texts, self.scan() if snapshot is None else snapshot)
+
+    def probe(
+        self,
+        devices: Devices,
+        *,
+        path: ProbePath | None = None,
+        reset: bool = False,
+        vf_token: str | None = None,
+        timeout: float = STORE_TIMEOUT,
+    ) -> Iterator[Probe]:
+        """Use devices as a guest would, and close them again: the evidence that one could.
+
+        Args:
+            devices: which; they must be on a VFIO driver.
+            path: through the ``group`` or the device's own ``cdev``; by default every way that the
+                kernel offers.
+            reset: reset them, too.
+            vf_token: for a virtual function of a PF that a VFIO user has.
+            timeout: seconds for each of the probes.
+
+        Yields:
+            What came of each probe. A device that cannot be used is no error.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+            UnsupportedError: the root is a recording or a simulation.
+            KernelError: a helper process did not start, or was killed.
+        """
+        from vfiohost.probe import paths_of, probe
+
+        snapshot = self.scan()
+        for device in self.select(devices, snapshot):
+            for way in paths_of(self.sysfs, device) if path is None else (path,):
+                yield probe(
+                    self.sysfs,
+                    snapshot,
+                    device,
+                    way,
+                    reset=reset,
+                    vf_token=vf_token,
+                    timeout=timeout,
+                )
 
     def record(
         self, *, title: str | None = None, config: bool = False, timeout: float = READ_TIMEOUT
@@ -267,6 +341,8 @@ class Host:
         load: bool = True,
         once: bool = False,
         allow: Iterable[str] = (),
+        owner: str | None = None,
+        mode: str | None = None,
         snapshot: Snapshot | None = None,
     ) -> Plan:
         """Plan to bind devices to a driver. Writes nothing.
@@ -277,7 +353,11 @@ class Host:
             group: take all endpoints of their IOMMU groups along.
             load: load the driver's module when it is not there.
             once: clear the ``driver_override`` afterwards, so that a later probe decides anew.
-            allow: words that permit what would be refused: ``display``, ``shared-group``.
+            allow: words that permit what would be refused, each one kind of it: ``display``,
+                ``vfio-user``, … (:data:`vfiohost.plan.hazards.ALLOWABLE`).
+            owner: ``USER``, ``USER:GROUP`` or ``:GROUP``, who gets the devices' VFIO nodes: names
+                of ``etc/passwd`` and ``etc/group`` below the root, or numbers.
+            mode: the mode of these nodes, in octal digits.
             snapshot: the host as it is; by default a new scan.
 
         Returns:
@@ -297,8 +377,9 @@ class Host:
             load=load,
             once=once,
             allow=frozenset(allow),
+            ownership=self._ownership(owner, mode),
         )
-        snapshot = self._detailed(snapshot, devices_needed(snapshot, request))
+        snapshot = self._judged(snapshot, devices_needed(snapshot, request))
         return plan_bind(snapshot, request, self._modules(snapshot))
 
     def plan_unbind(
@@ -314,9 +395,7 @@ class Host:
         snapshot = self._scanned(snapshot)
         addresses = self._addresses(devices, snapshot)
         modules = self._modules(snapshot)
-        return plan_unbind(
-            self._detailed(snapshot, addresses), addresses, frozenset(allow), modules
-        )
+        return plan_unbind(self._judged(snapshot, addresses), addresses, frozenset(allow), modules)
 
     def plan_restore(
         self,
@@ -341,7 +420,7 @@ class Host:
         chosen = self.changed(snapshot) if devices is None else devices
         addresses = self._addresses(chosen, snapshot)
         return plan_restore(
-            self._detailed(snapshot, addresses),
+            self._judged(snapshot, addresses),
             addresses,
             self.journal.origins(),
             self._modules(snapshot),
@@ -392,29 +471,84 @@ class Host:
         request = CreateRequest(parent, mdev_type, chosen, tuple(attributes), count)
         return plan_create(self._bus() if bus is None else bus, request)
 
-    def plan_mdev_remove(self, uuids: Iterable[str], *, bus: MdevBus | None = None) -> Plan:
+    def plan_mdev_remove(
+        self,
+        uuids: Iterable[str],
+        *,
+        allow: Iterable[str] = (),
+        bus: MdevBus | None = None,
+    ) -> Plan:
         """Plan to remove mediated devices. Writes nothing.
+
+        Args:
+            uuids: which.
+            allow: ``vfio-user`` permits to remove one that a process has open.
+            bus: the mediated devices as they are; by default a new scan.
 
         Raises:
             ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
         """
-        from vfiohost.plan.mdev import plan_remove
+        from vfiohost.plan.mdev import parse_uuid, plan_remove
 
-        many = (uuids,) if isinstance(uuids, str) else tuple(uuids)
-        return plan_remove(self._bus() if bus is None else bus, many)
+        many = [parse_uuid(u) for u in ((uuids,) if isinstance(uuids, str) else uuids)]
+        bus = self._bus() if bus is None else bus
+        usage = self.usage(mdevs=many, snapshot=Snapshot(None, (), {}, mdev=bus))
+        return plan_remove(bus, many, usage=usage, allow=frozenset(allow))
+
+    def plan_reset(
+        self,
+        devices: Devices,
+        *,
+        method: str | None = None,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to reset devices, one after the other. Writes nothing.
+
+        Args:
+            devices: which.
+            method: by this reset method alone, chosen for once (``flr``, ``pm``, ``bus``).
+            allow: words that permit what would be refused: ``host-driver``.
+            snapshot: the host as it is; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`; NotFoundError for a
+                method that the device does not have, too.
+            UnsupportedError: a device has no way to be reset.
+        """
+        from vfiohost.plan.reset import plan_reset
+        from vfiohost.scan import read_reset
+
+        snapshot = self._scanned(snapshot)
+        addresses = self._addresses(devices, snapshot)
+        return plan_reset(
+            self._judged(snapshot, addresses),
+            addresses,
+            read_reset(self.sysfs, addresses, timeout=READ_TIMEOUT),
+            method=method,
+            allow=frozenset(allow),
+        )
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def plan_undo(self, entry: JournalEntry) -> Plan:
+    def plan_undo(self, entry: JournalEntry, *, allow: Iterable[str] = ()) -> Plan:
         """Plan to take back what a plan did. Writes nothing.
 
         Args:
             entry: what the journal says of it: :meth:`last_done`, or one of :attr:`journal`. Give
                 its id to :meth:`apply` too, so that the journal knows it as undone.
-        """
-        from vfiohost.plan.undo import plan_undo
+            allow: as for :meth:`plan_bind`, for devices that somebody uses by now.
 
-        return plan_undo(entry.done_plan)
+        Raises:
+            PlanRefused: somebody uses what would be taken away.
+        """
+        from vfiohost.plan.undo import devices_taken, plan_undo
+
+        taken = devices_taken(plan_undo(entry.done_plan))
+        snapshot = self.scan(mdev=True)
+        devices = [device for device in snapshot.devices if str(device.address) in taken]
+        usage = self.usage(devices, mdevs=taken, snapshot=snapshot)
+        return plan_undo(entry.done_plan, usage=usage, allow=frozenset(allow))
 
     def last_done(self, journal_id: str | None = None) -> JournalEntry:
         """What the journal says of a plan that was carried out.
@@ -579,13 +713,34 @@ class Host:
     def _addresses(self, devices: Devices, snapshot: Snapshot) -> tuple[PciAddress, ...]:
         return tuple(d.address for d in self.select(devices, snapshot))
 
-    def _detailed(self, snapshot: Snapshot, addresses: Iterable[PciAddress]) -> Snapshot:
-        return self.with_details(snapshot, [snapshot.pci[a] for a in addresses])
+    def _judged(self, snapshot: Snapshot, addresses: Iterable[PciAddress]) -> Snapshot:
+        """What a planner must know of the devices that it takes from someone: details and usage."""
+        from attrs import evolve
+
+        devices = [snapshot.pci[a] for a in addresses]
+        snapshot = self.with_details(snapshot, devices)
+        return evolve(snapshot, usage=self.usage(devices, snapshot=snapshot))
 
     def _modules(self, snapshot: Snapshot) -> ModuleIndex | None:
         from vfiohost.scan import read_modules
 
         return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
+
+    def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
+        if owner is None and mode is None:
+            return None
+        from vfiohost.plan.owners import parse_ownership
+
+        return parse_ownership(owner, mode, *map(self._text, ("etc/passwd", "etc/group")))
+
+    def _text(self, path: str) -> str:
+        """A file's text, empty where there is no such file."""
+        try:
+            return self.sysfs.read(path, limit=1 << 20)
+        except KernelError as error:
+            if error.errno == ENOENT:
+                return ""
+            raise
 
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev

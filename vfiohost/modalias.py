@@ -28,6 +28,9 @@ _MODALIAS = re.compile(
     r"pci:v([0-9A-F]{8})d([0-9A-F]{8})sv([0-9A-F]{8})sd([0-9A-F]{8})"
     r"bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})"
 )
+_PATTERN_MAX = (
+    256  # characters; the kernel's have 54 at most, and a glob of megabytes takes minutes
+)
 # One pass in C over the whole text: most of the lines are about other buses.
 _PCI_LINES = re.compile(r"^alias pci:(\S+) (\S+)$", re.MULTILINE)
 _VFIO_LINES = re.compile(r"^alias vfio_pci:(\S+) (\S+)$", re.MULTILINE)
@@ -127,6 +130,8 @@ class Modalias:
             pattern: with or without its ``pci:`` or ``vfio_pci:`` in front.
         """
         fields = pattern.rsplit(":", 1)[-1]
+        if len(fields) > _PATTERN_MAX:
+            return False
         split = _FIELDS.fullmatch(fields)
         if split is None:
             return fnmatchcase(str(self).removeprefix("pci:"), fields)

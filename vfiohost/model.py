@@ -19,6 +19,8 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from vfiohost.usage import Usage
+
 _ADDRESS = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
 
 
@@ -259,6 +261,22 @@ class IommuGroup:
 
 
 @attrs.frozen
+class ResetFacts:
+    """What sysfs says of a device's resets.
+
+    Attributes:
+        has_reset: there is a ``reset``.
+        methods: the methods that are chosen, in the kernel's order; ``None`` where the kernel does
+            not show them (before Linux 5.15).
+        enable: of a device on a VFIO driver ``1`` while somebody has it open, else ``0``.
+    """
+
+    has_reset: bool
+    methods: str | None | Unavailable
+    enable: str | None | Unavailable
+
+
+@attrs.frozen
 class MdevType:
     """A kind of mediated device that a parent offers.
 
@@ -350,6 +368,7 @@ class Snapshot:
         problems: what could not be read or made no sense.
         mdev: the mediated devices, or ``None`` when the scan did not look at them.
         details: what was read on demand, by address; a planner names the devices that it needs.
+        usage: who uses the devices that something would be taken from, or ``None``: nobody asked.
     """
 
     kernel: str | None
@@ -358,6 +377,7 @@ class Snapshot:
     problems: tuple[Problem, ...] = ()
     mdev: MdevBus | None = None
     details: Mapping[PciAddress, Details] = attrs.field(factory=dict, converter=_frozen_details)
+    usage: Usage | None = None
 
     @cached_property
     def pci(self) -> Mapping[PciAddress, PciDevice]:
@@ -400,7 +420,7 @@ class Snapshot:
     def __reduce__(self) -> tuple[object, ...]:
         # The read-only views of the mappings cannot be pickled; the mappings can.
         drivers, details = dict(self.drivers), dict(self.details)
-        fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details)
+        fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details, self.usage)
         return (Snapshot, fields)
 
     def group_of(self, device: PciDevice) -> IommuGroup | None:

@@ -16,7 +16,7 @@ import os
 import select
 import struct
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
@@ -25,10 +25,12 @@ from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from mmap import mmap
 
     from vfiohost.errors import KernelOp
 
     GiveUp = Callable[[float], bool]
+    Buffer = bytearray | mmap
 
 LONGEST_WAIT: Final = 1_000_000.0
 """Seconds (11 days) that stand for any longer timeout, as poll(2) takes an int of milliseconds."""
@@ -326,7 +328,7 @@ def group_get_status(fd: int, *, shown: str) -> int:
         KernelError: the kernel's answer; ENOTTY when this is no VFIO group.
     """
     flags = ffi.new("uint32_t *")
-    _checked(lib.vh_group_get_status(fd, flags), "ioctl", shown)
+    _checked(lib.vh_group_get_status(fd, flags), "ioctl", shown, b"GROUP_GET_STATUS")
     return int(flags[0])
 
 
@@ -340,16 +342,138 @@ def device_get_info(fd: int, *, shown: str) -> bytes:
         KernelError: the kernel's answer; ENOTTY when this is no VFIO device; EOVERFLOW when it
             wants more than a megabyte, or never settles on a size.
     """
+    return _info(
+        lambda buffer, size: lib.vh_device_get_info(fd, buffer, size), shown, b"DEVICE_GET_INFO"
+    )
+
+
+def device_get_region_info(fd: int, index: int, *, shown: str) -> bytes:
+    """Ask ``VFIO_DEVICE_GET_REGION_INFO`` of a device; as :func:`device_get_info`.
+
+    Returns:
+        A ``struct vfio_region_info`` and its capabilities, then zeros.
+    """
+    return _info(
+        lambda buffer, size: lib.vh_device_get_region_info(fd, index, buffer, size),
+        shown,
+        b"DEVICE_GET_REGION_INFO",
+    )
+
+
+def device_get_irq_info(fd: int, index: int, *, shown: str) -> tuple[int, int]:
+    """Ask ``VFIO_DEVICE_GET_IRQ_INFO`` of a device; returns the flags and the count."""
+    flags, count = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    _checked(
+        lib.vh_device_get_irq_info(fd, index, flags, count), "ioctl", shown, b"DEVICE_GET_IRQ_INFO"
+    )
+    return int(flags[0]), int(count[0])
+
+
+def device_reset(fd: int, *, shown: str) -> None:
+    """``VFIO_DEVICE_RESET``."""
+    _checked(lib.vh_device_reset(fd), "ioctl", shown, b"DEVICE_RESET")
+
+
+def get_api_version(container: int, *, shown: str) -> int:
+    """``VFIO_GET_API_VERSION``."""
+    return _checked(lib.vh_get_api_version(container), "ioctl", shown, b"GET_API_VERSION")
+
+
+def check_extension(container: int, extension: int, *, shown: str) -> bool:
+    """``VFIO_CHECK_EXTENSION``."""
+    return (
+        _checked(lib.vh_check_extension(container, extension), "ioctl", shown, b"CHECK_EXTENSION")
+        > 0
+    )
+
+
+def set_iommu(container: int, kind: int, *, shown: str) -> None:
+    """``VFIO_SET_IOMMU``."""
+    _checked(lib.vh_set_iommu(container, kind), "ioctl", shown, b"SET_IOMMU")
+
+
+def group_set_container(group: int, container: int, *, shown: str) -> None:
+    """``VFIO_GROUP_SET_CONTAINER``."""
+    _checked(lib.vh_group_set_container(group, container), "ioctl", shown, b"GROUP_SET_CONTAINER")
+
+
+def group_get_device_fd(group: int, name: str, *, shown: str) -> int:
+    """``VFIO_GROUP_GET_DEVICE_FD``; returns a file descriptor, which the caller closes."""
+    text = _encoded(name, "ioctl", shown, b"GROUP_GET_DEVICE_FD")
+    return _checked(lib.vh_group_get_device_fd(group, text), "ioctl", shown, b"GROUP_GET_DEVICE_FD")
+
+
+def iommu_map_dma(container: int, memory: Buffer, iova: int, *, shown: str) -> None:
+    """``VFIO_IOMMU_MAP_DMA`` of whole pages of memory, for reading and writing."""
+    address = ffi.from_buffer(memory)
+    result = lib.vh_iommu_map_dma(container, address, iova, len(address))
+    _checked(result, "ioctl", shown, b"IOMMU_MAP_DMA")
+
+
+def iommu_unmap_dma(container: int, iova: int, size: int, *, shown: str) -> None:
+    """``VFIO_IOMMU_UNMAP_DMA``."""
+    _checked(lib.vh_iommu_unmap_dma(container, iova, size), "ioctl", shown, b"IOMMU_UNMAP_DMA")
+
+
+def device_bind_iommufd(device: int, iommufd: int, *, shown: str) -> int:
+    """``VFIO_DEVICE_BIND_IOMMUFD``; returns the device's id in the iommufd."""
+    return _id(
+        lambda found: lib.vh_device_bind_iommufd(device, iommufd, found),
+        shown,
+        b"DEVICE_BIND_IOMMUFD",
+    )
+
+
+def device_attach_iommufd_pt(device: int, number: int, *, shown: str) -> None:
+    """``VFIO_DEVICE_ATTACH_IOMMUFD_PT``."""
+    _checked(
+        lib.vh_device_attach_iommufd_pt(device, number), "ioctl", shown, b"DEVICE_ATTACH_IOMMUFD_PT"
+    )
+
+
+def ioas_alloc(iommufd: int, *, shown: str) -> int:
+    """``IOMMU_IOAS_ALLOC``; returns the id of the address space."""
+    return _id(lambda found: lib.vh_ioas_alloc(iommufd, found), shown, b"IOAS_ALLOC")
+
+
+def ioas_map(iommufd: int, number: int, memory: Buffer, *, shown: str) -> int:
+    """``IOMMU_IOAS_MAP`` of whole pages of memory; returns the address that devices see it at."""
+    address = ffi.from_buffer(memory)
+    iova = ffi.new("uint64_t *")
+    _checked(
+        lib.vh_ioas_map(iommufd, number, address, len(address), iova), "ioctl", shown, b"IOAS_MAP"
+    )
+    return int(iova[0])
+
+
+def ioas_unmap(iommufd: int, number: int, iova: int, size: int, *, shown: str) -> None:
+    """``IOMMU_IOAS_UNMAP``."""
+    _checked(lib.vh_ioas_unmap(iommufd, number, iova, size), "ioctl", shown, b"IOAS_UNMAP")
+
+
+def iommu_destroy(iommufd: int, number: int, *, shown: str) -> None:
+    """``IOMMU_DESTROY``."""
+    _checked(lib.vh_iommu_destroy(iommufd, number), "ioctl", shown, b"DESTROY")
+
+
+def _info(ask: Callable[[Any, int], int], shown: str, name: bytes) -> bytes:
+    """Ask for an info structure with ever more room, until it suffices (argsz negotiation)."""
     size = _INFO_SIZE
     for _ in range(_INFO_ROUNDS):
         buffer = ffi.new("char[]", size)
-        wanted = _checked(lib.vh_device_get_info(fd, buffer, size), "ioctl", shown)
+        wanted = _checked(ask(buffer, size), "ioctl", shown, name)
         if wanted <= size:
             return bytes(ffi.buffer(buffer, size))
         if wanted > _INFO_MAX:
             break
         size = wanted
-    raise KernelError("ioctl", errno.EOVERFLOW, shown)
+    raise KernelError("ioctl", errno.EOVERFLOW, shown, _text(name))
+
+
+def _id(ask: Callable[[Any], int], shown: str, name: bytes) -> int:
+    found = ffi.new("uint32_t *")
+    _checked(ask(found), "ioctl", shown, name)
+    return int(found[0])
 
 
 @attrs.define

@@ -31,6 +31,7 @@ from vfiohost.model import (
     PciAddress,
     PciDevice,
     Problem,
+    ResetFacts,
     Snapshot,
     Unavailable,
     natural_key,
@@ -39,7 +40,7 @@ from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.nvidia import UNBIND_LOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vfiohost.sysfs import Sysfs
 
@@ -447,6 +448,31 @@ def _count(text: str | Unavailable) -> int | Unavailable:
     # No count of the kernel's has more digits than an unsigned 64-bit number.
     is_count = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     return int(text) if is_count else Unavailable(0, "malformed")
+
+
+def read_reset(
+    sysfs: Sysfs, addresses: Sequence[PciAddress], *, timeout: float
+) -> dict[PciAddress, ResetFacts]:
+    """Read what a reset depends on: ``reset``, ``reset_method``, ``enable`` of each device.
+
+    Args:
+        sysfs: the host.
+        addresses: the devices.
+        timeout: seconds for all of them; what gave no answer in time is ``Unavailable``.
+    """
+    names = ("reset_method", "enable")
+    paths = {(a, name): f"{DEVICES}/{a}/{name}" for a in addresses for name in names}
+    texts = sysfs.read_bounded(paths.values(), timeout=timeout)
+
+    def text(address: PciAddress, name: str) -> str | None | Unavailable:
+        found = texts[paths[address, name]]
+        is_absent = isinstance(found, Unavailable) and found.errno == errno.ENOENT
+        return None if is_absent else found
+
+    return {
+        a: ResetFacts(sysfs.exists(f"{DEVICES}/{a}/reset"), *(text(a, name) for name in names))
+        for a in addresses
+    }
 
 
 # Reads that never raise

@@ -52,8 +52,38 @@ def await_vfio_nodes(sysfs: Sysfs, *, timeout: float) -> tuple[str, ...]:
     return tuple(f"/dev/vfio/{name}" for name in waiting)
 
 
-def _database() -> Callable[[str], bool]:
-    """A question to udev's database: is it done with a group's device, or is that gone?"""
+def await_devices(sysfs: Sysfs, devices: list[tuple[str, str]], *, timeout: float) -> None:
+    """Wait until udev is done with devices, and with all else that it has to do.
+
+    That is what ``udevadm settle`` waits for. A device that has gone and come again has an old
+    entry in udev's database until udev gets to it; so its queue must have run empty, too. Nothing
+    is waited for where :func:`await_vfio_nodes` would not wait, and to run out of time is no
+    failure.
+
+    Args:
+        sysfs: the host.
+        devices: subsystem and name of each: ``vfio`` and ``12``, ``vfio-dev`` and ``vfio0``.
+        timeout: seconds to wait.
+
+    Files: ``run/udev/control``, ``run/udev/queue``, ``run/udev/data`` (through libudev).
+    """
+    if sysfs.root != "/" or not sysfs.exists("run/udev/control"):
+        return
+    try:
+        questions = {subsystem: _database(subsystem) for subsystem, _ in devices}
+    except ImportError:
+        return
+    deadline = time.monotonic() + timeout
+    while sysfs.exists("run/udev/queue") or not all(
+        questions[subsystem](name) for subsystem, name in devices
+    ):
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(_INTERVAL)
+
+
+def _database(subsystem: str = "vfio") -> Callable[[str], bool]:
+    """A question to udev's database: is it done with a device of a subsystem, or is that gone?"""
     # Imported here: it loads libudev, which reading a host does not need.
     import pyudev  # noqa: PLC0415 - see above
 
@@ -61,7 +91,7 @@ def _database() -> Callable[[str], bool]:
 
     def is_done(name: str) -> bool:
         try:
-            return bool(pyudev.Devices.from_name(context, "vfio", name).is_initialized)
+            return bool(pyudev.Devices.from_name(context, subsystem, name).is_initialized)
         except pyudev.DeviceNotFoundError:
             return True
 

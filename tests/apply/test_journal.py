@@ -372,3 +372,15 @@ def test_the_clock_that_runs_ahead_once_does_not_stop_the_journal(bench: Bench) 
     attrs.evolve(bench, journal=Journal(bench.sysfs, now=lambda: ahead)).apply(bind_plan(GPU))
     bench.apply(bind_plan(OTHER_GPU))
     assert [entry.plan.subjects for entry in bench.entries()] == [(GPU,), (OTHER_GPU,)]
+
+
+def test_a_journal_from_the_end_of_time_is_refused_in_words(bench: Bench) -> None:
+    bench.apply(bind_plan(GPU))
+    (journal,) = (bench.root / JOURNAL_PATH).iterdir()
+    last = "99991231T235959.999999Z-89abcdef"
+    text = journal.read_text().replace(journal.name.removesuffix(".jsonl"), last)
+    journal.rename(journal.with_name(f"{last}.jsonl")).write_text(text)
+    before = bench.state()
+    with pytest.raises(ApplyError, match=r"named for 31 December 9999.*move it away"):
+        bench.apply(bind_plan(OTHER_GPU))
+    assert bench.state() == before

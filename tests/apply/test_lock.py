@@ -14,11 +14,16 @@ from tests.apply.fake import GPU, bind_plan
 from vfiohost.errors import LockBusyError
 from vfiohost.journal import LOCK_PATH, lock
 from vfiohost.journal.files import open_file
+from vfiohost.journal.locking import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.apply.conftest import Bench
+
+
+def len_of_digits(number: int) -> str:
+    return f"{len(str(number))} digits"
 
 
 def test_who_comes_second_is_told_who_holds_it(bench: Bench) -> None:
@@ -53,8 +58,17 @@ def test_it_is_free_after_an_error(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff\xfe", b"[" * 3000, b'{"pid": "x"}', b"null", b'{"pid": 1}', b"x" * 100_000],
-    ids=["nothing", "no text", "nested", "wrong type", "null", "incomplete", "long"],
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 3000,
+        b'{"pid": "x"}',
+        b'{"pid": 1e999, "start": 1, "purpose": "x", "since": "y"}',
+        b"null",
+        b'{"pid": 1}',
+        b"x" * 100_000,
+    ],
+    ids=["nothing", "no text", "nested", "wrong type", "infinite", "null", "incomplete", "long"],
 )
 def test_stale_content_is_harmless(bench: Bench, content: bytes) -> None:
     with lock(bench.sysfs, purpose="x"):
@@ -64,6 +78,12 @@ def test_stale_content_is_harmless(bench: Bench, content: bytes) -> None:
     (bench.root / LOCK_PATH).write_bytes(content)
     with lock(bench.sysfs, purpose="z"):
         assert b'"purpose": "z"' in (bench.root / LOCK_PATH).read_bytes()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1 << 22 | 1, 10**300], ids=len_of_digits)
+def test_a_process_that_cannot_be_has_ended(pid: int) -> None:
+    assert Process.of(pid) == Process(pid, None)
+    assert not Process(pid, 5).is_alive
 
 
 def test_waiting_for_it(bench: Bench) -> None:

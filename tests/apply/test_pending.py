@@ -292,11 +292,11 @@ def test_an_error_names_who_has_the_device_open_and_where_the_helper_waits(
     error = block(
         bench, Plan("unbind", (GPU,), (unbind(GPU, "nouveau"),)), 0, helper.pid, effect=True
     )
-    assert error.users == ("qemu-guest (pid 4242)",)
+    assert error.users == ("pid 4242 ([qemu-guest])",)
     assert error.state == "releasing"
     channel = Path(f"/proc/{helper.pid}/wchan").read_text()
     assert error.wait_channel == (None if channel in ("", "0") else channel)
-    assert "In use by qemu-guest (pid 4242)." in str(error)
-    with pytest.raises(PendingError, match="In use by qemu-guest") as again:
+    assert "In use by pid 4242 ([qemu-guest])." in str(error)
+    with pytest.raises(PendingError, match=r"In use by pid 4242 \(\[qemu-guest\]\)") as again:
         bench.apply(Plan("bind", (GPU,), (override(GPU, None, "vfio-pci"),)))
     assert again.value.state == "releasing"

@@ -15,6 +15,7 @@ import attrs
 import jsonschema
 from jsonschema.exceptions import best_match
 
+from tests.face.in_use import in_use
 from vfiohost import recording
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -85,7 +86,13 @@ Maker = Callable[[str], Path]
 
 
 def read_recording(name: str) -> recording.Recording:
-    """Read a fixture; ``few-vfs`` is ``a10-pair-vgpu`` with 3 virtual functions on each GPU."""
+    """Read a fixture.
+
+    ``few-vfs`` is ``a10-pair-vgpu`` with 3 virtual functions on each GPU; ``in-use`` is that with
+    everything in use.
+    """
+    if name == "in-use":
+        return in_use(read_recording("few-vfs"))
     if name != "few-vfs":
         return recording.parse((HOSTS / f"{name}.host").read_text())
     whole = read_recording("a10-pair-vgpu")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +92,19 @@ GOLDEN_RUNS = [
     ("undo-nothing", "a10-pair", ["undo"]),
     ("undo-unknown", "a10-pair", ["undo 20260101T000000.000000Z-00000000"]),
     ("recover-nothing", "a10-pair", ["recover"]),
+    ("bind-owner-dry-run", "a10-pair", ["bind 65:00.0 --owner 64055:108 --mode 0660 -n"]),
+    ("bind-owner-unknown", "a10-pair", ["bind 65:00.0 --owner qemu"]),
+    ("bind-owner-no-vfio", "a10-pair", ["bind 65:00.0 --owner 0 --driver nouveau"]),
+    ("reset", "a10-pair", ["reset 65:00.0 --method flr"]),
+    ("reset-dry-run", "a10-pair", ["reset 65:00.0 --method flr -n"]),
+    ("reset-fails", "a10-pair", ["reset 65:00.0 --method bus"]),
+    ("reset-no-method", "a10-pair", ["reset 65:00.0 --method pm"]),
+    ("reset-not-able", "a10-pair", ["reset 64:02.0"]),
+    ("reset-host-driver", "a10-pair", ["reset 31:00.0"]),
+    ("reset-pf", "few-vfs", ["reset 65:00.0"]),
+    ("reset-undo", "a10-pair-nouveau", ["unbind 65:00.0", "reset 65:00.0 --method flr", "undo"]),
+    ("probe-simulated", "a10-pair", ["bind 65:00.0", "probe 65:00.0"]),
+    ("probe-dry-run", "a10-pair", ["probe class:gpu --reset -n"]),
     ("mdev-create-dry-run", "few-vfs", ["mdev create -p 65:00.4 -t A10-12Q --dry-run"]),
     ("mdev-create", "few-vfs", ["mdev create -p 65:00.0 -t A10-12Q -n 2"]),
     ("mdev-create-quiet", "mtty", ["mdev create -p mtty -t mtty-2 -q"]),
@@ -110,6 +125,28 @@ def test_what_is_printed(
 ) -> None:
     text, _json, root = both(run, simulated, host, *lines)
     check_golden(name, text, root)
+
+
+def test_the_nodes_of_a_simulated_host_get_an_owner(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair")
+    me = f"{os.getuid()}:{os.getgid()}"
+    words = ("bind", "65:00.0", "--owner", me, "--mode", "0660", "--json")
+    report = run(*words, root=root).value["report"]
+    assert report["results"][-1] == {"outcome": "done", "error": None}
+    (node,) = [p for p in (root / "dev/vfio").iterdir() if p.name != "vfio"]
+    assert stat.S_IMODE(node.stat().st_mode) == 0o660
+    again = run(*words, root=root).value["report"]
+    assert (again["writes"], again["results"][-1]["outcome"]) == (0, "already")
+
+
+def test_a_reset_waits_no_longer_than_it_may(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair")
+    run("bind", "65:00.0", root=root)
+    kernel = testing.SimulatedKernel(root)
+    kernel.delay("*/0000:65:00.0/reset", 60.0)
+    ran = run("reset", "65:00.0", "--method", "flr", "--timeout", "0.2", root=root)
+    assert ran.code == 6
+    assert "reset" in ran.err
 
 
 def test_an_rtx_card_goes_to_a_guest_and_comes_back(run: Runner, simulated: Maker) -> None:

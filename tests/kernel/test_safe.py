@@ -21,6 +21,7 @@ A10 = layout.A10S[0]
 CREATORS, MDPY_INSTANCES = 12, 4
 SECONDS_PENDING = 4.0
 """For ``--timeout 3``, in a Python that runs already and has imported what it needs."""
+PERMITTED = ("--allow", "vfio-user")
 DISKS = ("size=4k", "size=8k", "size=12k", "ro")
 STATE = "/var/lib/vfiohost"
 
@@ -45,13 +46,16 @@ def test_unbind_of_a_device_in_use_comes_back_and_says_who_has_it(lab: Machine) 
     for _ in range(3):  # the first one imports modules, which takes seconds here
         assert lab.call(vfio_user.open_device, nic, worker="qemu") == "ok"
         done, error = failing(lab, "unbind", nic, "--timeout", "3")
+        assert (done["status"], driver(lab, nic)) == (4, "vfio-pci")
+        assert "python" in error["message"]
+        done, error = failing(lab, "unbind", nic, *PERMITTED, "--timeout", "3")
         seconds.append(done["seconds"])
         assert (done["status"], error["state"]) == (6, "releasing")
         assert error["wait_channel"] == "vfio_unregister_group_dev"
         assert len(error["users"]) == 1
         assert "python" in error["users"][0]
         assert state_of(lab, nic) == "releasing"
-        again, same = failing(lab, "unbind", nic, "--timeout", "60")
+        again, same = failing(lab, "unbind", nic, *PERMITTED, "--timeout", "60")
         assert (again["status"], same["pid"]) == (6, error["pid"])
         assert again["seconds"] < 60  # it has not waited
         assert lab.call(product.vfiohost, "recover")["status"] == 6

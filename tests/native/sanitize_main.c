@@ -25,9 +25,91 @@
 static const int both[] = { 0, VH_FALLBACK };
 
 /* A VFIO that answers as kernels do: an old one, one with capabilities, one that goes too far. */
-enum { GROUP_FD = 1001, OLD_FD, CAPS_FD, HUGE_FD };
+enum { GROUP_FD = 1001, OLD_FD, CAPS_FD, HUGE_FD, VFIO_FD };
 
 #define CAPS_SIZE ((uint32_t)sizeof(struct vfio_device_info) + 40)
+
+#define REGION_SIZE ((uint32_t)sizeof(struct vfio_region_info) + 40)
+
+static int answer_region(int fd, struct vfio_region_info *info)
+{
+	assert(info->argsz >= sizeof(*info) && info->flags == 0 && info->index == 7);
+	info->size = 4096;
+	if (fd == HUGE_FD)
+		info->argsz = UINT32_MAX;
+	if (fd == CAPS_FD && info->argsz < REGION_SIZE)
+		info->argsz = REGION_SIZE;
+	else if (fd == CAPS_FD)
+		memset((char *)info + sizeof(*info), 0xcc, 40);
+	return 0;
+}
+
+/* By number: the headers of Linux 6.1 have no iommufd. Sizes and places of fields are its ABI. */
+#define NUMBER(request) ((request) & 0xff)
+#define PLACE 0x10000ULL
+
+static int answer_vfio(unsigned long request, void *argument)
+{
+	uint32_t *words = argument;
+	uint64_t *longs = argument;
+
+	switch (NUMBER(request)) {
+	case NUMBER(VFIO_GET_API_VERSION):
+		return VFIO_API_VERSION;
+	case NUMBER(VFIO_CHECK_EXTENSION):
+		return (uintptr_t)argument == VFIO_TYPE1v2_IOMMU;
+	case NUMBER(VFIO_SET_IOMMU):
+		assert((uintptr_t)argument == VFIO_TYPE1v2_IOMMU);
+		return 0;
+	case NUMBER(VFIO_GROUP_SET_CONTAINER):
+		assert(*(int *)argument == GROUP_FD);
+		return 0;
+	case NUMBER(VFIO_GROUP_GET_DEVICE_FD):
+		assert(strcmp(argument, "0000:65:00.0") == 0);
+		return OLD_FD;
+	case NUMBER(VFIO_DEVICE_GET_IRQ_INFO):
+		assert(words[0] == 16 && words[1] == 0 && words[2] == 1);
+		words[1] = VFIO_IRQ_INFO_EVENTFD;
+		words[3] = 32;
+		return 0;
+	case NUMBER(VFIO_DEVICE_RESET):
+		return 0;
+	case NUMBER(VFIO_IOMMU_MAP_DMA):
+		assert(words[0] == 32 && words[1] == 3);
+		assert(longs[1] != 0 && longs[2] == PLACE && longs[3] == 4096);
+		return 0;
+	case NUMBER(VFIO_IOMMU_UNMAP_DMA):
+		assert(words[0] == 24 && longs[1] == PLACE);
+		longs[2] = 4096;
+		return 0;
+	case 100 + 18:	/* DEVICE_BIND_IOMMUFD */
+		assert(words[0] == 16 && words[1] == 0 && words[2] == GROUP_FD);
+		words[3] = 1;
+		return 0;
+	case 100 + 19:	/* DEVICE_ATTACH_IOMMUFD_PT */
+		assert(words[0] == 12 && words[1] == 0 && words[2] == 2);
+		return 0;
+	case 0x80:	/* DESTROY */
+		assert(words[0] == 8 && words[1] == 2);
+		return 0;
+	case 0x81:	/* IOAS_ALLOC */
+		assert(words[0] == 12 && words[1] == 0);
+		words[2] = 2;
+		return 0;
+	case 0x85:	/* IOAS_MAP */
+		assert(words[0] == 40 && words[1] == 6 && words[2] == 2 && words[3] == 0);
+		assert(longs[2] != 0 && longs[3] == 4096);
+		longs[4] = PLACE;
+		return 0;
+	case 0x86:	/* IOAS_UNMAP */
+		assert(words[0] == 24 && words[1] == 2 && longs[1] == PLACE);
+		longs[2] = 4096;
+		return 0;
+	default:
+		errno = ENOTTY;
+		return -1;
+	}
+}
 
 int ioctl(int fd, unsigned long request, ...)
 {
@@ -44,6 +126,10 @@ int ioctl(int fd, unsigned long request, ...)
 		((struct vfio_group_status *)argument)->flags = VFIO_GROUP_FLAGS_VIABLE;
 		return 0;
 	}
+	if (fd == VFIO_FD)
+		return answer_vfio(request, argument);
+	if (fd >= OLD_FD && fd <= HUGE_FD && request == VFIO_DEVICE_GET_REGION_INFO)
+		return answer_region(fd, argument);
 	if (fd < OLD_FD || fd > HUGE_FD || request != VFIO_DEVICE_GET_INFO) {
 		errno = ENOTTY;
 		return -1;
@@ -81,6 +167,71 @@ static void test_vfio(void)
 	assert(vh_device_get_info(CAPS_FD, more, sizeof(more)) == CAPS_SIZE);
 	assert((unsigned char)more[sizeof(more) - 1] == 0xcc);
 	assert(vh_device_get_info(HUGE_FD, &info, sizeof(info)) == -EOVERFLOW);
+}
+
+static void test_region(void)
+{
+	struct vfio_region_info info;
+	char more[sizeof(info) + 40];
+
+	assert(vh_device_get_region_info(OLD_FD, 7, &info, sizeof(info) - 1) == -EINVAL);
+	assert(vh_device_get_region_info(OLD_FD, 7, &info, sizeof(info)) == sizeof(info));
+	assert(info.size == 4096);
+	assert(vh_device_get_region_info(CAPS_FD, 7, &info, sizeof(info)) == REGION_SIZE);
+	assert(vh_device_get_region_info(CAPS_FD, 7, more, sizeof(more)) == REGION_SIZE);
+	assert(vh_device_get_region_info(HUGE_FD, 7, &info, sizeof(info)) == -EOVERFLOW);
+	assert(vh_device_get_region_info(GROUP_FD, 7, &info, sizeof(info)) == -ENOTTY);
+}
+
+static void test_users(void)
+{
+	static char page[4096];
+	uint32_t id = 0, flags = 0, count = 0;
+	uint64_t iova = 0;
+
+	assert(vh_get_api_version(VFIO_FD) == VFIO_API_VERSION);
+	assert(vh_check_extension(VFIO_FD, VFIO_TYPE1v2_IOMMU) == 1);
+	assert(vh_group_set_container(VFIO_FD, GROUP_FD) == 0);
+	assert(vh_set_iommu(VFIO_FD, VFIO_TYPE1v2_IOMMU) == 0);
+	assert(vh_group_get_device_fd(VFIO_FD, "0000:65:00.0") == OLD_FD);
+	assert(vh_iommu_map_dma(VFIO_FD, page, PLACE, sizeof(page)) == 0);
+	assert(vh_iommu_unmap_dma(VFIO_FD, PLACE, sizeof(page)) == 0);
+	assert(vh_iommu_unmap_dma(VFIO_FD, PLACE, 8192) == -EIO);
+	assert(vh_device_get_irq_info(VFIO_FD, 1, &flags, &count) == 0);
+	assert(flags == VFIO_IRQ_INFO_EVENTFD && count == 32);
+	assert(vh_device_reset(VFIO_FD) == 0);
+	assert(vh_device_bind_iommufd(VFIO_FD, GROUP_FD, &id) == 0 && id == 1);
+	assert(vh_ioas_alloc(VFIO_FD, &id) == 0 && id == 2);
+	assert(vh_device_attach_iommufd_pt(VFIO_FD, id) == 0);
+	assert(vh_ioas_map(VFIO_FD, id, page, sizeof(page), &iova) == 0 && iova == PLACE);
+	assert(vh_ioas_unmap(VFIO_FD, id, iova, sizeof(page)) == 0);
+	assert(vh_ioas_unmap(VFIO_FD, id, iova, 8192) == -EIO);
+	assert(vh_iommu_destroy(VFIO_FD, id) == 0);
+}
+
+/* Each of them says what the kernel says. */
+static void test_refused(void)
+{
+	static char page[4096];
+	uint32_t id = 7, count = 7;
+	uint64_t iova = 7;
+
+	assert(vh_get_api_version(GROUP_FD) == -ENOTTY);
+	assert(vh_check_extension(GROUP_FD, 1) == -ENOTTY);
+	assert(vh_group_set_container(GROUP_FD, 1) == -ENOTTY);
+	assert(vh_set_iommu(GROUP_FD, 1) == -ENOTTY);
+	assert(vh_group_get_device_fd(GROUP_FD, "") == -ENOTTY);
+	assert(vh_iommu_map_dma(GROUP_FD, page, 0, sizeof(page)) == -ENOTTY);
+	assert(vh_iommu_unmap_dma(GROUP_FD, 0, sizeof(page)) == -ENOTTY);
+	assert(vh_device_get_irq_info(GROUP_FD, 1, &id, &count) == -ENOTTY);
+	assert(vh_device_reset(GROUP_FD) == -ENOTTY);
+	assert(vh_device_bind_iommufd(GROUP_FD, -1, &id) == -ENOTTY);
+	assert(vh_ioas_alloc(GROUP_FD, &id) == -ENOTTY);
+	assert(vh_device_attach_iommufd_pt(GROUP_FD, 1) == -ENOTTY);
+	assert(vh_ioas_map(GROUP_FD, 1, page, sizeof(page), &iova) == -ENOTTY);
+	assert(vh_ioas_unmap(GROUP_FD, 1, 0, sizeof(page)) == -ENOTTY);
+	assert(vh_iommu_destroy(GROUP_FD, 1) == -ENOTTY);
+	assert(id == 7 && count == 7 && iova == 7);
 }
 
 static int count_functions(int root, int options)
@@ -192,6 +343,9 @@ int main(int argc, char **argv)
 	assert(vh_open_root("/none") == -ENOENT);
 	assert(vh_is_sysfs(-1) == -EBADF);
 	test_vfio();
+	test_region();
+	test_users();
+	test_refused();
 	for (int i = 0; i < 2; i++) {
 		printf("%d\n", count_functions(root, both[i]));
 		for (int path = 2; path < argc; path++)

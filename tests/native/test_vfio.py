@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vfiohost import native, vfio
 from vfiohost._native import ffi
@@ -133,3 +136,99 @@ def test_a_chain_of_capabilities_that_leads_nowhere_ends(monkeypatch: pytest.Mon
     assert vfio.device_get_info(7).capabilities == (Capability(7, 1, b""),)
     Device(monkeypatch, 256, info=info_of(flags))
     assert vfio.device_get_info(7).capabilities == ()
+
+
+REGION_CAPS = 1 << 3
+
+
+def region_of(
+    index: int, flags: int, size: int, offset: int, *capabilities: tuple[int, int, int, bytes]
+) -> bytes:
+    """Make a struct vfio_region_info; capabilities as for :func:`info_of`."""
+    raw = bytearray(256)
+    first = capabilities[0][0] if capabilities else 0
+    struct.pack_into("=IIIIQQ", raw, 0, 256, flags, index, first, size, offset)
+    for start, number, following, data in capabilities:
+        struct.pack_into("=HHI", raw, start, number, 1, following)
+        raw[start + 8 : start + 8 + len(data)] = data
+    return bytes(raw)
+
+
+class Region:
+    """A kernel with one region to tell of."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.sizes: list[int] = []
+
+    def vh_device_get_region_info(self, _fd: int, _index: int, buffer: Any, size: int) -> int:
+        self.sizes.append(size)
+        ffi.memmove(buffer, self.raw[:size], min(size, len(self.raw)))
+        return len(self.raw)
+
+
+@given(
+    index=st.integers(0, 2**32 - 1),
+    flags=st.integers(0, 7),
+    size=st.integers(0, 2**64 - 1),
+    offset=st.integers(0, 2**64 - 1),
+)
+def test_every_field_of_a_region_is_where_the_kernel_puts_it(
+    index: int, flags: int, size: int, offset: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "lib", Region(region_of(index, flags, size, offset)))
+        region = vfio.device_get_region_info(7, 1)
+    assert region == vfio.RegionInfo(index, flags, size, offset)
+    wanted = [name for bit, name in enumerate(("read", "write", "mmap")) if flags >> bit & 1]
+    assert list(region.flag_names) == wanted
+
+
+@given(st.binary(min_size=32, max_size=600))
+def test_a_region_of_any_bytes_is_read_to_its_end(raw: bytes) -> None:
+    kernel = Region(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "lib", kernel)
+        region = vfio.device_get_region_info(7, 1)
+    assert kernel.sizes == ([256] if len(raw) <= 256 else [256, len(raw)])
+    assert bool(region.flags & REGION_CAPS) or not region.capabilities
+    assert all(len(each.data) <= len(raw.ljust(256)) for each in region.capabilities)
+
+
+def test_the_capabilities_of_a_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = region_of(7, 7 | REGION_CAPS, 4096, 1 << 40, (32, 3, 64, b"msix"), (64, 1, 0, b"areas"))
+    monkeypatch.setattr(native, "lib", Region(raw))
+    region = vfio.device_get_region_info(7, 1)
+    assert [(c.id, c.data[:4]) for c in region.capabilities] == [(3, b"msix"), (1, b"area")]
+
+
+def test_what_is_no_device_has_no_regions_and_no_interrupts() -> None:
+    fd = os.memfd_create("no device")
+    try:
+        for ask in (vfio.device_get_region_info, vfio.device_get_irq_info):
+            assert error_of(lambda a=ask: a(fd, 0, shown="it")) == ("ioctl", "ENOTTY", "it")  # type: ignore[misc]
+    finally:
+        os.close(fd)
+
+
+def test_an_error_names_the_ioctl_and_what_it_means() -> None:
+    error = KernelError("ioctl", errno.EPERM, "/dev/vfio/8", "GROUP_SET_CONTAINER")
+    assert str(error) == (
+        "Cannot ioctl GROUP_SET_CONTAINER of /dev/vfio/8: Operation not permitted (EPERM). "
+        "The group is not viable: a host driver has a device of it."
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "fifo"])
+def test_only_a_character_device_is_opened(tmp_path: Path, kind: str) -> None:
+    node = tmp_path / "dev/vfio/vfio"
+    node.parent.mkdir(parents=True)
+    if kind == "file":
+        node.touch()
+    elif kind == "link":
+        node.symlink_to("/dev/null")
+    else:
+        os.mkfifo(node)
+    with Sysfs(tmp_path) as sysfs:
+        said = error_of(lambda: vfio.open_node(sysfs, "dev/vfio/vfio"))
+    assert said == ("open", "ENOTTY", str(node))

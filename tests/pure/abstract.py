@@ -63,7 +63,7 @@ class AbstractHost:
         assert self.holds(before), f"{step} expects {before}"
         if isinstance(step, LoadModule):
             self.load(step.name)
-        else:
+        elif isinstance(step, WriteAttr):
             self.store(step.store)
         assert self.holds(step.after), f"{step} promises {step.after}"
 

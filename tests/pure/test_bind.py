@@ -23,7 +23,7 @@ from vfiohost.plan.bind import (
     plan_unbind,
     with_siblings,
 )
-from vfiohost.plan.types import LoadModule, Origin, Plan
+from vfiohost.plan.types import LoadModule, Origin, Plan, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +54,8 @@ def lines(plan: Plan) -> list[str]:
         f"load {step.name}"
         if isinstance(step, LoadModule)
         else "{} < {!r}".format(step.path.removeprefix("sys/bus/pci/"), step.value)
+        if isinstance(step, WriteAttr)
+        else f"nodes of {step.address}: {step.uid} {step.gid} {step.mode}"
         for step in plan.steps
     ]
 
@@ -333,7 +335,7 @@ class TestBadRequests:
     def test_what_cannot_be_allowed(self) -> None:
         with pytest.raises(ParseError, match=r"Did you mean display\?"):
             bind(a10(), A10, allow=allowed("displays"))
-        with pytest.raises(ParseError, match="display and shared-group"):
+        with pytest.raises(ParseError, match="vfio-user and vgpu"):
             plan_unbind(a10(), [A10], allowed("everything"))
 
     def test_a_device_that_is_not_there(self) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +103,13 @@ def test_no_text_is_too_odd(text: str, modalias: Modalias) -> None:
     index = ModuleIndex.from_texts(text, text.splitlines())
     assert index.candidates(modalias) == ModuleIndex.from_texts(text, ()).candidates(modalias)
     assert isinstance(modalias.matches(text), bool)
+
+
+def test_a_pattern_of_megabytes_is_none_of_the_kernels() -> None:
+    """To make a regular expression of it would take minutes, and gigabytes."""
+    modalias = Modalias.parse(A10)
+    assert modalias.matches(f"pci:v000010DEd*{'*' * 200}")
+    began = time.monotonic()
+    for fields in ("*" * (1 << 22), f"v{'[0-9]' * (1 << 20)}d*sv*sd*bc*sc*i*"):
+        assert not modalias.matches(f"pci:{fields}")
+    assert time.monotonic() - began < 1

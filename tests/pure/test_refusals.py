@@ -133,7 +133,7 @@ class TestRefusals:
             "mdevs-exist",
             "0000:65:00.4",
             f"0000:65:00.4 has 1 mediated device ({uuid}), destroyed when nvidia lets go of it.",
-            f"Remove them first: `vfiohost mdev remove {uuid}`.",
+            f"Remove them first: `vfiohost mdev remove {uuid}`, or permit it with --allow vgpu.",
         )
         assert host.mdev is not None
         unreadable = attrs.evolve(host, mdev=attrs.evolve(host.mdev, parents=()))

@@ -301,3 +301,11 @@ def test_the_example_of_the_readme_is_a_recording() -> None:
     assert isinstance(second.attributes["uevent"].content, bytes)
     assert b"PCI_SLOT_NAME=0000:01:00.1" in second.attributes["uevent"].content
     assert [file.path for file in host.files][1:] == ["sys/devices/virtual/some/link", "var/empty"]
+
+
+@pytest.mark.parametrize(
+    "section", ["module a\0b loaded", "link a -> b\0", "directory a\0b", 'directory "a\\x00b"']
+)
+def test_no_name_has_a_nul_quoted_or_not(section: str) -> None:
+    with pytest.raises(ParseError, match="a text without NUL"):
+        recording.parse(f"{HEAD}{section}\n")

@@ -5,21 +5,44 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.simulation.hosts import GPU_VFS, NIC, NVME, UUID, Shell, answers
 from tests.simulation.pictures import picture
-from vfiohost.errors import VfioHostError
+from vfiohost.errors import UnsupportedError, VfioHostError
 from vfiohost.testing import SimulatedKernel, is_simulation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DEVICE = f"sys/devices/pci0000:00/0000:00:01.0/{NIC}"
 MTTY = "sys/devices/virtual/mtty/mtty"
+
+
+def sparse(path: Path) -> None:
+    """Make a file of 16 GiB that takes no room."""
+    with path.open("wb") as file:
+        file.truncate(16 << 30)
+
+
+@contextlib.contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """Fail when the block takes longer, whatever system call it waits in."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"still at it after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -214,3 +237,61 @@ def test_a_spoilt_attribute_hangs_nothing_and_spoils_no_other_device(
         host.bind("e1000e", NIC)
     host.unbind(host.driver(NIC) or "", NIC)
     assert host.driver(NIC) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        "\xff",
+        '{"open_files": 3}',
+        '{"pending": [{"number": 1}]}',
+        '{"pending": [{"number": "1", "verb": "store", "path": "a", "value": "b"}]}',
+        '{"pending": [{"number": 1, "verb": "sell", "path": "a", "value": "b"}]}',
+        '{"next_number": true}',
+        '{"next_number": 1e999}',
+        '{"failing_probes": [["a", "b"]]}',
+        '{"zombies": {"a": {"parent": "p", "type_id": "t", "operation": null}}}',
+        '{"unheard_of": 1}',
+    ],
+)
+def test_a_state_that_is_none_is_refused_in_words(root: Path, text: str) -> None:
+    (root / ".vfiohost-sim/state.json").write_text(text)
+    before = picture(root / "sys")
+    with pytest.raises(UnsupportedError, match=r"is damaged: \.vfiohost-sim/state\.json: "):
+        SimulatedKernel(root).store("sys/bus/pci/drivers/e1000e/unbind", NIC, timeout=0)
+    assert picture(root / "sys") == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '[["write", "a", "b"]]',
+        '[{"op": "format", "path": "sys"}]',
+        '[{"op": "write", "path": "sys/x", "text": 1, "mode": 420}]',
+        '[{"op": "remove", "path": ["sys"]}]',
+    ],
+)
+def test_changes_to_finish_that_are_none_are_refused_in_words(root: Path, text: str) -> None:
+    (root / ".vfiohost-sim/redo.json").write_text(text)
+    before = picture(root / "sys")
+    with pytest.raises(UnsupportedError, match=r"is damaged: \.vfiohost-sim/redo\.json: "):
+        SimulatedKernel(root).store("sys/bus/pci/drivers/e1000e/unbind", NIC, timeout=0)
+    assert picture(root / "sys") == before
+
+
+@pytest.mark.parametrize("name", ["state.json", "redo.json", "stores.log", "recording.host"])
+@pytest.mark.parametrize("spoil", [os.mkfifo, sparse], ids=["fifo", "16 GiB"])
+def test_the_markers_files_neither_hang_nor_fill_the_memory(
+    root: Path, name: str, spoil: Callable[[Path], object]
+) -> None:
+    path = root / ".vfiohost-sim" / name
+    path.unlink(missing_ok=True)
+    spoil(path)
+    with deadline(20), contextlib.suppress(VfioHostError, OSError):
+        SimulatedKernel(root).store("sys/bus/pci/drivers/e1000e/unbind", NIC, timeout=0)

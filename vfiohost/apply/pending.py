@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.errors import KernelError, PendingError
+from vfiohost.holders import find_processes
 from vfiohost.model import Unavailable
-from vfiohost.plan.types import LoadModule, WriteAttr
+from vfiohost.plan.types import WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,7 @@ class Waiting:
             )
         if self.users:
             said.append(f"In use by {', '.join(self.users)}.")
-        elif not isinstance(self.step, LoadModule):
+        elif isinstance(self.step, WriteAttr):
             said.append("Most often another process still uses the device.")
         return " ".join(said)
 
@@ -151,19 +152,12 @@ def _releasing(sysfs: Sysfs, step: Step) -> str | None:
 
 
 def users_of(sysfs: Sysfs, step: Step) -> tuple[str, ...]:
-    """The processes that have a VFIO node of a step's device open, by name and number.
+    """The processes that have a VFIO node of a step's device open.
 
     Files: ``dev/vfio`` and ``proc/*/fd`` below the root.
     """
     nodes = {node for directory in _directories(step) for node in _nodes(sysfs, directory)}
-    return tuple(_with_open(sysfs, nodes)) if nodes else ()
-
-
-def _with_open(sysfs: Sysfs, nodes: set[str]) -> Iterator[str]:
-    for pid in filter(str.isdecimal, _listing(sysfs, "proc")):
-        files = (f"proc/{pid}/fd/{fd}" for fd in _listing(sysfs, f"proc/{pid}/fd"))
-        if any(_link(sysfs, file) in nodes for file in files):
-            yield f"{_text(sysfs, f'proc/{pid}/comm') or 'a process'} (pid {pid})"
+    return tuple(map(str, find_processes(sysfs, nodes))) if nodes else ()
 
 
 def module_users(sysfs: Sysfs) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from vfiohost.apply.permission import check_permission
 from vfiohost.apply.transaction import Transaction
 from vfiohost.apply.unfinished import check_journals, nothing_done
 from vfiohost.errors import (
@@ -85,6 +86,7 @@ def apply(
     if plan.is_empty:
         return Report(plan, ())
     kernel.check_writable()
+    check_permission(plan, sysfs)
     purpose = " ".join((plan.verb, *plan.subjects))
     try:
         taken = lock(sysfs, purpose=purpose, wait=wait) if held is None else nullcontext(held)

@@ -27,7 +27,8 @@ from vfiohost.errors import (
 )
 from vfiohost.journal import Event, Process
 from vfiohost.model import Unavailable
-from vfiohost.plan.types import LoadModule, Report, StepResult, Store, WriteAttr
+from vfiohost.nodes import are_set, await_nodes, set_node
+from vfiohost.plan.types import LoadModule, Report, SetNodes, StepResult, Store, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -235,6 +236,9 @@ class Transaction:
         return self._results[index]
 
     def _holds_already(self, step: Step) -> bool:
+        if isinstance(step, SetNodes):
+            found = await_nodes(self._sysfs, str(step.address), timeout=self._timeout)
+            return are_set(self._sysfs, found, step.uid, step.gid, step.mode)
         before = step.before if isinstance(step, WriteAttr) else None
         if before is not None:
             seen = self._see(before)
@@ -308,6 +312,9 @@ class Transaction:
         if isinstance(step, LoadModule):
             with self._waiting(index, f"Loading module {step.name}"):
                 self._kernel.load_module(step.name, timeout=self._timeout)
+        elif isinstance(step, SetNodes):
+            for node in await_nodes(self._sysfs, str(step.address), timeout=self._timeout):
+                set_node(self._sysfs, node, step.uid, step.gid, step.mode)
         else:
             self._store(index, step.path, step.value)
 
@@ -334,7 +341,7 @@ class Transaction:
 
         A refusal means by the kernel's custom that nothing happened; what can be seen overrules it.
         """
-        if isinstance(step, LoadModule):
+        if not isinstance(step, WriteAttr):
             changed = False
         elif step.after is not None and self._holds(step.after):
             changed = True
@@ -352,6 +359,8 @@ class Transaction:
     ) -> VfioHostError:
         if isinstance(step, LoadModule):
             done = f"Module {step.name} was loaded"
+        elif isinstance(step, SetNodes):
+            done = f"The nodes of {step.address} were changed"
         else:
             done = f"The kernel accepted {step.value!r} for {self._sysfs.shown(step.path)}"
         if isinstance(seen, Unavailable) and seen.errno != errno.ENOENT:

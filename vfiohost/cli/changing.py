@@ -37,6 +37,8 @@ def bind(session: Session) -> None:
             group=options.whole_group,
             load=not options.no_load,
             once=options.once,
+            owner=options.owner,
+            mode=options.mode,
             allow=options.allowed,
             snapshot=snapshot,
         )
@@ -69,7 +71,7 @@ def restore(session: Session) -> None:
 def undo(session: Session) -> None:
     """``vfiohost undo [ID]``."""
     entry = session.host.last_done(session.options.journal_id)
-    plan = session.host.plan_undo(entry)
+    plan = session.host.plan_undo(entry, allow=session.options.allowed)
     session.value["journal_id"] = entry.id
     if session.options.dry_run:
         session.value |= show(session, plan)

@@ -66,7 +66,9 @@ def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
     """Remove some devices together, or show how."""
 
     def planner() -> Plan:
-        return session.host.plan_mdev_remove(uuids, bus=_bus(session))
+        return session.host.plan_mdev_remove(
+            uuids, allow=session.options.allowed, bus=_bus(session)
+        )
 
     plan = plan_or_pending(session, planner)
     if session.options.dry_run:

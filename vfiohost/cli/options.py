@@ -11,7 +11,16 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ALLOW_WORDS = ("display", "shared-group")
+ALLOW_WORDS = (
+    "console",
+    "display",
+    "host-driver",
+    "network",
+    "shared-group",
+    "storage",
+    "vfio-user",
+    "vgpu",
+)
 """What ``--allow`` can permit: :data:`vfiohost.plan.hazards.ALLOWABLE`, without its import."""
 
 DEFAULT_TIMEOUT = 20.0
@@ -52,7 +61,14 @@ class Options(argparse.Namespace):
     whole_group: bool = False
     no_load: bool = False
     once: bool = False
+    owner: str | None = None
+    mode: str | None = None
     all: bool = False
+
+    path: str = "auto"
+    reset: bool = False
+    vf_token: str | None = None
+    method: str | None = None
 
     parent: str | None = None
     type: str | None = None

@@ -22,7 +22,7 @@ exit codes:
   3 not found            4 refused               5 no permission
   6 still going on       7 left half-way         8 another vfiohost is at work
   9 not supported       10 dry run has changes (with --exit-code)
- 11 doctor found something bad
+ 11 checked, and found bad
 """
 
 _COUNT = "-n/--count"
@@ -162,7 +162,7 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _record, _doctor)
+            only_reads = fill in (_list, _groups, _holders, _record, _doctor)
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
@@ -170,12 +170,15 @@ def build(argv: Sequence[str]) -> Parser:
 
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
+    verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
     verb("unbind", "Take the driver away from devices.", _unbind)
     verb("restore", "Give devices back the driver that they had before.", _restore)
     verb("recover", "Finish or take back what a crash left half-way.", _nothing)
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
     verb("doctor", "Say what on this host is in the way of guests, and the remedy.", _doctor)
+    verb("probe", "Use devices as a guest would: the evidence that one could.", _probe)
+    verb("reset", "Reset devices that nobody uses.", _reset)
     verb("record", "Record this host in a file, without what identifies it.", _record)
     verb("sim", "Make a simulated host in a directory.", _sim)
 
@@ -221,6 +224,10 @@ def _groups(parser: Parser) -> None:
     )
 
 
+def _holders(parser: Parser) -> None:
+    _devices(parser, "+")
+
+
 def _unbind(parser: Parser) -> None:
     _devices(parser, "+")
 
@@ -236,6 +243,28 @@ def _bind(parser: Parser) -> None:
     add("--group", dest="whole_group", action="store_true", help="with all endpoints of the group")
     add("--no-load", action="store_true", help="load no kernel module")
     add("--once", action="store_true", help="clear the driver_override afterwards")
+    add("--owner", metavar="USER[:GROUP]", help="give the VFIO nodes to this user and group")
+    add("--mode", metavar="MODE", help="give the VFIO nodes this mode: 0660")
+
+
+def _probe(parser: Parser) -> None:
+    _devices(parser, "+")
+    add = parser.add_argument
+    add(
+        "--path",
+        metavar="P",
+        choices=("auto", "group", "cdev"),
+        help="group, cdev, or auto (default): every way that the kernel offers",
+    )
+    add("--reset", action="store_true", help="reset the device as well")
+    add("--vf-token", metavar="UUID", help="for a virtual function of a PF that a guest has")
+
+
+def _reset(parser: Parser) -> None:
+    _devices(parser, "+")
+    parser.add_argument(
+        "--method", metavar="M", help="by this method alone, for once: flr, pm, bus, …"
+    )
 
 
 def _restore(parser: Parser) -> None:
@@ -293,10 +322,13 @@ def _mdev_remove(parser: Parser) -> None:
 _LISTS = {
     "list": "devices",
     "groups": "ids",
+    "holders": "devices",
     "bind": "devices",
     "unbind": "devices",
     "restore": "devices",
     "doctor": "devices",
+    "probe": "devices",
+    "reset": "devices",
     "sim": "words",
     "mdev remove": "uuids",
 }

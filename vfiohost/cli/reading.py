@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Test = Callable[[PciDevice], bool]
 
+_DECIMAL = re.compile(r"[0-9]{1,20}")
 _ID = re.compile(r"(?:0[xX])?([0-9a-fA-F]{4})")
 
 
@@ -181,7 +182,7 @@ def _of_group(text: str) -> Test:
 
 
 def _number(text: str, where: str | None = None) -> int:
-    if not text.isascii() or not text.isdecimal():
+    if not _DECIMAL.fullmatch(text):
         raise ParseError(text, "the number of an IOMMU group", where=where)
     return int(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vfiohost.cli.options import Options
@@ -48,32 +49,29 @@ def _wants_json(words: Sequence[str]) -> bool:
     return "--json" in words[:end]
 
 
+_MODULES = {
+    "list": "reading",
+    "groups": "reading",
+    "mdev types": "reading",
+    "mdev list": "reading",
+    "mdev create": "mediated",
+    "mdev remove": "mediated",
+    "holders": "holding",
+    "probe": "using",
+    "reset": "using",
+    "record": "recording",
+    "doctor": "examining",
+    "sim": "simulating",
+}
+"""Where the verbs are; those that are not here change devices."""
+
+
 def _verb(options: Options) -> Callable[[Session], None]:
     """The function of a verb; each group of verbs is imported only when one of it is used."""
     command = options.command or ""
-    if command in ("list", "groups", "mdev types", "mdev list"):
-        from vfiohost.cli import reading
-
-        return reading.VERBS[command]
-    if command in ("mdev create", "mdev remove"):
-        from vfiohost.cli import mediated
-
-        return mediated.VERBS[command]
-    if command == "record":
-        from vfiohost.cli import recording
-
-        return recording.VERBS[command]
-    if command == "doctor":
-        from vfiohost.cli import examining
-
-        return examining.VERBS[command]
-    if command == "sim":
-        from vfiohost.cli import simulating
-
-        return simulating.VERBS[command]
-    from vfiohost.cli import changing
-
-    return changing.VERBS[command]
+    module = import_module(f"vfiohost.cli.{_MODULES.get(command, 'changing')}")
+    verb: Callable[[Session], None] = module.VERBS[command]
+    return verb
 
 
 def _show(shown: Shown, session: Session) -> int:

@@ -43,6 +43,7 @@ _BOOT_ID = "proc/sys/kernel/random/boot_id"
 _NO_BOOT_ID = "unknown"
 _SUFFIX = ".jsonl"
 _UNFINISHED = ".new"
+_LAST = datetime(9000, 1, 1, tzinfo=UTC)
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 _LIMIT = 16 << 20  # bytes of one journal; about 10,000 steps
 _KEEP = 100
@@ -189,6 +190,11 @@ class Journal:
         """An id that sorts after all that exist, even when the clock was set back."""
         stamp = self._now().astimezone(UTC)
         for made in filter(None, map(_time_of, names)):
+            if made > _LAST:
+                raise UnsupportedError(
+                    f"A journal in {self._sysfs.shown(JOURNAL_PATH)} is named for {made:%d %B %Y}: "
+                    "none could come after it. Look at it, then move it away."
+                )
             stamp = max(stamp, made + timedelta(microseconds=1))
         return f"{stamp.strftime(_STAMP)}-{self._token()}"
 
@@ -410,4 +416,6 @@ def _addresses(plan: Plan) -> set[PciAddress]:
 
 
 def _can_be_undone(plan: Plan) -> bool:
+    if plan.verb == "reset":
+        return False  # its own last step has brought the method back, and a reset is for good
     return any(isinstance(step, WriteAttr) and step.undo is not None for step in plan.steps)

@@ -27,6 +27,7 @@ LOCK_PATH = "run/vfiohost/lock"
 """The lock, relative to the root. Its content names the holder; only the flock counts."""
 
 _HOLDER_LIMIT = 4096
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _POLL_SECONDS = 0.05
 
 
@@ -56,6 +57,8 @@ class Process:
 
 def _start_of(pid: int) -> int | None:
     """When a living process started. Reads the real ``/proc``: processes are never below a root."""
+    if not 0 < pid <= _PID_MAX:
+        return None  # somebody made it up
     try:
         # The name, in parentheses, may hold anything: count from the last parenthesis.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
@@ -177,7 +180,7 @@ def _read_holder(fd: int, shown: str) -> str | None:
         holder = json.loads(raw)
         process = Process(int(holder["pid"]), int(holder["start"]))
         text = f"pid {process.pid}, vfiohost {holder['purpose']}, since {holder['since']}"
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, OverflowError, TypeError, KeyError, RecursionError):
         return None
     if process.is_alive:
         return text

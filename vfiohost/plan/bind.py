@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.errors import Refusal
+from vfiohost.errors import ParseError, Refusal
 from vfiohost.model import PciAddress, is_vfio_driver
 from vfiohost.plan.changes import NO_DRIVER, Binding, Change
 from vfiohost.plan.draft import Draft, find
 from vfiohost.plan.drivers import AUTO, VFIO_PCI, Drivers, check_name, is_host_driver
 from vfiohost.plan.restore import plan_restore
+from vfiohost.plan.types import SetNodes
 from vfiohost.plan.words import listed
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import PciDevice, Snapshot
+    from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import LoadModule, Plan
 
 __all__ = [
@@ -44,6 +46,7 @@ class BindRequest:
         once: clear the override in the end. Otherwise it stays, as with driverctl, so that the
             device comes back to the driver whenever it is probed.
         allow: hazards that are permitted (:data:`vfiohost.plan.hazards.ALLOWABLE`).
+        ownership: what the devices' VFIO nodes shall have, or ``None``: as udev's rules make them.
     """
 
     devices: tuple[PciAddress, ...]
@@ -52,6 +55,7 @@ class BindRequest:
     load: bool = True
     once: bool = False
     allow: frozenset[str] = frozenset()
+    ownership: Ownership | None = None
 
 
 def with_siblings(snapshot: Snapshot, devices: Iterable[PciAddress]) -> tuple[PciAddress, ...]:
@@ -100,6 +104,12 @@ def plan_bind(snapshot: Snapshot, request: BindRequest, modules: ModuleIndex | N
     """
     if request.driver not in (AUTO, NO_DRIVER):
         check_name(request.driver)
+    if request.ownership and not (request.driver == AUTO or is_vfio_driver(request.driver)):
+        raise ParseError(
+            request.driver,
+            "a VFIO driver, where --owner or --mode is given: only these have nodes",
+            where="--driver",
+        )
     drivers = Drivers(snapshot, modules)
     devices = find(snapshot, devices_needed(snapshot, request))
     draft = Draft(drivers, "bind", devices, request.allow)
@@ -108,6 +118,8 @@ def plan_bind(snapshot: Snapshot, request: BindRequest, modules: ModuleIndex | N
     draft.judge_groups(whole=request.group)
     draft.refusals.extend(_host_driver_for_siblings(request, devices))
     draft.notes.extend(_bind_notes(draft, request))
+    if request.ownership is not None:
+        draft.endings.extend(_set_nodes(devices, request.ownership))
     return draft.finish()
 
 
@@ -162,6 +174,13 @@ def _bind(drivers: Drivers, device: PciDevice, now: Binding, request: BindReques
         Binding(driver, override),
         returns=now.driver is None or drivers.takes_without_override(now.driver, device),
     )
+
+
+def _set_nodes(devices: Iterable[PciDevice], ownership: Ownership) -> Iterable[SetNodes]:
+    for device in devices:
+        yield SetNodes(
+            device.address, ownership.uid, ownership.gid, ownership.mode, "who may open its nodes"
+        )
 
 
 def _host_driver_for_siblings(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vfiohost.model import PciAddress, PciDevice, Snapshot
     from vfiohost.plan.changes import Change
     from vfiohost.plan.drivers import Drivers
+    from vfiohost.plan.types import SetNodes
 
 
 @attrs.define
@@ -38,6 +39,7 @@ class Draft:
         devices: the devices that it is about, in request order.
         allow: the hazards that are permitted.
         changes, loads, notes, refusals: what was collected.
+        endings: steps that come after all others, since nothing takes them back.
     """
 
     drivers: Drivers
@@ -46,6 +48,7 @@ class Draft:
     allow: frozenset[str]
     changes: list[Change] = attrs.field(factory=list, init=False)
     loads: dict[str, LoadModule] = attrs.field(factory=dict, init=False)
+    endings: list[SetNodes] = attrs.field(factory=list, init=False)
     notes: list[str] = attrs.field(factory=list, init=False)
     refusals: list[Refusal] = attrs.field(factory=list, init=False)
 
@@ -108,10 +111,13 @@ class Draft:
             PlanRefused: something speaks against it; the plan comes with it.
         """
         self.refusals[:0] = hazards(self.snapshot, self.changes, self.allow)
+        usage = self.snapshot.usage
+        if usage is not None and any(change.unbinds for change in self.changes):
+            self.notes.extend(usage.incomplete)
         plan = Plan(
             verb=self.verb,
             subjects=tuple(str(device.address) for device in self.devices),
-            steps=steps(self.changes, tuple(self.loads.values())),
+            steps=(*steps(self.changes, tuple(self.loads.values())), *self.endings),
             origins=tuple(c.origin for c in self.changes if c.now != c.want or c.is_probe),
             notes=tuple(self.notes),
         )

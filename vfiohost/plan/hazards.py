@@ -19,6 +19,15 @@ from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.nvidia import VENDOR_ID as NVIDIA_VENDOR
 from vfiohost.plan.changes import DRIVERS, NO_DRIVER, UNSET, Binding
 from vfiohost.plan.drivers import is_host_driver
+from vfiohost.plan.in_use import (
+    ALLOW_CONSOLE,
+    ALLOW_DISPLAY,
+    ALLOW_NETWORK,
+    ALLOW_STORAGE,
+    ALLOW_VFIO_USER,
+    ALLOW_VGPU,
+    use_hazards,
+)
 from vfiohost.plan.words import counted, listed
 
 if TYPE_CHECKING:
@@ -27,9 +36,20 @@ if TYPE_CHECKING:
     from vfiohost.model import PciDevice, Snapshot
     from vfiohost.plan.changes import Change
 
-ALLOW_DISPLAY = "display"
 ALLOW_SHARED_GROUP = "shared-group"
-ALLOWABLE = frozenset({ALLOW_DISPLAY, ALLOW_SHARED_GROUP})
+ALLOW_HOST_DRIVER = "host-driver"
+ALLOWABLE = frozenset(
+    {
+        ALLOW_CONSOLE,
+        ALLOW_DISPLAY,
+        ALLOW_HOST_DRIVER,
+        ALLOW_NETWORK,
+        ALLOW_SHARED_GROUP,
+        ALLOW_STORAGE,
+        ALLOW_VFIO_USER,
+        ALLOW_VGPU,
+    }
+)
 """The words of ``--allow``: each permits one hazard, and there is none that permits them all."""
 
 
@@ -75,7 +95,7 @@ def hazards(
     """Every reason not to carry out some changes, device by device.
 
     Args:
-        snapshot: the host, with :class:`vfiohost.model.Details` of the devices.
+        snapshot: the host, with :class:`vfiohost.model.Details` of the devices and their usage.
         changes: the changes, judged together.
         allow: words of :data:`ALLOWABLE`.
     """
@@ -83,6 +103,7 @@ def hazards(
         for check, permitted_by in _CHECKS:
             if not change.is_empty and permitted_by not in allow:
                 yield from check(snapshot, change)
+        yield from use_hazards(snapshot, change, allow)
 
 
 def group_hazards(
@@ -219,18 +240,24 @@ def _physical_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
 
 
 def _mdev_parent(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
-    """Unbinding the parent's driver removes its mediated devices (``mdev_unregister_parent``)."""
+    """Unbinding the parent's driver removes its mediated devices (``mdev_unregister_parent``).
+
+    Those on the virtual functions of a physical one lose its driver, and their guests with them.
+    """
     if snapshot.mdev is None or not change.unbinds:
         return
-    uuids = [d.uuid for d in snapshot.mdev.devices if d.parent == str(change.address)]
-    if uuids:
-        yield Refusal(
-            "mdevs-exist",
-            str(change.address),
-            f"{change.address} has {counted(len(uuids), 'mediated device')} ({listed(uuids)}), "
-            f"destroyed when {change.now.driver} lets go of it.",
-            f"Remove them first: `vfiohost mdev remove {' '.join(uuids)}`.",
-        )
+    functions = {str(vf.address) for vf in snapshot.virtual_functions.get(change.address, ())}
+    for where, parents in (("", {str(change.address)}), (" on its virtual functions", functions)):
+        uuids = [d.uuid for d in snapshot.mdev.devices if d.parent in parents]
+        if uuids:
+            yield Refusal(
+                "mdevs-exist",
+                str(change.address),
+                f"{change.address} has {counted(len(uuids), 'mediated device')}{where} "
+                f"({listed(uuids)}), destroyed when {change.now.driver} lets go of it.",
+                f"Remove them first: `vfiohost mdev remove {' '.join(uuids)}`, or permit it with "
+                "--allow vgpu.",
+            )
 
 
 def _vgpu_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
@@ -274,7 +301,7 @@ _CHECKS: tuple[tuple[Callable[[Snapshot, Change], Iterator[Refusal]], str | None
     (_bridge, None),
     (_boot_vga, ALLOW_DISPLAY),
     (_physical_function, None),
-    (_mdev_parent, None),
+    (_mdev_parent, ALLOW_VGPU),
     (_vgpu_function, None),
     (_iommu, None),
 )

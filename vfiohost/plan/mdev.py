@@ -13,6 +13,8 @@ from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, PlanRefus
 from vfiohost.model import PciAddress, Unavailable
 from vfiohost.nvidia import VGPU_PARAMS, short_name
 from vfiohost.plan.capacity import Room
+from vfiohost.plan.hazards import check_allow
+from vfiohost.plan.in_use import use_refusals
 from vfiohost.plan.types import Expect, Plan, Store, WriteAttr, is_writable
 from vfiohost.plan.words import listed
 from vfiohost.selectors import near_addresses
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vfiohost.model import MdevBus, MdevParent, MdevType, MediatedDevice
+    from vfiohost.usage import Usage
 
 DEVICES = "sys/bus/mdev/devices"
 PARENTS = "sys/class/mdev_bus"
@@ -94,7 +97,13 @@ def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
     return plan
 
 
-def plan_remove(bus: MdevBus, uuids: Iterable[str]) -> Plan:
+def plan_remove(
+    bus: MdevBus,
+    uuids: Iterable[str],
+    *,
+    usage: Usage | None = None,
+    allow: frozenset[str] = frozenset(),
+) -> Plan:
     """Plan to remove mediated devices, by ``remove`` of each.
 
     Undone, a device of the same UUID, parent and type is there again, but with none of its
@@ -103,11 +112,16 @@ def plan_remove(bus: MdevBus, uuids: Iterable[str]) -> Plan:
     Args:
         bus: the parents and devices that exist.
         uuids: which.
+        usage: who uses them, or ``None``: nobody asked.
+        allow: ``vfio-user`` permits to remove a device that a process has open; the kernel then
+            waits for it to close (``vfio_unregister_group_dev``).
 
     Raises:
-        ParseError: a text is no UUID.
+        ParseError: a text is no UUID, or an ``allow`` word is unknown.
         NotFoundError: there is no such device.
+        PlanRefused: a process has one open; the plan that would have been comes with it.
     """
+    check_allow(allow)
     devices = {device.uuid: device for device in bus.devices}
     wanted = tuple(dict.fromkeys(parse_uuid(uuid) for uuid in uuids))
     for uuid in wanted:
@@ -120,7 +134,12 @@ def plan_remove(bus: MdevBus, uuids: Iterable[str]) -> Plan:
     lost = [d.uuid for d in found if not isinstance(d.type_id, str)]
     if lost:
         notes.append(f"The type of {listed(lost)} could not be read: its removal has no undo.")
-    return Plan("mdev remove", wanted, tuple(_remove_step(d) for d in found), notes=tuple(notes))
+    notes.extend(usage.incomplete if usage else ())
+    plan = Plan("mdev remove", wanted, tuple(_remove_step(d) for d in found), notes=tuple(notes))
+    refusals = list(use_refusals(usage, wanted, allow)) if usage else []
+    if refusals:
+        raise PlanRefused(refusals, plan)
+    return plan
 
 
 def parse_uuid(text: str) -> str:

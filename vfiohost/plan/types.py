@@ -22,6 +22,9 @@ _UNBIND_LOCK = re.compile(
     UNBIND_LOCK.format(address=r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 )
 _MOST_TRIES = 10
+_MOST_ID = 2**32 - 2  # -1 means "leave it" to chown(2)
+_MOST_MODE = 0o777
+
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*")
 
 
@@ -121,7 +124,51 @@ class LoadModule:
     why: str
 
 
-Step = WriteAttr | LoadModule
+@attrs.frozen
+class SetNodes:
+    """A step that gives a device's VFIO nodes an owner, a group and a mode.
+
+    Which nodes these are only shows when a VFIO driver has the device. The step is never undone:
+    the nodes vanish when the driver lets go of the device.
+
+    Attributes:
+        address: the device.
+        uid, gid: numbers of user and group, or ``None``: as it is.
+        mode: permission bits, or ``None``: as it is.
+        why: the reason, as a phrase for people.
+    """
+
+    address: PciAddress
+    uid: int | None
+    gid: int | None
+    mode: int | None
+    why: str
+
+    @property
+    def after(self) -> None:
+        """Nothing that an :class:`Expect` could tell; apply looks at the nodes themselves."""
+        return
+
+    def shell(self, root: str = "/") -> str:
+        """The step as a shell line that a person can paste; see :meth:`Store.shell`."""
+        base = root.rstrip("/")
+        device = shlex.quote(f"{base}/sys/bus/pci/devices/{self.address}")
+        owner = f"{_or_nothing(self.uid)}:{_or_nothing(self.gid)}".removesuffix(":")
+        does = [f'chown {owner} "$n"'] if owner else []
+        does += [] if self.mode is None else [f'chmod {self.mode:04o} "$n"']
+        return (
+            f"d={device}; v={shlex.quote(f'{base}/dev/vfio')}; "
+            'g=$(basename "$(readlink "$d/iommu_group")"); '
+            'for n in "$v/$g" "$v/noiommu-$g" "$v/devices/$(ls "$d/vfio-dev")"; '
+            f'do test ! -e "$n" || {{ {" && ".join(does)}; }}; done'
+        )
+
+
+def _or_nothing(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+Step = WriteAttr | LoadModule | SetNodes
 
 
 @attrs.frozen
@@ -252,6 +299,8 @@ def _short(path: str) -> str:
 
 
 def _step_to_json(step: Step) -> dict[str, Any]:
+    if isinstance(step, SetNodes):
+        return {"kind": "nodes", **attrs.asdict(step, recurse=False), "address": str(step.address)}
     kind = "write" if isinstance(step, WriteAttr) else "load"
     fields = {"kind": kind, **attrs.asdict(step)}
     if fields.get("tries") == 1:
@@ -264,8 +313,10 @@ def _step_from_json(data: Any) -> Step:
     kind = _text(fields, "kind")
     if kind == "load":
         return LoadModule(_module(fields), _expect(fields.get("after")), _text(fields, "why"))
+    if kind == "nodes":
+        return _nodes(fields)
     if kind != "write":
-        raise ParseError(kind, "a kind of step ('write' or 'load')")
+        raise ParseError(kind, "a kind of step ('write', 'load' or 'nodes')")
     undo = fields.get("undo")
     return WriteAttr(
         path=_path(fields),
@@ -282,6 +333,25 @@ def _tries(fields: dict[str, Any]) -> int:
     value = fields.get("tries", 1)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST_TRIES:
         raise ParseError(repr(value), f"a number of tries from 1 to {_MOST_TRIES}")
+    return value
+
+
+def _nodes(fields: dict[str, Any]) -> SetNodes:
+    return SetNodes(
+        PciAddress.parse(_text(fields, "address")),
+        _number(fields, "uid", _MOST_ID),
+        _number(fields, "gid", _MOST_ID),
+        _number(fields, "mode", _MOST_MODE),
+        _text(fields, "why"),
+    )
+
+
+def _number(fields: dict[str, Any], key: str, most: int) -> int | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ParseError(repr(value), f"a number from 0 to {most} or null (the field {key!r})")
     return value
 
 

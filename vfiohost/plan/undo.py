@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from vfiohost.errors import PlanRefused
+from vfiohost.plan.changes import DRIVERS
+from vfiohost.plan.hazards import check_allow
+from vfiohost.plan.in_use import use_refusals
 from vfiohost.plan.types import LoadModule, Plan, Store, WriteAttr
 from vfiohost.plan.words import listed
 
+if TYPE_CHECKING:
+    from vfiohost.usage import Usage
 
-def plan_undo(plan: Plan) -> Plan:
+MDEVS = "sys/bus/mdev/devices"
+
+
+def plan_undo(
+    plan: Plan, *, usage: Usage | None = None, allow: frozenset[str] = frozenset()
+) -> Plan:
     """Plan to take back what a plan did.
 
     Each step expects to find what the plan's step left behind, so a device that somebody else has
@@ -16,10 +29,17 @@ def plan_undo(plan: Plan) -> Plan:
 
     Args:
         plan: a plan that was carried out.
+        usage: who uses the devices of :func:`devices_taken`, or ``None``: nobody asked.
+        allow: words that permit to take a device from its users.
 
     Returns:
         A plan with the verb ``undo`` and the same subjects; empty when nothing can be taken back.
+
+    Raises:
+        ParseError: an ``allow`` word is unknown.
+        PlanRefused: somebody uses a device; the plan that would have been comes with it.
     """
+    check_allow(allow)
     steps = [
         WriteAttr(
             path=step.undo.path,
@@ -34,4 +54,26 @@ def plan_undo(plan: Plan) -> Plan:
     ]
     loaded = [step.name for step in plan.steps if isinstance(step, LoadModule)]
     notes = [f"{listed(loaded)} stays loaded."] if loaded else []
-    return Plan("undo", plan.subjects, tuple(steps), notes=tuple(notes))
+    notes.extend(usage.incomplete if usage else ())
+    undo = Plan("undo", plan.subjects, tuple(steps), notes=tuple(notes))
+    refusals = list(use_refusals(usage, devices_taken(undo), allow)) if usage else []
+    if refusals:
+        raise PlanRefused(refusals, undo)
+    return undo
+
+
+def devices_taken(plan: Plan) -> tuple[str, ...]:
+    """The devices that a plan takes from a driver, and the mediated devices that it removes.
+
+    Told by its stores alone: addresses in ``unbind`` of a driver, UUIDs in the path of ``remove``.
+    """
+    found: dict[str, None] = {}
+    for step in plan.steps:
+        if not isinstance(step, WriteAttr):
+            continue
+        folder, _, name = step.path.rpartition("/")
+        if folder.startswith(f"{DRIVERS}/") and name == "unbind":
+            found[step.value] = None
+        elif folder.startswith(f"{MDEVS}/") and name == "remove":
+            found[folder.removeprefix(f"{MDEVS}/")] = None
+    return tuple(found)

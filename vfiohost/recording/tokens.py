@@ -123,7 +123,11 @@ def split_names(text: str, where: str) -> list[str]:
 
 def read_name(text: str, where: str) -> str:
     """Read what :func:`write_name` wrote."""
-    return _decode(unquote(text, where), text, where) if text.startswith('"') else text
+    if text.startswith('"'):
+        return _decode(unquote(text, where), text, where)
+    if "\0" in text:
+        raise ParseError(text, "a text without NUL", where=where)
+    return text
 
 
 def _decode(data: bytes, text: str, where: str) -> str:

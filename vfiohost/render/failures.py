@@ -24,6 +24,7 @@ from vfiohost.render.plans import refusal_lines
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
+    from vfiohost.errors import Refusal
     from vfiohost.render.table import Paint
 
 FailureCode = Literal[
@@ -62,6 +63,7 @@ _CODES: tuple[tuple[type[BaseException], FailureCode], ...] = (
     (KeyboardInterrupt, "interrupted"),
     (OSError, "system"),
 )
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MORE_THAN_FORBIDDEN = ("pending", "rollback-incomplete")
 
 
@@ -81,7 +83,7 @@ def failure_code(error: BaseException) -> FailureCode:
 
 
 def _is_permission(error: object) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
+    return isinstance(error, OSError) and error.errno in _FORBIDDEN
 
 
 def failure_value(error: BaseException) -> dict[str, Any]:
@@ -94,10 +96,7 @@ def failure_value(error: BaseException) -> dict[str, Any]:
     elif isinstance(error, NotFoundError):
         value |= {"kind": error.kind, "key": error.key, "near": list(error.near)}
     elif isinstance(error, PlanRefused):
-        value["refusals"] = [
-            {"code": r.code, "subject": r.subject, "sentence": r.sentence, "remedy": r.remedy}
-            for r in error.refusals
-        ]
+        value["refusals"] = [refusal_value(r) for r in error.refusals]
     elif isinstance(error, KernelError):
         value |= {"op": error.op, "errno": error.errno, "errno_name": error.code}
         value |= {"path": error.path, "value": error.value}
@@ -111,6 +110,13 @@ def failure_value(error: BaseException) -> dict[str, Any]:
         if isinstance(error, RollbackError):
             value["commands"] = list(error.commands)
     return value
+
+
+def refusal_value(refusal: Refusal) -> dict[str, Any]:
+    """A refusal as a JSON object; that of a device in use says by whom."""
+    names = ["code", "subject", "sentence", "remedy"]
+    names += ["kind", "detail", "via"] if refusal.kind is not None else []
+    return {name: getattr(refusal, name) for name in names}
 
 
 def failure_lines(error: BaseException, paint: Paint = plain) -> list[str]:

@@ -130,6 +130,8 @@ def create(recording: Recording, directory: str | os.PathLike[str]) -> Simulated
     expand(recording, directory)
     with Sysfs(directory) as sysfs:
         create_marker(sysfs.fd, recordings.format(recording))
+        with Simulation(sysfs).session() as machine:
+            processes.start_init(machine)
     return SimulatedKernel(directory)
 
 

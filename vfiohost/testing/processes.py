@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FIRST_PID = 4000
 _FIRST_DESCRIPTOR = 10
+_ROOT_IDS = "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n"
 
 
 class OpenError(Exception):
@@ -170,16 +171,28 @@ def _open_node(machine: Machine, group: int, opener: Opener, *, owned: bool) -> 
 
 def start_process(machine: Machine, opener: Opener) -> None:
     """Show a process in ``proc``, if there is none with this pid."""
+    if machine.tree.exists(f"proc/{opener.pid}"):
+        return
+    _show_process(machine, opener)
+    machine.state.processes[str(opener.pid)] = True
+
+
+def start_init(machine: Machine) -> None:
+    """Show process 1, which every host has, if the recording has none. It never ends."""
+    if not machine.tree.exists("proc/1"):
+        _show_process(machine, Opener(1, ("/sbin/init",)))
+
+
+def _show_process(machine: Machine, opener: Opener) -> None:
     tree, command = machine.tree, opener.command
     directory = f"proc/{opener.pid}"
-    if tree.exists(directory):
-        return
     name = command[0].rsplit("/", 1)[-1][:15]  # TASK_COMM_LEN
     tree.write(f"{directory}/comm", f"{name}\n", 0o644)
     tree.write(f"{directory}/cmdline", "".join(f"{word}\0" for word in command), 0o444)
+    tree.write(f"{directory}/status", f"Name:\t{name}\nPid:\t{opener.pid}\n{_ROOT_IDS}", 0o444)
+    tree.write(f"{directory}/cgroup", "0::/\n", 0o444)
     for descriptor in range(3):
         tree.link_text(f"{directory}/fd/{descriptor}", "/dev/null")
-    machine.state.processes[str(opener.pid)] = True
 
 
 def add_descriptor(machine: Machine, pid: int, target: str) -> int:

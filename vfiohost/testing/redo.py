@@ -8,18 +8,51 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import posixpath
 import shutil
 import stat
 from typing import TYPE_CHECKING
 
+from vfiohost.errors import ParseError
 from vfiohost.testing.tree import open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vfiohost.testing.tree import Operation
+
+
+_FIELDS: dict[str, dict[str, type]] = {
+    "remove": {},
+    "mkdir": {"mode": int},
+    "link": {"target": str},
+    "fifo": {"mode": int},
+    "write": {"text": str, "mode": int},
+    "release": {"text": str, "mode": int},
+    "append": {"text": str, "at": int},
+}
+
+
+def read_operations(content: bytes) -> list[Operation]:
+    """Read what a caller that was killed has left to do.
+
+    Raises:
+        ParseError: it is something else: whoever may write to the directory may write this, too.
+    """
+    try:
+        operations = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ParseError(ascii(content[:60]), "JSON") from None
+    for operation in operations if isinstance(operations, list) else [operations]:
+        fields = _FIELDS.get(str(operation.get("op"))) if isinstance(operation, dict) else None
+        wanted = {"op": str, "path": str} | (fields or {})
+        if fields is None or not all(type(operation.get(key)) is wanted[key] for key in wanted):
+            raise ParseError(repr(operation)[:60], "an operation of a simulation")
+    if not isinstance(operations, list):
+        raise ParseError(repr(operations)[:60], "a list of operations of a simulation")
+    return operations
 
 
 def check_operations(rootfd: int, operations: Sequence[Operation]) -> None:
@@ -143,7 +176,7 @@ def _is_fifo(parent: int, name: str) -> bool:
 
 
 def _append(operation: Operation, parent: int, name: str) -> None:
-    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(name, flags, dir_fd=parent), "wb") as file:
         file.truncate(operation["at"])
         file.seek(operation["at"])

@@ -16,12 +16,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from vfiohost import recording
-from vfiohost.errors import KernelError, UnsupportedError
+from vfiohost.errors import KernelError, ParseError, UnsupportedError
 from vfiohost.testing import locked_reads
 from vfiohost.testing.blueprint import Blueprint
 from vfiohost.testing.dispatch import settle
 from vfiohost.testing.machine import Machine
-from vfiohost.testing.redo import apply_operations, check_operations, write_new
+from vfiohost.testing.redo import apply_operations, check_operations, read_operations, write_new
 from vfiohost.testing.state import Pending, State
 from vfiohost.testing.tree import Tree, open_directory
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MARKER = ".vfiohost-sim"
 _STATE = f"{MARKER}/state.json"
+_REDO = f"{MARKER}/redo.json"
 _LOG = f"{MARKER}/stores.log"
 _SCRATCH = f"{MARKER}/new"
 
@@ -132,8 +133,11 @@ class Simulation:
     def _machine(self, tree: Tree) -> Machine:
         content = tree.content(_STATE)
         if content is None:
-            raise UnsupportedError(f"{self._sysfs.root} is damaged: {_STATE} is missing.")
-        state = State.from_text(content.decode())
+            raise self._damaged(_STATE, "it is missing.")
+        try:
+            state = State.from_text(content.decode("utf-8", "surrogateescape"))
+        except ParseError as error:
+            raise self._damaged(_STATE, error) from error
         return Machine(tree, state, self._blueprint, _nothing())
 
     @contextlib.contextmanager
@@ -154,8 +158,12 @@ class Simulation:
         marker = open_directory(self._sysfs.fd, MARKER)
         lock = -1
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            lock = os.open("lock", flags, 0o644, dir_fd=marker)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            try:
+                lock = os.open("lock", flags, 0o644, dir_fd=marker)
+            except PermissionError as error:
+                shown = self._sysfs.shown(f"{MARKER}/lock")
+                raise KernelError("open", error.errno or 0, shown) from error
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._redo(marker)
             yield
@@ -186,14 +194,24 @@ class Simulation:
             os.close(marker)
 
     def _redo(self, marker: int) -> None:
+        tree = Tree(self._sysfs.fd)
         try:
-            fd = os.open("redo.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=marker)
-        except FileNotFoundError:
-            return
-        with open(fd, "rb") as file:
-            operations = json.load(file)
+            if not tree.exists(_REDO):
+                return
+            content = tree.content(_REDO)
+        finally:
+            tree.close()
+        try:
+            operations = read_operations(b"" if content is None else content)
+        except ParseError as error:
+            raise self._damaged(_REDO, error) from error
         apply_operations(self._sysfs.fd, _SCRATCH, operations)
         os.unlink("redo.json", dir_fd=marker)
+
+    def _damaged(self, path: str, why: object) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self._sysfs.root} is damaged: {path}: {why} Make it again with `vfiohost sim`."
+        )
 
 
 def _settle(machine: Machine) -> None:

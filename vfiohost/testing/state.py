@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from math import isfinite
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import attrs
+
+from vfiohost.errors import ParseError
 
 Verb = Literal["none", "store", "load", "unload"]
 """What an operation asks; ``none`` while nobody asks anything."""
@@ -174,18 +178,72 @@ class State:
 
     @classmethod
     def from_text(cls, text: str) -> State:
-        """Read what :meth:`to_text` wrote."""
-        data: dict[str, Any] = json.loads(text)
-        return cls(
-            **data
-            | {
-                "open_files": [OpenFile(**each) for each in data["open_files"]],
-                "pending": [Pending(**each) for each in data["pending"]],
-                "faults": [Fault(**each) for each in data["faults"]],
-                "zombies": {uuid: Zombie(**each) for uuid, each in data["zombies"].items()},
-                "hidden": {path: Hidden(**each) for path, each in data["hidden"].items()},
-                "failing_probes": [
-                    (driver, address, errno) for driver, address, errno in data["failing_probes"]
-                ],
-            }
-        )
+        """Read what :meth:`to_text` wrote.
+
+        Nothing is taken on trust: whoever may write to the directory may write this, too.
+
+        Raises:
+            ParseError: it is something else.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ParseError(text[:60], "JSON") from None
+        state: State = _read(value, cls, "state")
+        return state
+
+
+def _read(value: Any, kind: Any, name: str) -> Any:
+    """Make a value of a type, as annotations name it, of plain JSON.
+
+    Args:
+        value: what JSON has.
+        kind: the type: one of the classes above, ``dict[str, T]``, ``list[T]``, a tuple, a union,
+            a ``Literal`` or a plain one.
+        name: of the value, for the message.
+
+    Raises:
+        ParseError: it is of another type.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    made: Any = _WRONG
+    if attrs.has(kind):
+        made = _read_object(value, kind)
+    elif origin in (dict, list, tuple):
+        made = _read_many(value, origin, args, name)
+    elif origin is UnionType:
+        made = None if value is None else _read(value, args[0], name)
+    elif _is_plain(value, kind):
+        made = value
+    if made is _WRONG:
+        raise ParseError(repr(value)[:60], f"what a simulation has as {name!r}")
+    return made
+
+
+def _read_object(value: Any, kind: Any) -> Any:
+    kinds = get_type_hints(kind)
+    needed = {field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING}
+    if isinstance(value, dict) and needed <= value.keys() <= kinds.keys():
+        return kind(**{key: _read(each, kinds[key], key) for key, each in value.items()})
+    return _WRONG
+
+
+def _read_many(value: Any, origin: Any, args: tuple[Any, ...], name: str) -> Any:
+    if origin is dict and isinstance(value, dict):
+        return {key: _read(each, args[1], name) for key, each in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_read(each, args[0], name) for each in value]
+    if origin is tuple and isinstance(value, list) and len(value) == len(args):
+        return tuple(_read(each, kind, name) for each, kind in zip(value, args, strict=True))
+    return _WRONG
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if kind is float:
+        return type(value) in (int, float) and isfinite(value)
+    return type(value) is kind
+
+
+_WRONG = object()

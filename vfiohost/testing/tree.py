@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 _KEPT_OPEN = 64
+_CONTENT_MAX = 64 << 20  # bytes: a sparse file must not fill the memory
 _MAX_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -183,7 +184,10 @@ class Tree:
             os.close(fd)
             return None
         with open(fd, "rb") as file:
-            return file.read()
+            content = file.read(_CONTENT_MAX + 1)
+        if len(content) > _CONTENT_MAX:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return content
 
     def target(self, path: str) -> str | None:
         """The text of a symbolic link, or ``None`` when there is none."""

@@ -15,6 +15,11 @@ _kept: dict[str, int] = {}
 """What :func:`keep` has opened in this worker."""
 
 
+def pid() -> int:
+    """The process id of the worker."""
+    return os.getpid()
+
+
 def run(command: list[str], stdin: str = "") -> dict[str, int | str]:
     """Run a program and return its ``status``, ``stdout`` and ``stderr``."""
     done = subprocess.run(command, input=stdin, check=False, capture_output=True, text=True)

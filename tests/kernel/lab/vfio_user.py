@@ -135,6 +135,16 @@ def close() -> None:
     _named.clear()
 
 
+def keep_open(path: str) -> None:
+    """Open a file for reading and keep it open, as a process that uses it does."""
+    _open.append(os.open(path, os.O_RDONLY))
+
+
+def pid() -> int:
+    """Tell the pid of this worker."""
+    return os.getpid()
+
+
 def group_flags(group: str) -> int:
     """Ask for a group's status: bit 0 is "viable", bit 1 "has a container"."""
     fd = os.open(f"/dev/vfio/{group}", os.O_RDWR)
