@@ -508,7 +508,8 @@ class Host:
         Args:
             devices: which.
             method: by this reset method alone, chosen for once (``flr``, ``pm``, ``bus``).
-            allow: words that permit what would be refused: ``host-driver``.
+            allow: words that permit what would be refused: ``host-driver``, and what such a
+                driver is used for (``storage``, ``network``, …).
             snapshot: the host as it is; by default a new scan.
 
         Raises:

@@ -9,6 +9,7 @@ from vfiohost.errors import NotFoundError, ParseError, UnsupportedError
 from vfiohost.model import ResetFacts, Snapshot, Unavailable
 from vfiohost.plan.reset import plan_reset
 from vfiohost.plan.types import Plan, WriteAttr
+from vfiohost.usage import Process, Usage, Use
 
 A10 = address("0000:65:00.0")
 IDLE = ResetFacts(has_reset=True, methods="flr bus", enable="0")
@@ -111,6 +112,25 @@ def test_enable_of_a_host_driver_says_nothing_and_the_driver_is_protected() -> N
     on_nvme, facts = host("nvme"), attrs.evolve(IDLE, enable="1")
     assert [r.code for r in refused(lambda: reset(on_nvme, facts))] == ["host-driver"]
     assert stores(reset(on_nvme, facts, None, "host-driver")) == [("reset", "1", None)]
+
+
+def test_what_a_host_driver_is_used_for_needs_its_own_word() -> None:
+    mount = Use("mount", str(A10), "nvme0n1 is mounted at /srv", "/proc/self/mountinfo")
+    mounted = attrs.evolve(host("nvme"), usage=Usage((str(A10),), (mount,)))
+    (found,) = refused(lambda: reset(mounted, IDLE, None, "host-driver"))
+    assert (found.code, found.kind) == ("in-use", "mount")
+    assert "--allow storage" in found.remedy
+    assert stores(reset(mounted, IDLE, None, "host-driver", "storage")) == [("reset", "1", None)]
+
+
+def test_a_vfio_user_is_named_and_permitted_by_no_word() -> None:
+    qemu = Process(42, "qemu-system-x86_64", "qemu-system-x86")
+    use = Use("vfio-user", str(A10), "/dev/vfio/15 is open", "/proc/42/fd/7", qemu)
+    used = attrs.evolve(host(), usage=Usage((str(A10),), (use,)))
+    facts = attrs.evolve(IDLE, enable="1")
+    (found,) = refused(lambda: reset(used, facts, None, "vfio-user"))
+    assert found.code == "vfio-user"
+    assert "in use by pid 42 (qemu-system-x86_64)" in found.sentence
 
 
 def test_a_bridge_is_refused() -> None:

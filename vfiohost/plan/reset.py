@@ -15,6 +15,7 @@ from vfiohost.plan.changes import CLEAR, DEVICES
 from vfiohost.plan.draft import find
 from vfiohost.plan.drivers import is_host_driver
 from vfiohost.plan.hazards import ALLOW_HOST_DRIVER, check_allow, read_binding
+from vfiohost.plan.in_use import ALLOW_VFIO_USER, use_refusals
 from vfiohost.plan.types import Expect, Plan, Store, WriteAttr
 from vfiohost.plan.words import counted, listed
 
@@ -38,12 +39,13 @@ def plan_reset(
     cannot be read back; that the kernel accepted it means that a method succeeded.
 
     Args:
-        snapshot: the host, with the details and mediated devices of the devices.
+        snapshot: the host, with the details, the usage and the mediated devices of the devices.
         devices: their addresses.
         facts: of each of them.
         method: one of the kernel's names (``flr``, ``bus``, ``pm``); by default those that are
             chosen, one after the other until one succeeds.
-        allow: hazards that are permitted: ``host-driver``.
+        allow: hazards that are permitted: ``host-driver``, and what such a driver is used for
+            (``storage``, ``network``, …).
 
     Raises:
         ParseError: an ``allow`` word is unknown.
@@ -140,7 +142,7 @@ def _hazards(
         yield now
         return
     if now.driver is not None and is_vfio_driver(now.driver):
-        yield from _vfio_user(device, facts)
+        yield from _vfio_user(snapshot, device, facts)
     elif now.driver is not None and is_host_driver(now.driver) and ALLOW_HOST_DRIVER not in allow:
         yield Refusal(
             "host-driver",
@@ -150,6 +152,9 @@ def _hazards(
             f"Take the driver away first (`vfiohost unbind {address}`), or permit it with "
             f"--allow {ALLOW_HOST_DRIVER}.",
         )
+    if snapshot.usage is not None:
+        # A VFIO user is another matter: no word permits a reset under it.
+        yield from use_refusals(snapshot.usage, [subject], allow | {ALLOW_VFIO_USER})
     number = len(snapshot.virtual_functions.get(address, ()))
     if number:
         yield Refusal(
@@ -170,8 +175,11 @@ def _hazards(
         )
 
 
-def _vfio_user(device: PciDevice, facts: ResetFacts) -> Iterator[Refusal]:
+def _vfio_user(snapshot: Snapshot, device: PciDevice, facts: ResetFacts) -> Iterator[Refusal]:
     """``enable`` is 1 while somebody has the device open (``vfio_pci_core_enable``)."""
+    uses = snapshot.usage.of([str(device.address)]) if snapshot.usage else ()
+    users = [str(use.process) for use in uses if use.kind == "vfio-user" and use.process]
+    who = listed(users) if users else "a VFIO user"
     if isinstance(facts.enable, Unavailable):
         yield Refusal(
             "unreadable",
@@ -184,7 +192,7 @@ def _vfio_user(device: PciDevice, facts: ResetFacts) -> Iterator[Refusal]:
         yield Refusal(
             "vfio-user",
             str(device.address),
-            f"{device.address} is in use by a VFIO user, a virtual machine for one: the kernel "
-            "would reset the device under it.",
+            f"{device.address} is in use by {who}, a virtual machine for one: the kernel would "
+            "reset the device under it.",
             "Shut that virtual machine down, or let it reset the device itself.",
         )
