@@ -67,6 +67,14 @@ KNOWN = {
             r"|0000:(0[0-2]|41|0[56]:00\.[1-3])\S* enable: nothing \| as it was"
         ),
     ),
+    "bind-before-the-end": Known(
+        "a removal lets go of the function's lock for a moment before it marks the function dead "
+        "(device_release_driver, then kill_device in device_del): who binds and has waited may get "
+        "in between, and is told of success; in the simulation the removal is always first",
+        re.compile(r"outcome: blocks, then ok, then ok \| blocks, then ok, then write ENODEV"),
+        re.compile(""),
+        re.compile(r"'\S+' > /sys/bus/pci/drivers/[^/]+/bind"),
+    ),
     "nvme-6.1-lets-go-later": Known(
         "before 6.2 nvme takes a virtual function that is offline, and lets go of it in the "
         "background; the simulation has its probe fail, as it does since",

@@ -112,6 +112,20 @@ def test_34_a_reset_waits_behind_a_stuck_unbind(host: Shell) -> None:
     assert [answer.errno for answer in host.kernel.answers[-4:]] == [0, 0, 22, 0]
 
 
+def test_40_a_reset_that_waited_for_a_removal_is_done(host: Shell) -> None:
+    # reset_store (drivers/pci/pci-sysfs.c) runs until its end, for which the removal waits
+    # (kernfs_drain); nothing in there asks whether the function is on its way out.
+    host.to_vfio(NVME)
+    path = f"sys/bus/pci/devices/{NVME}"
+    with host.kernel.open_device(NVME):
+        with pytest.raises(StoreTimeoutError):
+            host.echo("1", f"{path}/remove", timeout=0)
+        with pytest.raises(StoreTimeoutError):
+            reset(host, NVME, timeout=0)
+    assert not host.exists(path)
+    assert [answer.errno for answer in host.kernel.answers[-2:]] == [0, 0]
+
+
 def test_35_who_has_no_method_has_no_reset(host: Shell) -> None:
     with answers("ENOENT", "open"):
         reset(host, GPU_VFS[1])

@@ -75,7 +75,8 @@ def store_driver_override(machine: Machine, path: str, data: bytes) -> None:
     if len(data) >= kernel_text.PAGE_SIZE - 1:
         raise AnswerError(errno.EINVAL)
     text = kernel_text.c_string(data).split(b"\n", 1)[0].decode("utf-8", "surrogateescape")
-    machine.set_override(path, text)
+    if machine.tree.exists(path):  # else it has waited for the removal
+        machine.set_override(path, text)
 
 
 def store_new_id(machine: Machine, driver: str, data: bytes) -> None:

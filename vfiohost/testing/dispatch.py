@@ -136,11 +136,14 @@ def _resume(machine: Machine, number: int) -> int | None:
 
 
 def _check_still_there(machine: Machine) -> None:
-    """A write to an open attribute of a device that has gone is ENODEV (``kernfs_get_active``)."""
+    """A write to an open attribute of a device that has gone is ENODEV (``kernfs_get_active``).
+
+    A store that waits in there goes on: the removal waits for it in turn (``kernfs_drain``), or was
+    itself what took its attribute away.
+    """
     operation = machine.operation
-    # A removal that has begun goes on: it was itself what took its attribute away.
-    goes_on = machine.is_resumed and operation.path.endswith("/remove")
-    if operation.verb == "store" and not goes_on and not machine.tree.exists(operation.path):
+    is_new = operation.verb == "store" and not machine.is_resumed
+    if is_new and not machine.tree.exists(operation.path):
         raise AnswerError(errno.ENODEV)
 
 

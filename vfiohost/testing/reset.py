@@ -30,11 +30,15 @@ _LINK_STAYS_DOWN = frozenset({(0x1B36, 0x000C)})
 def store_reset(machine: Machine, path: str, data: bytes) -> None:
     """``reset_store`` and ``pci_reset_function``: whoever has the device is not asked.
 
+    Not even a removal that it has waited for: the device is only gone when the reset is over.
+
     Raises:
         BlockedError: an unbind of the device is stuck.
     """
     if kernel_text.unsigned(data, bits=64) != 1:
         raise AnswerError(errno.EINVAL)
+    if machine.is_resumed and not machine.tree.exists(path):
+        return
     methods = _methods(machine, path)
     if methods == []:
         raise AnswerError(errno.ENOTTY)

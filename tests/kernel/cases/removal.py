@@ -274,6 +274,32 @@ CASES = (
         ),
     ),
     Case(
+        "40-reset-waits",
+        (
+            *to_vfio(PCIE_NIC, "e1000e"),
+            Do(Open(PCIE_NIC)),
+            Do(remove(PCIE_NIC), "blocks"),
+            Do(reset(PCIE_NIC), "blocks"),
+            Do(Close()),
+            Do(Finish()),
+            Do(Finish()),
+            gone(PCIE_NIC),
+        ),
+    ),
+    Case(
+        "40-numvfs-waits",
+        (
+            *to_vfio(A10S[1], None),
+            Do(Open(A10S[1])),
+            Do(remove(A10S[1]), "blocks"),
+            Do(numvfs(1, A10S[1]), "blocks"),
+            Do(Close()),
+            Do(Finish()),
+            Do(Finish(), "write ENOENT"),
+            gone(A10S[1]),
+        ),
+    ),
+    Case(
         "41-vf",
         (
             Do(numvfs(1)),
