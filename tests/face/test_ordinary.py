@@ -199,20 +199,22 @@ def test_a_module_needs_its_capability(live: Path) -> None:
         ("CapEff:\t000001ffffffffff\n", "         0          0 4294967295\n", True),
         ("CapEff:\t000001fffffeffff\n", "         0          0 4294967295\n", False),
         ("CapEff:\t000001ffffffffff\n", "         0       1000          1\n", False),
+        ("CapEff:\t000001ffffffffff\n", None, True),
     ],
-    ids=["root", "root without it", "root of a user namespace"],
+    ids=["root", "root without it", "root of a user namespace", "no user namespaces"],
 )
 def test_whose_root_it_is(  # noqa: PLR0917
     live: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     status: str,
-    uid_map: str,
+    uid_map: str | None,
     is_enough: bool,  # noqa: FBT001
 ) -> None:
     proc = tmp_path_factory.mktemp("proc")
     (proc / "status").write_text(f"Name:\tx\n{status}")
-    (proc / "uid_map").write_text(uid_map)
+    if uid_map is not None:
+        (proc / "uid_map").write_text(uid_map)
     monkeypatch.setattr(permission, "_PROC", proc)
     plan = plan_of(LoadModule("vfio_pci", None, "so"))
     with Sysfs(live) as sysfs:

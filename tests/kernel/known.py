@@ -54,7 +54,7 @@ KNOWN = {
         re.compile(r"0000:0[34]:00\.[4-7] driver: vfio-pci \| as it was"),
         re.compile(
             r"outcome: ok \| write (EINVAL|ENODEV)"
-            r"|(driver vfio-pci|/dev/vfio|/sys/class/vfio(-dev)?): .* \| as it was"
+            r"|(driver vfio-pci|/dev/vfio(/devices)?|/sys/class/vfio(-dev)?): .* \| as it was"
         ),
     ),
     "stand-in-takes-all": Known(

@@ -172,7 +172,7 @@ def test_who_has_the_device_is_named(lab: Machine) -> None:
     pid = lab.call(guest.pid, worker="qemu")
     probes = probed(lab, layout.NIC, exits=11)
     assert [probe["cause"]["code"] for probe in probes] == ["busy"] * len(probes)
-    assert all(f"process {pid} (" in probe["cause"]["sentence"] for probe in probes)
+    assert all(f"pid {pid} (" in probe["cause"]["sentence"] for probe in probes)
     lab.call(vfio_user.close, worker="qemu")
     assert all(probe["usable"] for probe in probed(lab, layout.NIC))
 

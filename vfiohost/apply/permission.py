@@ -70,11 +70,17 @@ def _check_module(sysfs: Sysfs, name: str) -> None:
         return
     status = (_PROC / "status").read_bytes().splitlines()
     effective = next(line.split()[1] for line in status if line.startswith(b"CapEff:"))
-    # In a user namespace of its own a process has capabilities over nothing that matters here.
-    is_initial = (_PROC / "uid_map").read_bytes().split() == _EVERYBODY
-    if not (is_initial and int(effective, 16) >> _CAP_SYS_MODULE & 1):
+    if not (_is_in_initial_namespace() and int(effective, 16) >> _CAP_SYS_MODULE & 1):
         words = "To load it needs root of the host itself, with the capability CAP_SYS_MODULE."
         raise KernelError("load", errno.EPERM, name, words)
+
+
+def _is_in_initial_namespace() -> bool:
+    """In a user namespace of its own a process has capabilities over nothing that matters here."""
+    try:
+        return (_PROC / "uid_map").read_bytes().split() == _EVERYBODY
+    except FileNotFoundError:
+        return True  # a kernel without CONFIG_USER_NS
 
 
 def _check_own(sysfs: Sysfs, path: str) -> None:
