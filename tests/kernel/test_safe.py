@@ -88,8 +88,12 @@ def test_unbind_lock_is_given_back_when_a_later_step_fails(lab: Machine) -> None
     lab.call(guest.load, "nvidia")
     lab.call(guest.load, "nouveau")
     parameter(lab, "nouveau", "probe_errno", "5")
-    vfiohost(lab, "bind", layout.NIC, A10, "--driver", "nouveau", exits=1)
+    done = lab.call(product.vfiohost, "--json", "bind", A10, "--driver", "nouveau")
+    said = json.loads(done["stdout"])
     lock = f"/proc/driver/nvidia/gpus/{A10}/unbindLock"
+    steps = zip(said["plan"]["steps"], said["report"]["results"], strict=True)
+    outcomes = [result["outcome"] for step, result in steps if f"/{step.get('path')}" == lock]
+    assert (done["status"], outcomes) == (1, ["undone"])
     assert (driver(lab, A10), lab.call(guest.read, lock)) == ("nvidia", "0\n")
 
 
