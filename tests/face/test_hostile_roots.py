@@ -10,22 +10,21 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import socket
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadline import deadline
 from tests.native.trees import Lookout
 from tests.simulation.pictures import picture
 from vfiohost import testing
 from vfiohost.cli import parser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.face.support import Maker, Runner
 
@@ -222,20 +221,6 @@ ROOTS = [
 ]
 
 
-@contextmanager
-def deadline() -> Iterator[None]:
-    def fail(*_: object) -> None:
-        pytest.fail(f"still at it after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A canary: whatever is written, made or opened here was reached from the root."""
@@ -247,7 +232,7 @@ def outside(tmp_path: Path) -> Path:
 
 def check(run: Runner, verb: str, root: Path) -> None:
     argv = [*verb.split(), *ARGUMENTS.get(verb, "").split(), "--timeout", "1"]
-    with deadline():
+    with deadline(SECONDS):
         ran = run(*argv, root=root)
     assert ran.code in range(12), ran.err
     assert ran.code == 0 or ran.err

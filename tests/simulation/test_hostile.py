@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadline import deadline
 from tests.simulation.hosts import GPU_VFS, NIC, NVME, UUID, Shell, answers
 from tests.simulation.pictures import picture
 from vfiohost.errors import UnsupportedError, VfioHostError
 from vfiohost.testing import SimulatedKernel, is_simulation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 DEVICE = f"sys/devices/pci0000:00/0000:00:01.0/{NIC}"
@@ -27,22 +27,6 @@ def sparse(path: Path) -> None:
     """Make a file of 16 GiB that takes no room."""
     with path.open("wb") as file:
         file.truncate(16 << 30)
-
-
-@contextlib.contextmanager
-def deadline(seconds: int) -> Iterator[None]:
-    """Fail when the block takes longer, whatever system call it waits in."""
-
-    def fail(*_: object) -> None:
-        pytest.fail(f"still at it after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
