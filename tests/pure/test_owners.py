@@ -37,6 +37,13 @@ def test_who_is_meant(owner: str | None, mode: str | None, wanted: Ownership) ->
     assert parse_ownership(owner, mode, PASSWD, GROUP) == wanted
 
 
+@pytest.mark.parametrize("owner", ["root", "root:root", "0:root", "0:0"])
+def test_root_is_known_without_files(owner: str) -> None:
+    wanted = Ownership(0, 0 if ":" in owner else None)
+    assert parse_ownership(owner, None, "", "") == wanted
+    assert parse_ownership("root", None, "root:x:7:7::/:\n", "") == Ownership(7)
+
+
 @pytest.mark.parametrize(
     ("owner", "mode"),
     [

@@ -42,6 +42,8 @@ def parse_ownership(owner: str | None, mode: str | None, passwd: str, group: str
         passwd: the host's ``etc/passwd``.
         group: the host's ``etc/group``.
 
+    ``root`` is known without the files, as user and as group.
+
     Raises:
         ParseError: one of them cannot be what it should be.
         NotFoundError: there is no such user or group.
@@ -71,6 +73,8 @@ def _numbers(text: str) -> dict[str, int]:
 def _number(text: str, kind: str, known: Mapping[str, int]) -> int:
     if text in known:
         return known[text]
+    if text == "root":
+        return 0  # on every Linux, whatever files a recording or a container has
     if text.isascii() and text.isdecimal():
         if int(text) > _MOST:
             raise ParseError(text, f"the number of a {kind}, at most {_MOST}", where="--owner")
