@@ -82,7 +82,8 @@ def carry_out(
 
     def progress(result: StepResult) -> None:
         session.waits.clear()
-        output.notes([f"{result.outcome:<8} {step_line(result.step, session.root)}"])
+        line = f"{result.outcome:<8} {step_line(result.step, session.root)}"
+        session.aside.say(output.text([line]))
 
     with session.writing() as is_cancelled, ExitStack() as stack:
         stack.callback(session.waits.clear)

@@ -60,7 +60,7 @@ class Output:
         Returns:
             Whether they got there. A reader that went away (``| head``) is no failure.
         """
-        return self._write(sys.stdout, self._text(lines))
+        return self._write(sys.stdout, self.text(lines))
 
     def document(self, text: str) -> bool:
         """Write a text that is made for a file to stdout, as it is; else as :meth:`lines`."""
@@ -81,7 +81,7 @@ class Output:
 
     def notes(self, lines: Iterable[str]) -> None:
         """Print lines on stderr; nobody is there to be told when that fails."""
-        self._write(sys.stderr, self._text(lines))
+        self._write(sys.stderr, self.text(lines))
 
     def problems(self, problems: Sequence[Problem], *, every: bool) -> None:
         """Print the problems of a scan on stderr, a few of them or every one."""
@@ -90,7 +90,8 @@ class Output:
         if left := len(problems) - len(shown):
             self.notes([f"vfiohost: warning: and {left} more (-v shows all)"])
 
-    def _text(self, lines: Iterable[str]) -> str:
+    def text(self, lines: Iterable[str]) -> str:
+        """Lines as they are printed: harmless, and with the root in the commands they advise."""
         text = "".join(f"{_harmless(line)}\n" for line in lines)
         return self._rooted(text, printable(quote(self.root)))
 

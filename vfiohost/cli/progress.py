@@ -14,6 +14,7 @@ from vfiohost.render.table import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vfiohost.cli.aside import Aside
     from vfiohost.plan.types import Plan, Step
 
 PATIENCE = 1.0
@@ -29,11 +30,15 @@ class Waits:
     Nothing is said where stderr is no terminal, and nothing of a wait that ends in a second.
 
     Args:
+        aside: where it is said.
         users: who uses the device of a step; asked when the wait for it has become long.
         wanted: whether anything may be said at all.
     """
 
-    def __init__(self, users: Callable[[Step], tuple[str, ...]], *, wanted: bool) -> None:
+    def __init__(
+        self, aside: Aside, users: Callable[[Step], tuple[str, ...]], *, wanted: bool
+    ) -> None:
+        self._aside = aside
         self._users = users
         self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
         self._where = self._what = ""
@@ -73,16 +78,10 @@ class Waits:
     def clear(self) -> None:
         """Take the line away."""
         if self._is_shown:
-            sys.stderr.write(_CLEAR)
-            sys.stderr.flush()
+            self._aside.say(_CLEAR)
             self._is_shown = False
 
     def _show(self, line: str) -> None:
         width = shutil.get_terminal_size().columns
-        try:
-            sys.stderr.write(_CLEAR + printable(line)[: width - 1])
-            sys.stderr.flush()
-        except (OSError, UnicodeEncodeError):
-            self._wanted = False  # a terminal that went away, or cannot show it
-            return
-        self._is_shown = True
+        if self._aside.show(_CLEAR + printable(line)[: width - 1]):
+            self._is_shown = True

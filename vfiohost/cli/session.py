@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator
 
+    from vfiohost.cli.aside import Aside
     from vfiohost.cli.options import Options
     from vfiohost.cli.output import Output
     from vfiohost.cli.progress import Waits
@@ -74,15 +76,27 @@ class Session:
         self.problems.update(dict.fromkeys(snapshot.problems))
         return snapshot
 
-    def writing(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Get ready to write: the right kernel answers, and signals do not kill.
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[], bool]]:
+        """Get ready to write: the right kernel answers, and neither signal nor terminal kills.
 
-        Returns:
-            A context that gives the question whether to stop between two steps.
+        Yields:
+            The question whether to stop between two steps.
         """
         self.host.kernel = _simulated(self.root) or self.host.kernel
         self.host.kernel.give_up = self._give_up
-        return self.interruption.caught()
+        try:
+            with self.interruption.caught() as is_cancelled:
+                yield is_cancelled
+        finally:
+            self.aside.finish()
+
+    @cached_property
+    def aside(self) -> Aside:
+        """Where is said what cannot wait for a reader."""
+        from vfiohost.cli.aside import Aside
+
+        return Aside(sys.stderr)
 
     @cached_property
     def waits(self) -> Waits:
@@ -90,7 +104,7 @@ class Session:
         from vfiohost.cli.progress import Waits
 
         wanted = not self.options.quiet and not self.output.json
-        return Waits(self.host.users_of, wanted=wanted)
+        return Waits(self.aside, self.host.users_of, wanted=wanted)
 
     def gives_up_lock(self, began: float) -> bool:
         """Whether a signal came while the lock was waited for, where nothing has begun."""
