@@ -235,8 +235,13 @@ class Kernel(Protocol):
             UnsupportedError: the file is not on a sysfs.
         """
 
-    def load_module(self, name: str, *, timeout: float) -> None:
+    def load_module(self, name: str, *, timeout: float, keep_fd: int | None = None) -> None:
         """Load a kernel module and those that it needs. One that is loaded already is no error.
+
+        Args:
+            name: the module.
+            timeout: seconds to wait for it.
+            keep_fd: as for :meth:`store`, until loading has ended.
 
         Raises:
             KernelError: it could not be loaded (``op`` is ``load``).
@@ -274,11 +279,11 @@ class LiveKernel:
             shown=self._sysfs.shown(path),
         )
 
-    def load_module(self, name: str, *, timeout: float) -> None:
+    def load_module(self, name: str, *, timeout: float, keep_fd: int | None = None) -> None:
         """See :meth:`Kernel.load_module`. Below a root other than ``/``, ``modprobe -d ROOT``."""
         self.check_writable()
         began = time.monotonic()
-        process = _start_modprobe(name, self._sysfs.root)
+        process = _start_modprobe(name, self._sysfs.root, keep_fd)
         _loading.append(process)
         try:
             said = _communicate(process, began, timeout, self.give_up)
@@ -297,7 +302,7 @@ class LiveKernel:
 _loading: list[subprocess.Popen[bytes]] = []
 
 
-def _start_modprobe(name: str, root: str) -> subprocess.Popen[bytes]:
+def _start_modprobe(name: str, root: str, keep_fd: int | None) -> subprocess.Popen[bytes]:
     where = [] if root == "/" else ["-d", root]
     try:
         return subprocess.Popen(  # noqa: S603 - no shell, and "--" ends the options
@@ -307,6 +312,7 @@ def _start_modprobe(name: str, root: str) -> subprocess.Popen[bytes]:
             stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
             start_new_session=True,
+            pass_fds=() if keep_fd is None else (keep_fd,),
         )
     except OSError as error:  # no process was started: nothing was loaded
         raise KernelError("load", error.errno or 0, name, "modprobe did not start.") from error

@@ -129,7 +129,9 @@ class FakeKernel:
         self.keep_fds.append(keep_fd)
         self._answer(path, value, timeout, lambda: self._act(path, value))
 
-    def load_module(self, name: str, *, timeout: float) -> None:
+    def load_module(self, name: str, *, timeout: float, keep_fd: int | None = None) -> None:
+        self.keep_fds.append(keep_fd)
+
         def load() -> None:
             if not (self.root / DRIVERS / name.replace("_", "-")).exists():
                 add_driver(self.root, name.replace("_", "-"))

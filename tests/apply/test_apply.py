@@ -120,6 +120,7 @@ def test_the_lock_is_held_during_each_store_and_free_afterwards(bench: Bench) ->
     bench.kernel.before_store = try_it
     bench.apply(bind_plan(GPU))
     assert len(bench.kernel.log) == 4
+    assert len(bench.kernel.keep_fds) == 4  # modprobe's, too
     assert all(isinstance(fd, int) for fd in bench.kernel.keep_fds)
     with lock.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

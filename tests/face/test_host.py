@@ -279,8 +279,8 @@ class Overtaken:
     def check_writable(self) -> None:
         self.kernel.check_writable()
 
-    def load_module(self, name: str, *, timeout: float) -> None:
-        self.kernel.load_module(name, timeout=timeout)
+    def load_module(self, name: str, *, timeout: float, keep_fd: int | None = None) -> None:
+        self.kernel.load_module(name, timeout=timeout, keep_fd=keep_fd)
 
     def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
         self.kernel.store(path, value, timeout=timeout)

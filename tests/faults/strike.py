@@ -241,7 +241,10 @@ def _die() -> None:
 
 
 def _later(work: Callable[[], None]) -> int:
-    """Do something in a process that outlives this one; gives its pid."""
+    """Do something in a process that outlives this one; gives its pid.
+
+    It inherits the lock, which a store's helper and ``modprobe`` keep until they end, too.
+    """
     child = os.fork()
     if child == 0:
         try:

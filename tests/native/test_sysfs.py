@@ -6,6 +6,8 @@ import math
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,14 @@ import pytest
 
 from tests.native.trees import ordinary_user
 from vfiohost import sysfs as module
-from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
+from vfiohost.errors import (
+    KernelError,
+    LockBusyError,
+    NotFoundError,
+    StoreTimeoutError,
+    UnsupportedError,
+)
+from vfiohost.journal import lock
 from vfiohost.sysfs import LiveKernel, Sysfs
 
 if TYPE_CHECKING:
@@ -245,6 +254,41 @@ def test_a_modprobe_that_is_given_up(modprobe: Callable[[str], LiveKernel]) -> N
     assert caught.value.timeout < 20
     os.kill(caught.value.pid, signal.SIGKILL)
     assert_that_the_next_load_collects_it(modprobe("exit 0"))
+
+
+LOADS = """\
+import sys
+from vfiohost import sysfs as module
+from vfiohost.journal import lock
+from vfiohost.sysfs import LiveKernel, Sysfs
+
+module._modprobe = lambda: sys.argv[2]
+Sysfs.is_live = lambda _: True
+with Sysfs(sys.argv[1]) as sysfs, lock(sysfs, purpose="bind 65:00.0") as fd:
+    LiveKernel(sysfs).load_module("vfio_pci", timeout=60, keep_fd=fd)
+"""
+
+
+def test_a_modprobe_keeps_the_lock_of_a_caller_that_is_killed(
+    modprobe: Callable[[str], LiveKernel], sysfs: Sysfs, tmp_path: Path
+) -> None:
+    """What it loads may take devices, so that nobody may plan and bind meanwhile."""
+    os.mkfifo(tmp_path / "gate")
+    modprobe(f"read line < {shlex.quote(str(tmp_path / 'gate'))}; exit 0")
+    words = (sys.executable, "-c", LOADS, sysfs.root, str(tmp_path / "modprobe"))
+    with subprocess.Popen(words) as caller:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "called").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        caller.kill()
+    said = r"bind 65:00\.0.*it has ended, but a helper process"
+    with pytest.raises(LockBusyError, match=said), lock(sysfs, purpose="a test"):
+        pass
+    with (tmp_path / "gate").open("w"):
+        pass
+    with lock(sysfs, purpose="a test", wait=30):
+        pass
 
 
 def test_a_modprobe_may_take_for_ever(

@@ -311,7 +311,7 @@ class Transaction:
         self._tell(index, back=False)
         if isinstance(step, LoadModule):
             with self._waiting(index, f"Loading module {step.name}"):
-                self._kernel.load_module(step.name, timeout=self._timeout)
+                self._kernel.load_module(step.name, timeout=self._timeout, keep_fd=self._keep_fd)
         elif isinstance(step, SetNodes):
             for node in await_nodes(self._sysfs, str(step.address), timeout=self._timeout):
                 set_node(self._sysfs, node, step.uid, step.gid, step.mode)

@@ -215,8 +215,14 @@ class SimulatedKernel:
                 raise KernelError("open", answer.errno, self.sysfs.shown(path)) from None
         return OpenAttribute(self, path, resolved)
 
-    def load_module(self, name: str, *, timeout: float) -> None:
-        """Load a module and those that it needs, as ``modprobe`` would.
+    def load_module(
+        self,
+        name: str,
+        *,
+        timeout: float,
+        keep_fd: int | None = None,  # noqa: ARG002 - part of the protocol
+    ) -> None:
+        """Load a module and those that it needs, as ``modprobe`` would; ``keep_fd`` as in a store.
 
         Raises:
             KernelError: the host has no such module (ENOENT), or a fault was injected.
