@@ -13,8 +13,7 @@ import pytest
 from tests.face.ordinary import as_nobody, readable_by_all
 from tests.native.trees import ordinary_user
 from tests.simulation.pictures import picture
-from vfiohost import native
-from vfiohost.apply import permission
+from vfiohost import native, privilege
 from vfiohost.apply.permission import check_permission
 from vfiohost.errors import ApplyError, KernelError
 from vfiohost.host import Host
@@ -215,7 +214,7 @@ def test_whose_root_it_is(  # noqa: PLR0917
     (proc / "status").write_text(f"Name:\tx\n{status}")
     if uid_map is not None:
         (proc / "uid_map").write_text(uid_map)
-    monkeypatch.setattr(permission, "_PROC", proc)
+    monkeypatch.setattr(privilege, "_PROC", proc)
     plan = plan_of(LoadModule("vfio_pci", None, "so"))
     with Sysfs(live) as sysfs:
         if is_enough:

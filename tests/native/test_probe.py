@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -16,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pure.hosts import a10, address, rtx
-from vfiohost import native, vfio
+from vfiohost import native, privilege, vfio
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.probe import causes, helper, probe, steps
 from vfiohost.probe.probing import verdict
 from vfiohost.probe.types import Failure, Probe, Region
+from vfiohost.probe.users import Nodes
 from vfiohost.render.probes import probe_lines
 from vfiohost.sysfs import Sysfs
 
@@ -194,6 +196,9 @@ CAUSES = [
     ("ioctl", errno.ENODEV, "GROUP_GET_DEVICE_FD", "not-bound"),
     ("ioctl", errno.EACCES, "GROUP_GET_DEVICE_FD", "vf-token"),
     ("ioctl", errno.EPERM, "DEVICE_BIND_IOMMUFD", "busy"),
+    ("ioctl", errno.EPERM, "GROUP_SET_CONTAINER", "busy"),
+    ("ioctl", errno.EPERM, "IOMMU_MAP_DMA", "kernel"),
+    ("ioctl", errno.EINVAL, "GROUP_GET_DEVICE_FD", "kernel"),
     ("ioctl", errno.EBUSY, "DEVICE_BIND_IOMMUFD", "busy"),
     ("ioctl", errno.EAGAIN, "DEVICE_BIND_IOMMUFD", "releasing"),
     ("ioctl", errno.EINVAL, "DEVICE_RESET", "no-reset"),
@@ -201,14 +206,33 @@ CAUSES = [
 ]
 
 
+NODES = Nodes("dev/vfio/15", "dev/vfio/devices/vfio0", ("dev/vfio/devices/vfio1",))
+
+
 def explained(
-    root: Path, failure: Failure, device: PciDevice = DEVICE, group: IommuGroup | None = None
+    root: Path,
+    failure: Failure,
+    device: PciDevice = DEVICE,
+    group: IommuGroup | None = None,
+    **context: Any,
 ) -> Cause:
     with Sysfs(root) as sysfs:
-        context = causes.Context(sysfs, device, group, ("dev/vfio/15",))
-        return causes.explain(failure, context)
+        known = causes.Context(sysfs, device, group, **{"nodes": NODES, **context})
+        return causes.explain(failure, known)
 
 
+@pytest.fixture
+def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process may lock 64 KiB of memory, and nothing makes it exempt; gives its status."""
+    status = tmp_path / "self/status"
+    status.parent.mkdir()
+    status.write_text("CapEff:\t000001ffffffbfff\n")
+    monkeypatch.setattr(privilege, "_PROC", status.parent)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (65536, 65536))
+    return status
+
+
+@pytest.mark.usefixtures("limited")
 @pytest.mark.parametrize(("op", "number", "ioctl", "code"), CAUSES)
 def test_each_errno_has_a_sentence_and_a_remedy(
     tmp_path: Path, op: str, number: int, ioctl: str | None, code: str
@@ -228,25 +252,194 @@ def test_who_blocks_a_group_is_named(tmp_path: Path) -> None:
     assert "0000:01:00.1 on snd_hda_intel" in cause.sentence
 
 
-def test_without_an_iommu_it_takes_a_capability(tmp_path: Path) -> None:
-    cause = explained(tmp_path, Failure("open", errno.EPERM, "/dev/vfio/noiommu-3", None))
+def test_only_who_blocks_a_group_is_named(tmp_path: Path) -> None:
+    """Not the bridge, not the functions without a driver, not those on VFIO or pci-stub."""
+    card = rtx()
+    group = card.groups[1]
+    drivers: list[str | None] = ["vfio-pci", "snd_hda_intel", None, "pci-stub"]
+    functions = [m for m in group.members if not m.is_bridge]
+    members = [attrs.evolve(m, driver=d) for m, d in zip(functions, drivers, strict=True)]
+    bridges = [m for m in group.members if m.is_bridge]
+    group = attrs.evolve(group, members=(*bridges, *members))
+    for ioctl, number in (
+        ("GROUP_SET_CONTAINER", errno.EPERM),
+        ("DEVICE_BIND_IOMMUFD", errno.EPERM),
+        ("GROUP_GET_DEVICE_FD", errno.EINVAL),
+    ):
+        failure = Failure("ioctl", number, "/dev/vfio/1", ioctl)
+        cause = explained(tmp_path, failure, members[0], group)
+        assert cause.sentence == (
+            "IOMMU group 1 is not viable: 0000:01:00.1 on snd_hda_intel is a host driver's."
+        )
+
+
+def test_a_group_of_one_device_is_nobody_elses(tmp_path: Path) -> None:
+    failure = Failure("ioctl", errno.EPERM, "/dev/vfio/devices/vfio0", "DEVICE_BIND_IOMMUFD")
+    alone = attrs.evolve(NODES, others=())
+    cause = explained(tmp_path, failure, nodes=alone)
+    assert (cause.code, "iommufd" in cause.remedy) == ("unsafe-interrupts", True)
+
+
+@pytest.mark.parametrize("ioctl", [None, "GROUP_SET_CONTAINER", "SET_IOMMU"])
+def test_without_an_iommu_it_takes_a_capability(tmp_path: Path, ioctl: str | None) -> None:
+    path = "/dev/vfio/vfio" if ioctl == "SET_IOMMU" else "/dev/vfio/noiommu-3"
+    failure = Failure("ioctl" if ioctl else "open", errno.EPERM, path, ioctl)
+    cause = explained(tmp_path, failure, nodes=Nodes("dev/vfio/noiommu-3"))
+    assert cause.code == "permission"
     assert "CAP_SYS_RAWIO" in cause.sentence
 
 
-def test_who_has_it_open_is_named(tmp_path: Path) -> None:
-    for pid, target in ((4242, "/dev/vfio/15"), (4243, "/dev/null"), (4244, "/dev/vfio/16")):
-        fds = tmp_path / f"proc/{pid}/fd"
-        fds.mkdir(parents=True)
-        (fds / "7").symlink_to(target)
-        (fds.parent / "comm").write_text("qemu\n")
-    cause = explained(tmp_path, Failure("open", errno.EBUSY, "/dev/vfio/15", None))
-    assert "by pid 4242 ([qemu])." in cause.sentence
+def has_open(root: Path, pid: int, *targets: str, fdinfo: str = "") -> None:
+    """Let a process of a recorded host have files open."""
+    fds = root / f"proc/{pid}/fd"
+    fds.mkdir(parents=True)
+    (fds.parent / "comm").write_text("qemu\n")
+    (fds.parent / "fdinfo").mkdir()
+    for number, target in enumerate(targets, 7):
+        (fds / str(number)).symlink_to(target)
+        (fds.parent / f"fdinfo/{number}").write_text(fdinfo)
 
 
-def test_the_limit_is_told(tmp_path: Path) -> None:
-    cause = explained(tmp_path, Failure("ioctl", errno.ENOMEM, "/dev/vfio/vfio", "IOMMU_MAP_DMA"))
-    assert "RLIMIT_MEMLOCK is " in cause.sentence
+ANON = "anon_inode:[vfio-device]"
+BUSY = Failure("open", errno.EBUSY, "/dev/vfio/15", None)
+
+
+def test_who_has_it_open_is_named_and_nobody_else(tmp_path: Path) -> None:
+    has_open(tmp_path, 1)
+    has_open(tmp_path, 4242, "/dev/vfio/15", ANON)
+    has_open(tmp_path, 4243, "/dev/null")
+    has_open(tmp_path, 4244, "/dev/vfio/16", ANON)
+    has_open(tmp_path, 4245, "/dev/vfio/devices/vfio1")  # another device of the group
+    has_open(tmp_path, 4246, "/dev/vfio/devices/vfio7")
+    has_open(tmp_path, 4247, "/dev/vfio/15")  # the helper of this very probe
+    cause = explained(tmp_path, BUSY, prober=4247)
+    assert cause.sentence == (
+        f"{A10} or another device of its group is in use: pid 4242 ([qemu]) has /dev/vfio/15 open "
+        "and pid 4245 ([qemu]) has /dev/vfio/devices/vfio1 open."
+    )
+    assert "Shut that virtual machine down" in cause.remedy
+
+
+@pytest.mark.parametrize(
+    ("number", "node"),
+    [
+        (errno.EBUSY, "/dev/vfio/15"),
+        (errno.EINVAL, "/dev/vfio/devices/vfio0"),
+        (errno.EPERM, "/dev/vfio/devices/vfio1"),
+    ],
+)
+def test_each_errno_blames_those_of_one_node(tmp_path: Path, number: int, node: str) -> None:
+    has_open(tmp_path, 1)
+    names = ("/dev/vfio/15", "/dev/vfio/devices/vfio0", "/dev/vfio/devices/vfio1")
+    for pid, name in enumerate(names, 4242):
+        has_open(tmp_path, pid, name)
+    failure = Failure("ioctl", number, "/dev/vfio/devices/vfio0", "DEVICE_BIND_IOMMUFD")
+    sentence = explained(tmp_path, failure).sentence
+    assert f"in use: pid {4242 + names.index(node)} ([qemu]) has {node} open." in sentence
+    assert sentence.count("pid ") == 1
+
+
+def test_who_kept_the_device_and_closed_the_group_is_named_where_the_kernel_says(
+    tmp_path: Path,
+) -> None:
+    has_open(tmp_path, 1)
+    has_open(tmp_path, 4242, ANON, fdinfo=f"vfio-device-syspath: /{DEVICE.path}\n")
+    has_open(tmp_path, 4243, ANON, fdinfo="vfio-device-syspath: /sys/devices/other\n")
+    sentence = explained(tmp_path, BUSY).sentence
+    assert "pid 4242 ([qemu]) has the device open." in sentence
+    assert "4243" not in sentence
+
+
+def test_that_it_cannot_be_told_is_said(tmp_path: Path) -> None:
+    has_open(tmp_path, 4244, "/dev/vfio/16", ANON)  # and no process 1: others are hidden
+    cause = explained(tmp_path, BUSY)
+    assert "by whom cannot be told" in cause.sentence
+    assert "Process 1 is not in /proc" in cause.sentence
+    assert "4244" not in cause.sentence
+    assert f"vfiohost holders {A10}" in cause.remedy
+
+
+def test_the_limit_is_told(tmp_path: Path, limited: Path) -> None:
+    failure = Failure("ioctl", errno.ENOMEM, "/dev/vfio/vfio", "IOMMU_MAP_DMA")
+    cause = explained(tmp_path, failure)
+    assert "RLIMIT_MEMLOCK is 65536 bytes" in cause.sentence
     assert "bytes for this probe" in cause.remedy
+    limited.write_text("CapEff:\t000001ffffffffff\n")  # CAP_IPC_LOCK
+    assert explained(tmp_path, failure).code == "kernel"
+
+
+def test_no_limit_is_not_to_blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    failure = Failure("ioctl", errno.ENOMEM, "/dev/iommu", "IOAS_MAP")
+    cause = explained(tmp_path, failure)
+    assert cause.code == "kernel"
+    assert "RLIMIT" not in cause.sentence
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    path = tmp_path / "dev/vfio/15"
+    path.parent.mkdir(parents=True)
+    path.touch(0o600)
+    return path
+
+
+def whose(node: Path) -> str:
+    status = node.stat()
+    return f"(it belongs to {status.st_uid}:{status.st_gid} and has mode "
+
+
+def test_whose_a_node_is_and_how_to_get_it(
+    tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.chmod(0o620)
+    monkeypatch.setattr(os, "geteuid", lambda: 64055)
+    monkeypatch.setattr(os, "getegid", lambda: 64055)
+    monkeypatch.setattr(os, "getgroups", list)
+    cause = explained(tmp_path, Failure("open", errno.EACCES, str(node), None))
+    assert f"by user 64055 {whose(node)}0620)." in cause.sentence
+    assert "make this user the owner, with mode 0620 as before" in cause.remedy
+    assert f"`vfiohost bind {A10} --owner 64055`" in cause.remedy
+
+
+def test_an_owner_without_permission_needs_a_mode(tmp_path: Path, node: Path) -> None:
+    node.chmod(0o400)
+    cause = explained(tmp_path, Failure("open", errno.EACCES, str(node), None))
+    assert f"`vfiohost bind {A10} --mode 0600`" in cause.remedy
+
+
+def test_what_owner_and_mode_permit_is_denied_by_another(tmp_path: Path, node: Path) -> None:
+    cause = explained(tmp_path, Failure("open", errno.EACCES, str(node), None))
+    assert f"although owner and mode permit it {whose(node)}0600)" in cause.sentence
+    assert "SELinux" in cause.sentence
+    assert "--owner" not in cause.remedy
+    cause = explained(tmp_path, Failure("open", errno.EPERM, str(node), None))
+    assert "device cgroup" in cause.sentence
+    assert f"{whose(node)}0600)" in cause.sentence
+    assert "--owner" not in cause.remedy
+
+
+@pytest.mark.parametrize("name", ["vfio/vfio", "iommu"])
+def test_a_node_that_is_of_no_device_is_not_given_away_with_one(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "dev" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)
+    monkeypatch.setattr(os, "geteuid", lambda: 64055)
+    cause = explained(tmp_path, Failure("open", errno.EACCES, str(path), None))
+    assert "--owner" not in cause.remedy
+    assert "udev" in cause.remedy
+
+
+def test_whose_token_it_is(tmp_path: Path) -> None:
+    failure = Failure("ioctl", errno.EACCES, "/dev/vfio/15", "GROUP_GET_DEVICE_FD")
+    vf = attrs.evolve(DEVICE, physfn=address("0000:65:00.7"))
+    assert "belongs to 0000:65:00.7" in explained(tmp_path, failure, vf).sentence
+    assert "has virtual functions that VFIO users" in explained(tmp_path, failure).sentence
+    assert "is another" in explained(tmp_path, failure, vf, vf_token=True).sentence
+    wrong = Failure("ioctl", errno.EINVAL, "/dev/vfio/15", "GROUP_GET_DEVICE_FD")
+    assert explained(tmp_path, wrong, vf_token=True).code == "vf-token"
 
 
 REQUEST = steps.Request("/", str(A10), 15, None, reset=False, vf_token=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfiohost import native
@@ -12,15 +11,13 @@ from vfiohost.apply.unfinished import nothing_done
 from vfiohost.errors import ApplyError, KernelError
 from vfiohost.journal import JOURNAL_PATH, LOCK_PATH
 from vfiohost.plan.types import LoadModule, WriteAttr
+from vfiohost.privilege import CAP_SYS_MODULE, has_capability
 
 if TYPE_CHECKING:
     from vfiohost.plan.types import Plan
     from vfiohost.sysfs import Sysfs
 
 _LACKING = (errno.EACCES, errno.EPERM, errno.EROFS)
-_PROC = Path("/proc/self")
-_EVERYBODY = [b"0", b"0", b"4294967295"]  # the uid_map of the initial user namespace
-_CAP_SYS_MODULE = 16  # include/uapi/linux/capability.h
 
 
 def check_permission(plan: Plan, sysfs: Sysfs) -> None:
@@ -66,21 +63,9 @@ def _check_attribute(sysfs: Sysfs, path: str) -> None:
 
 def _check_module(sysfs: Sysfs, name: str) -> None:
     """Ask for CAP_SYS_MODULE, which ``init_module(2)`` needs (``kernel/module/main.c``)."""
-    if sysfs.exists(f"sys/module/{name}"):
-        return
-    status = (_PROC / "status").read_bytes().splitlines()
-    effective = next(line.split()[1] for line in status if line.startswith(b"CapEff:"))
-    if not (_is_in_initial_namespace() and int(effective, 16) >> _CAP_SYS_MODULE & 1):
+    if not sysfs.exists(f"sys/module/{name}") and not has_capability(CAP_SYS_MODULE):
         words = "To load it needs root of the host itself, with the capability CAP_SYS_MODULE."
         raise KernelError("load", errno.EPERM, name, words)
-
-
-def _is_in_initial_namespace() -> bool:
-    """In a user namespace of its own a process has capabilities over nothing that matters here."""
-    try:
-        return (_PROC / "uid_map").read_bytes().split() == _EVERYBODY
-    except FileNotFoundError:
-        return True  # a kernel without CONFIG_USER_NS
 
 
 def _check_own(sysfs: Sysfs, path: str) -> None:

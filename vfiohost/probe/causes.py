@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
 from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.holders import VFIO_DEVICE, find_processes
 from vfiohost.model import Unavailable
+from vfiohost.plan.words import listed
+from vfiohost.privilege import CAP_IPC_LOCK, has_capability
 from vfiohost.probe.types import Cause
+from vfiohost.probe.users import Nodes, find_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from vfiohost.model import IommuGroup, PciDevice
     from vfiohost.probe.types import Failure
     from vfiohost.sysfs import Sysfs
-
-_MOST_USERS = 5
 
 
 @attrs.frozen
@@ -31,13 +32,17 @@ class Context:
         sysfs: the host.
         device: the device.
         group: its group, or ``None``.
-        nodes: through which somebody else may have the device open, relative to the root.
+        nodes: through which somebody else may have the device, or one of its group, open.
+        vf_token: whether the probe gave a token.
+        prober: the probe's helper, if it has not ended; what it has open is its own.
     """
 
     sysfs: Sysfs
     device: PciDevice
     group: IommuGroup | None
-    nodes: tuple[str, ...]
+    nodes: Nodes = attrs.field(factory=Nodes)
+    vf_token: bool = False
+    prober: int | None = None
 
 
 def explain(failure: Failure, context: Context) -> Cause:
@@ -98,68 +103,120 @@ def _missing(failure: Failure, context: Context) -> Cause:
 
 
 def _forbidden(failure: Failure, context: Context) -> Cause:
-    if "noiommu-" in failure.path and failure.errno == errno.EPERM:
+    """EACCES is of owner and mode, or of a security module; EPERM of neither."""
+    if failure.errno == errno.EPERM:
+        return _no_rawio(failure, context) or Cause(
+            "permission",
+            f"{failure.path} may not be opened from here, whoever its owner is{_whose(failure)}: "
+            "most often the device cgroup of this container or unit does not have it.",
+            "Give it to the container (`--device`) or the unit (DeviceAllow=).",
+        )
+    try:
+        status = os.stat(failure.path)
+    except OSError:
+        status = None
+    if status is not None and _may_open(status):
         return Cause(
             "permission",
-            f"{failure.path} has no IOMMU behind it, and to open it takes CAP_SYS_RAWIO: the "
-            "device can write to all of the host's memory.",
-            "Run as root with that capability, or turn on the IOMMU.",
+            f"{failure.path} may not be opened by this process, although owner and mode permit it"
+            f"{_whose(failure)}: a security module (SELinux, AppArmor) does not.",
+            "Look into the audit log for what it denied.",
         )
     return Cause(
         "permission",
-        f"{failure.path} may not be opened by this user{_mode(failure.path)}.",
-        f"Run as root, or hand the node over: `vfiohost bind {context.device.address} "
-        "--owner USER`.",
+        f"{failure.path} may not be opened by user {os.geteuid()}{_whose(failure)}.",
+        _who_may(failure, context, status),
     )
 
 
-def _mode(path: str) -> str:
+def _who_may(failure: Failure, context: Context, status: os.stat_result | None) -> str:
+    """How this user comes to be let in by owner and mode."""
+    if failure.path.endswith(("/dev/vfio/vfio", "/dev/iommu")):
+        # Not of one device: `bind --owner` is for the nodes of devices.
+        return f"Run as root, or let this user open {failure.path} with a rule of udev's."
+    bind = f"vfiohost bind {context.device.address}"
+    if status is not None and status.st_uid == os.geteuid():
+        return f"Run as root, or let the owner in: `{bind} --mode 0600`."
+    mode = "" if status is None else f", with mode {stat.S_IMODE(status.st_mode):04o} as before"
+    return f"Run as root, or make this user the owner{mode}: `{bind} --owner {os.geteuid()}`."
+
+
+def _may_open(status: os.stat_result) -> bool:
+    """Whether owner and mode let this process read and write (``generic_permission``)."""
+    if os.geteuid() == status.st_uid:
+        wanted = stat.S_IRUSR | stat.S_IWUSR
+    elif status.st_gid in (os.getegid(), *os.getgroups()):
+        wanted = stat.S_IRGRP | stat.S_IWGRP
+    else:
+        wanted = stat.S_IROTH | stat.S_IWOTH
+    return status.st_mode & wanted == wanted
+
+
+def _whose(failure: Failure) -> str:
     try:
-        status = os.stat(path)
+        status = os.stat(failure.path)
     except OSError:
         return ""
-    return f" (owner {status.st_uid}:{status.st_gid}, mode {status.st_mode & 0o7777:04o})"
+    mode = stat.S_IMODE(status.st_mode)
+    return f" (it belongs to {status.st_uid}:{status.st_gid} and has mode {mode:04o})"
+
+
+def _no_rawio(failure: Failure, context: Context) -> Cause | None:
+    """The cause of an EPERM where there is no IOMMU (``vfio_noiommu_open``, and in group.c)."""
+    if "noiommu-" not in f"{failure.path} {context.nodes.group}":
+        return None
+    return Cause(
+        "permission",
+        f"{context.device.address} has no IOMMU in front of it, and to use it takes CAP_SYS_RAWIO "
+        f"({failure.ioctl or failure.path}: EPERM): it can write to all of the host's memory.",
+        "Run as root with that capability, or turn on the IOMMU.",
+    )
 
 
 def _not_viable(failure: Failure, context: Context) -> Cause:
+    """A host driver has a device of the group, or another VFIO user has one."""
     blockers = context.group.blockers if context.group else ()
-    if not blockers:
+    if context.group is not None and blockers:
+        names = listed([f"{member.address} on {member.driver}" for member in blockers])
+        verb = "is a host driver's" if len(blockers) == 1 else "are host drivers'"
         return Cause(
-            "busy",
-            f"The kernel lets nobody else own the DMA of {context.device.address}'s group "
-            f"({failure.ioctl}: EPERM): another VFIO user has a device of it.",
-            "End that user, or let it have the whole group.",
+            "not-viable",
+            f"IOMMU group {context.group.number} is not viable: {names} {verb}.",
+            f"Bind all of the group: `vfiohost bind {context.device.address} --group`.",
         )
-    names = ", ".join(f"{member.address} on {member.driver}" for member in blockers)
-    number = context.group.number if context.group else "?"
-    return Cause(
-        "not-viable",
-        f"IOMMU group {number} is not viable: {names} is a host driver's.",
-        f"Bind all of the group: `vfiohost bind {context.device.address} --group`.",
-    )
+    if failure.ioctl == "DEVICE_BIND_IOMMUFD" and not context.nodes.others:
+        return _no_remapping("iommufd")  # nobody else can own a group of one device
+    return _no_rawio(failure, context) or _busy(failure, context)
 
 
-def _busy(_failure: Failure, context: Context) -> Cause:
-    names = {VFIO_DEVICE, *(f"/{node}" for node in context.nodes)}
-    users = find_processes(context.sysfs, names)
-    who = ", ".join(map(str, users[:_MOST_USERS])) or (
-        "somebody whom this process cannot see (another user's process, or another PID namespace)"
+def _busy(failure: Failure, context: Context) -> Cause:
+    members = context.group.members if context.group else (context.device,)
+    users = find_users(
+        context.sysfs,
+        context.nodes.in_the_way(failure),
+        devices=tuple(member.path for member in members),
+        prober=context.prober,
     )
+    remedy = "Shut that virtual machine down, or end that process."
+    if not users.found:
+        remedy = f"As root of the host see `vfiohost holders {context.device.address}`."
     return Cause(
         "busy",
-        f"{context.device.address} or another device of its group is in use: by {who}.",
-        "Shut that virtual machine down, or end that process.",
+        f"{context.device.address} or another device of its group is in use: {users.sentence}",
+        remedy,
     )
 
 
-def _memlock(_failure: Failure, _context: Context) -> Cause:
+def _memlock(failure: Failure, context: Context) -> Cause:
+    """ENOMEM is of the limit only where there is one (``vfio_lock_acct``, ``iopt_pages``)."""
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY or has_capability(CAP_IPC_LOCK):
+        return _other(failure, context)
     page = resource.getpagesize()
-    has = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit} bytes"
     return Cause(
         "memlock",
-        f"The kernel would not pin one page ({page} bytes): RLIMIT_MEMLOCK is {has}, or what "
-        "other processes of this user have pinned counts, too.",
+        f"The kernel would not pin one page ({page} bytes): RLIMIT_MEMLOCK is {limit} bytes, and "
+        "what other processes of this user have pinned may count, too.",
         f"Raise the limit (`ulimit -l`, LimitMEMLOCK= of the unit): at least {page} bytes for this "
         "probe, and for a guest all of its memory and what its devices map besides.",
     )
@@ -184,30 +241,38 @@ def _no_iommu(_failure: Failure, context: Context) -> Cause:
 
 
 def _unsafe(failure: Failure, context: Context) -> Cause:
-    if failure.ioctl != "SET_IOMMU":
-        return _not_viable(failure, context)
+    return _no_rawio(failure, context) or _no_remapping("vfio_iommu_type1")
+
+
+def _no_remapping(module: str) -> Cause:
     return Cause(
         "unsafe-interrupts",
         "The IOMMU cannot remap interrupts, so that a guest could send any to the host.",
         "Turn on interrupt remapping in the firmware; only where every guest is trusted, "
-        "allow_unsafe_interrupts=1 for vfio_iommu_type1.",
+        f"allow_unsafe_interrupts=1 for {module}.",
     )
 
 
 def _token(_failure: Failure, context: Context) -> Cause:
-    physfn = context.device.physfn
-    pf = "its physical function" if physfn is None or isinstance(physfn, Unavailable) else physfn
+    """``vfio_pci_validate_vf_token``, for both sides."""
+    address, physfn = context.device.address, context.device.physfn
+    if physfn is None or isinstance(physfn, Unavailable):
+        who = f"{address} has virtual functions that VFIO users have"
+    else:
+        who = f"{address} belongs to {physfn}, which is on a VFIO driver"
+    given = ", and the one that was given is another" if context.vf_token else ""
     return Cause(
         "vf-token",
-        f"{context.device.address} belongs to {pf}, which is on a VFIO driver: who uses it must "
-        "know the token that the PF's user has set.",
+        f"{who}: who uses it must know the token that the PF's user has set{given}.",
         "Give the token: --vf-token UUID.",
     )
 
 
 def _bad_token(failure: Failure, context: Context) -> Cause:
-    if failure.ioctl != "GROUP_GET_DEVICE_FD":
-        return _busy(failure, context)
+    if context.group is not None and context.group.blockers:
+        return _not_viable(failure, context)  # before Linux 5.19 it shows only here
+    if not context.vf_token:
+        return _other(failure, context)
     return Cause(
         "vf-token",
         f"The driver of {context.device.address} does not understand the token.",

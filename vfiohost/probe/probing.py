@@ -8,10 +8,11 @@ import attrs
 
 from vfiohost.errors import UnsupportedError
 from vfiohost.model import is_vfio_driver
-from vfiohost.nodes import cdev_node, group_node, nodes_of
+from vfiohost.nodes import cdev_node, group_node
 from vfiohost.probe import causes, helper
 from vfiohost.probe.steps import Request
 from vfiohost.probe.types import Failure, Irq, Probe, Region, Step
+from vfiohost.probe.users import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,7 +86,14 @@ def probe(
     if failed is None:
         return found
     own_group = None if group is None else snapshot.groups.get(group)
-    context = causes.Context(sysfs, device, own_group, nodes_of(sysfs, str(device.address)))
+    context = causes.Context(
+        sysfs,
+        device,
+        own_group,
+        Nodes.of(sysfs, device, own_group),
+        vf_token=vf_token is not None,
+        prober=told.pid,
+    )
     return attrs.evolve(found, cause=causes.explain(Failure(**failed), context))
 
 
