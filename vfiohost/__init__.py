@@ -51,8 +51,11 @@ if TYPE_CHECKING:
     )
     from vfiohost.names import DeviceNames, PciNames
     from vfiohost.plan.types import (
+        Access,
+        ChangeNodes,
         Expect,
         LoadModule,
+        NodeChange,
         Origin,
         Plan,
         Report,
@@ -68,8 +71,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
     "AmbiguousError",
     "ApplyError",
+    "ChangeNodes",
     "Details",
     "DeviceNames",
     "Driver",
@@ -84,6 +89,7 @@ __all__ = [
     "MdevParent",
     "MdevType",
     "MediatedDevice",
+    "NodeChange",
     "NotFoundError",
     "Origin",
     "ParseError",
@@ -148,8 +154,11 @@ _HOMES = {
     ),
     "vfiohost.names": ("DeviceNames", "PciNames"),
     "vfiohost.plan.types": (
+        "Access",
+        "ChangeNodes",
         "Expect",
         "LoadModule",
+        "NodeChange",
         "Origin",
         "Plan",
         "Report",

@@ -2,24 +2,31 @@
 
 The kernel makes them when a VFIO driver takes the device, as root's and with mode 0600, and takes
 them away when that lets go of it (``drivers/vfio/group.c``, ``drivers/vfio/device_cdev.c``): what
-was done to a node is undone with it.
+was done to a node goes with it. The group's node stays while another device of the group is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vfiohost import native, udev
-from vfiohost.errors import ApplyError, KernelError
+from vfiohost.errors import ApplyError, KernelError, StalePlanError
+from vfiohost.plan.types import Access, NodeChange, SetNodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfiohost.plan.types import ChangeNodes
     from vfiohost.sysfs import Sysfs
+
+Standing = Literal["gone", "before", "between", "after", "other"]
+"""Where a change of a node stands: the node is gone, or another one has its name; it is as before
+the change, as after it, or the change was cut off; or somebody else has changed it since."""
 
 _DEVICES = "sys/bus/pci/devices"
 _APPEARS_WITHIN = 2.0  # seconds; devtmpfs makes the node before the driver's bind has returned
@@ -83,59 +90,158 @@ def await_nodes(sysfs: Sysfs, address: str, *, timeout: float) -> tuple[str, ...
     return found
 
 
-def are_set(
-    sysfs: Sysfs, nodes: tuple[str, ...], uid: int | None, gid: int | None, mode: int | None
-) -> bool:
-    """Whether nodes have an owner, a group and a mode; ``None`` stands for any.
+def changes_for(
+    sysfs: Sysfs, step: SetNodes | ChangeNodes, *, timeout: float
+) -> tuple[NodeChange, ...]:
+    """What a step has to change now; nothing when all nodes are as it wants them.
+
+    Args:
+        sysfs: the host.
+        step: what shall be.
+        timeout: seconds to wait for the nodes of a device that a driver has just got.
 
     Raises:
-        KernelError: as :func:`set_node`.
+        ApplyError: the device has no node.
+        StalePlanError: a node that is known is neither as before its change nor as after it.
+        KernelError: the kernel's answer; ENOTTY when the node is no character device.
     """
-    for node in nodes:
-        fd = _opened(sysfs, node)
-        try:
-            now = os.fstat(fd)
-        finally:
-            os.close(fd)
-        pairs = ((uid, now.st_uid), (gid, now.st_gid), (mode, stat.S_IMODE(now.st_mode)))
-        if any(wanted not in (None, has) for wanted, has in pairs):
-            return False
-    return True
+    if not isinstance(step, SetNodes):
+        return tuple(change for change in step.changes if _is_left(sysfs, change))
+    found = []
+    for node in await_nodes(sysfs, str(step.address), timeout=timeout):
+        with _opened(sysfs, node) as (_, inode, now):
+            wanted = Access(
+                now.uid if step.uid is None else step.uid,
+                now.gid if step.gid is None else step.gid,
+                now.mode if step.mode is None else step.mode,
+            )
+        if wanted != now:
+            found.append(NodeChange(node, inode, now, wanted))
+    return tuple(found)
 
 
-def set_node(sysfs: Sysfs, node: str, uid: int | None, gid: int | None, mode: int | None) -> None:
-    """Give a node an owner, a group and a mode; what is ``None`` stays.
+def _is_left(sysfs: Sysfs, change: NodeChange) -> bool:
+    where = standing(sysfs, change)
+    if where == "other":
+        raise StalePlanError(
+            f"The host is not as this plan expects it any more: {_changed_by_others(sysfs, change)}"
+            " Plan again."
+        )
+    return where in ("before", "between")
+
+
+def standing(sysfs: Sysfs, change: NodeChange) -> Standing:
+    """Say where a change of a node stands.
+
+    Raises:
+        KernelError: as :func:`make_change`, but for ENOENT.
+    """
+    try:
+        with _opened(sysfs, change.path) as (_, inode, now):
+            if inode != change.inode:
+                return "gone"
+    except KernelError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return "gone"
+        raise
+    fields = zip(*map(_numbers, (change.before, change.after, now)), strict=True)
+    differing = [(old, new, seen) for old, new, seen in fields if old != new]
+    if all(seen == new for _, new, seen in differing):
+        return "after"
+    if all(seen == old for old, _, seen in differing):
+        return "before"
+    return "between" if all(seen in (old, new) for old, new, seen in differing) else "other"
+
+
+def make_change(sysfs: Sysfs, change: NodeChange) -> None:
+    """Give a node what it is to have, and look whether it has it.
 
     No link is followed, and on a running host only a character device is touched.
 
     Raises:
+        StalePlanError: another node has its name by now.
+        ApplyError: the kernel said that it was done, and it was not.
         KernelError: the kernel's answer; ENOTTY when the node is no character device.
     """
-    fd = _opened(sysfs, node)
-    shown = sysfs.shown(node)
-    # The descriptor was opened with O_PATH, so that the device knows nothing of it; this is the
-    # way to change the file that it is for, and none that has taken its name since.
-    path = f"/proc/self/fd/{fd}"
+    old, new, shown = change.before, change.after, sysfs.shown(change.path)
+    with _opened(sysfs, change.path) as (fd, inode, _):
+        if inode != change.inode:
+            raise StalePlanError(f"{shown} was made anew since it was looked at. Plan again.")
+        # The descriptor was opened with O_PATH, so that the device knows nothing of it; this is the
+        # way to change the file that it is for, and none that has taken its name since.
+        path = f"/proc/self/fd/{fd}"
+        uid = -1 if old.uid == new.uid else new.uid
+        gid = -1 if old.gid == new.gid else new.gid
+        try:
+            if (uid, gid) != (-1, -1):
+                os.chown(path, uid, gid)
+            if old.mode != new.mode:
+                os.chmod(path, new.mode)
+        except OSError as error:
+            raise KernelError("chown", error.errno or 0, shown) from error
+    if standing(sysfs, change) not in ("after", "gone"):
+        raise ApplyError(f"{shown} was changed, but is not {new}: somebody else changed it, too.")
+
+
+def take_back(sysfs: Sysfs, changes: tuple[NodeChange, ...]) -> None:
+    """Give nodes what they had before they were changed; one that fails stops no other.
+
+    Raises:
+        ApplyError: somebody else has changed a node, so it was left as it is; or the kernel did not
+            let it be changed. The sentences are about all such nodes.
+    """
+    failed = []
+    for change in reversed(changes):
+        try:
+            where = standing(sysfs, change)
+            if where in ("after", "between"):
+                make_change(sysfs, change.reversed())
+            elif where == "other":
+                failed.append(f"It was not taken back: {_changed_by_others(sysfs, change)}")
+        except StalePlanError:
+            continue  # made anew at this very moment
+        except (KernelError, ApplyError) as error:
+            failed.append(str(error))
+    if failed:
+        raise ApplyError(" ".join(failed))
+
+
+def is_changed(sysfs: Sysfs, changes: tuple[NodeChange, ...]) -> bool:
+    """Whether something of some changes was done, or may have been: a node cannot be looked at."""
     try:
-        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
-        if mode is not None:
-            os.chmod(path, mode)
-    except OSError as error:
-        raise KernelError("chown", error.errno or 0, shown) from error
-    finally:
-        os.close(fd)
+        return any(standing(sysfs, change) not in ("gone", "before") for change in changes)
+    except KernelError:
+        return True
 
 
-def _opened(sysfs: Sysfs, node: str) -> int:
+def _changed_by_others(sysfs: Sysfs, change: NodeChange) -> str:
+    with _opened(sysfs, change.path) as (_, _, now):
+        pass
+    return (
+        f"{sysfs.shown(change.path)} is {now}, which is neither what it had before it was changed "
+        f"({change.before}) nor what it got ({change.after}); somebody else changed it."
+    )
+
+
+def _numbers(access: Access) -> tuple[int, int, int]:
+    return access.uid, access.gid, access.mode
+
+
+@contextlib.contextmanager
+def _opened(sysfs: Sysfs, node: str) -> Iterator[tuple[int, int, Access]]:
+    """A node's descriptor (``O_PATH``), the number of its inode, and what it has now."""
     shown = sysfs.shown(node)
     fd = native.open_in(sysfs.fd, node, os.O_PATH | os.O_NOFOLLOW, shown=shown)
-    kind = os.fstat(fd).st_mode
-    # A simulated host has plain files for nodes.
-    is_node = stat.S_ISCHR(kind) or (stat.S_ISREG(kind) and not sysfs.is_live())
-    if not is_node:
+    try:
+        now = os.fstat(fd)
+        # A simulated host has plain files for nodes.
+        is_plain = stat.S_ISREG(now.st_mode) and not sysfs.is_live()
+        if not (stat.S_ISCHR(now.st_mode) or is_plain):
+            is_link = stat.S_ISLNK(now.st_mode)
+            raise KernelError("open", errno.ELOOP if is_link else errno.ENOTTY, shown)
+        yield fd, now.st_ino, Access(now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode))
+    finally:
         os.close(fd)
-        raise KernelError("open", errno.ELOOP if stat.S_ISLNK(kind) else errno.ENOTTY, shown)
-    return fd
 
 
 def _udev_names(nodes: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,6 @@ from vfiohost.cli.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tests.face.support import Maker, Runner
 
@@ -137,6 +137,42 @@ def test_the_nodes_of_a_simulated_host_get_an_owner(run: Runner, simulated: Make
     assert stat.S_IMODE(node.stat().st_mode) == 0o660
     again = run(*words, root=root).value["report"]
     assert (again["writes"], again["results"][-1]["outcome"]) == (0, "already")
+
+
+def test_the_node_of_a_group_gets_back_what_it_had(run: Runner, simulated: Maker) -> None:
+    """It stays when one of two devices leaves the group: that does not give it back."""
+    root = simulated("rtx-workstation")
+    node = root / "dev/vfio/1"
+
+    def mode() -> int:
+        return stat.S_IMODE(node.stat().st_mode)
+
+    permitted = ("--allow", "shared-group", "--allow", "display")
+    assert run("bind", "01:00.1", *permitted, "--mode", "0640", root=root).code == 0
+    assert run("bind", "01:00.0", *permitted, "--mode", "0666", root=root).code == 0
+    assert mode() == 0o666
+    dry = run("undo", "-n", root=root).out
+    assert f"do    chmod 0640 {node}" in dry
+    assert f"undo  chmod 0666 {node}" in dry
+    assert run("undo", root=root).code == 0
+    assert mode() == 0o640
+    undone = run("undo", "--json", root=root).value
+    outcomes = [result["outcome"] for result in undone["report"]["results"]]
+    assert (outcomes[-1], set(outcomes[:-1])) == ("already", {"done"})  # the node is gone
+    assert not node.exists()
+
+
+def test_a_later_failure_gives_the_node_back(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair")
+    devices = ("65:00.0", "ca:00.0")
+    bound = run("bind", *devices, "--json", root=root).value["devices"]
+    first, second = (Path(f"{root}{device['node']}") for device in bound)
+    second.unlink()
+    ran = run("bind", *devices, "--mode", "0666", root=root)
+    assert ran.code == 1
+    assert "No node of 0000:ca:00.0 appeared" in ran.err
+    assert "What was done before was taken back" in ran.err
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
 
 
 def test_a_reset_waits_no_longer_than_it_may(run: Runner, simulated: Maker) -> None:

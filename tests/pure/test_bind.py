@@ -23,7 +23,7 @@ from vfiohost.plan.bind import (
     plan_unbind,
     with_siblings,
 )
-from vfiohost.plan.types import LoadModule, Origin, Plan, WriteAttr
+from vfiohost.plan.types import LoadModule, Origin, Plan, SetNodes, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,8 @@ def lines(plan: Plan) -> list[str]:
         else "{} < {!r}".format(step.path.removeprefix("sys/bus/pci/"), step.value)
         if isinstance(step, WriteAttr)
         else f"nodes of {step.address}: {step.uid} {step.gid} {step.mode}"
+        if isinstance(step, SetNodes)
+        else step.shell()
         for step in plan.steps
     ]
 

@@ -154,6 +154,7 @@ def _still_pending(entry: JournalEntry, waiting: Waiting) -> Recovery:
 
 def _take_back(entry: JournalEntry, transaction: Transaction) -> Recovery:
     transaction.open_journal()
+    transaction.node_changes.update(entry.node_changes)
     for index, event in entry.last_events.items():
         if event.kind != "undone":
             transaction.to_undo[index] = "known" if event.kind == "done" else "open"

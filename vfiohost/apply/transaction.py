@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
+from vfiohost import nodes
+from vfiohost.apply.facts import Facts
 from vfiohost.apply.pending import look, module_users, users_of
 from vfiohost.errors import (
     ApplyError,
     KernelError,
-    KernelOp,
     PendingError,
     StalePlanError,
     StoreTimeoutError,
@@ -27,14 +27,13 @@ from vfiohost.errors import (
 )
 from vfiohost.journal import Event, Process
 from vfiohost.model import Unavailable
-from vfiohost.nodes import are_set, await_nodes, set_node
-from vfiohost.plan.types import LoadModule, Report, SetNodes, StepResult, Store, WriteAttr
+from vfiohost.plan.types import ChangeNodes, LoadModule, Report, SetNodes, StepResult, WriteAttr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from vfiohost.journal import EntryResult, EventKind, JournalWriter
-    from vfiohost.plan.types import Expect, ExpectKind, Outcome, Plan, Step
+    from vfiohost.plan.types import Expect, NodeChange, Outcome, Plan, Step, Store
     from vfiohost.sysfs import Kernel, Sysfs
 
 Standing = Literal["before", "after", "unknown"]
@@ -52,9 +51,6 @@ class Watch(Protocol):
         """``back``: the step at that index is about to be taken back."""
 
 
-_READ_OPS: dict[ExpectKind, KernelOp] = {"link": "readlink", "text": "read", "exists": "open"}
-
-
 @attrs.frozen
 class UndoFailure:
     """A step that could not be taken back.
@@ -68,37 +64,6 @@ class UndoFailure:
     index: int
     error: VfioHostError
     command: str
-
-
-def observe(sysfs: Sysfs, expect: Expect, *, timeout: float) -> str | None | Unavailable:
-    """Look at the fact that an expectation is about.
-
-    Texts are read in a helper process, because some attributes take the device lock to be shown.
-
-    Args:
-        sysfs: the host.
-        expect: where to look; its value is not used.
-        timeout: seconds until a text counts as unavailable.
-
-    Returns:
-        What would have to be ``expect.value`` for it to hold, or why it cannot be told. A device
-        that is gone is no device without a driver: where the directory of a link or text does not
-        exist, that is unavailable, with ENOENT.
-    """
-    try:
-        if expect.kind == "exists":
-            return "yes" if sysfs.exists(expect.path) else "no"
-        if expect.kind == "link":
-            seen: str | None | Unavailable = sysfs.link_name(expect.path)
-        else:
-            seen = sysfs.read_bounded([expect.path], timeout=timeout)[expect.path]
-            if isinstance(seen, Unavailable) and seen.errno == errno.ENOENT:
-                seen = None
-        if seen is None and not sysfs.exists(expect.path.rpartition("/")[0]):
-            return Unavailable(errno.ENOENT, "its directory is gone")
-    except KernelError as exc:
-        return Unavailable(exc.errno or 0, os.strerror(exc.errno or 0))
-    return seen
 
 
 # Seconds between two tries to take a lock that a driver gives when it likes.
@@ -123,6 +88,13 @@ class Transaction:
         keep_fd: the lock's file descriptor, which a helper of the kernel seam inherits.
         watch: told of each store and load when it is about to begin.
         results: what is known of each step beforehand; ``not-run`` for all by default.
+
+    Attributes:
+        plan: the plan.
+        to_undo: what :meth:`undo_all` has to take back, by the index of the step.
+        node_changes: what each step that changes nodes has to change, or had, by its index.
+        current: the step that is under way or failed.
+        journal_error: why nothing is journaled any more.
     """
 
     def __init__(
@@ -140,12 +112,14 @@ class Transaction:
         self.plan = plan
         self.journal_error: KernelError | None = None
         self.to_undo: dict[int, Certainty] = {}
+        self.node_changes: dict[int, tuple[NodeChange, ...]] = {}
         self.current: int | None = None
         self._sysfs = sysfs
         self._kernel = kernel
         self._begin = begin
         self._writer: JournalWriter | None = None
         self._timeout = timeout
+        self._facts = Facts(sysfs, timeout=timeout)
         self._keep_fd = keep_fd
         self._watch = watch
         self._results = (
@@ -213,10 +187,14 @@ class Transaction:
         step = self.plan.steps[index]
         self.current = index
         try:
-            if self._holds_already(step):
+            if isinstance(step, SetNodes | ChangeNodes):
+                changes = nodes.changes_for(self._sysfs, step, timeout=self._timeout)
+                self.node_changes[index] = changes
+            if self._holds_already(index, step):
                 self._set(index, "already")
             else:
-                self.open_journal().record(Event("begin", index))
+                found = self.node_changes.get(index, ())
+                self.open_journal().record(Event("begin", index, nodes=found))
                 self.to_undo[index] = "open"
                 self._store_and_check(index, step)
                 self.to_undo[index] = "known"
@@ -235,24 +213,23 @@ class Transaction:
         self.current = None
         return self._results[index]
 
-    def _holds_already(self, step: Step) -> bool:
-        if isinstance(step, SetNodes):
-            found = await_nodes(self._sysfs, str(step.address), timeout=self._timeout)
-            return are_set(self._sysfs, found, step.uid, step.gid, step.mode)
+    def _holds_already(self, index: int, step: Step) -> bool:
+        if isinstance(step, SetNodes | ChangeNodes):
+            return not self.node_changes[index]
         before = step.before if isinstance(step, WriteAttr) else None
         if before is not None:
-            seen = self._see(before)
+            seen = self._facts.see(before)
             if seen == before.value:
                 return False
             if isinstance(seen, Unavailable) and seen.errno != errno.ENOENT:
-                raise self._unreadable(before, seen)
-            if step.after is None or not self._holds(step.after):
+                raise self._facts.unreadable(before, seen)
+            if step.after is None or not self._facts.holds(step.after):
                 raise StalePlanError(
                     f"The host is not as this plan expects it any more: "
-                    f"{self._sentence(before, seen)} Plan again."
+                    f"{self._facts.sentence(before, seen)} Plan again."
                 )
             return True
-        return step.after is not None and self._holds(step.after)
+        return step.after is not None and self._facts.holds(step.after)
 
     def is_done_by_others(self) -> bool:
         """Whether the host is as the plan leaves it, after a step was found stale.
@@ -267,7 +244,7 @@ class Transaction:
             if step.after.path.startswith("proc/"):
                 continue  # a driver's own file, which goes when it lets go of the device
             last[step.after.path] = step.after
-        if not all(self._holds(expect) for expect in last.values()):
+        if not all(self._facts.holds(expect) for expect in last.values()):
             return False
         for index, result in enumerate(self._results):
             if result.outcome != "done":
@@ -288,17 +265,17 @@ class Transaction:
                 self._look_after_failure(index, step, refused=True)
             raise
         if step.after is not None:
-            seen = self._see(step.after)
+            seen = self._facts.see(step.after)
             if seen != step.after.value:
                 self._look_after_failure(index, step, refused=False)
                 raise self._ineffective(step, step.after, seen)
 
     def _try_again(self, index: int, step: Step) -> None:
         """Store again what was accepted and not taken, as often as the step allows."""
-        if isinstance(step, LoadModule) or step.after is None:
+        if not isinstance(step, WriteAttr) or step.after is None:
             return
         for pause in _PAUSES[: step.tries - 1]:
-            if self._holds(step.after):
+            if self._facts.holds(step.after):
                 return
             began = time.monotonic()
             while time.monotonic() < began + pause:
@@ -312,11 +289,11 @@ class Transaction:
         if isinstance(step, LoadModule):
             with self._waiting(index, f"Loading module {step.name}"):
                 self._kernel.load_module(step.name, timeout=self._timeout, keep_fd=self._keep_fd)
-        elif isinstance(step, SetNodes):
-            for node in await_nodes(self._sysfs, str(step.address), timeout=self._timeout):
-                set_node(self._sysfs, node, step.uid, step.gid, step.mode)
-        else:
+        elif isinstance(step, WriteAttr):
             self._store(index, step.path, step.value)
+        else:
+            for change in self.node_changes[index]:
+                nodes.make_change(self._sysfs, change)
 
     def _store(self, index: int, path: str, value: str) -> None:
         with self._waiting(index, f"Writing {value!r} to {self._sysfs.shown(path)}"):
@@ -342,11 +319,11 @@ class Transaction:
         A refusal means by the kernel's custom that nothing happened; what can be seen overrules it.
         """
         if not isinstance(step, WriteAttr):
-            changed = False
-        elif step.after is not None and self._holds(step.after):
+            changed = nodes.is_changed(self._sysfs, self.node_changes.get(index, ()))
+        elif step.after is not None and self._facts.holds(step.after):
             changed = True
         elif step.before is not None:
-            changed = not self._holds(step.before)
+            changed = not self._facts.holds(step.before)
         else:
             changed = not refused
         if changed:
@@ -355,20 +332,18 @@ class Transaction:
             del self.to_undo[index]
 
     def _ineffective(
-        self, step: Step, after: Expect, seen: str | None | Unavailable
+        self, step: WriteAttr | LoadModule, after: Expect, seen: str | None | Unavailable
     ) -> VfioHostError:
-        if isinstance(step, LoadModule):
-            done = f"Module {step.name} was loaded"
-        elif isinstance(step, SetNodes):
-            done = f"The nodes of {step.address} were changed"
-        else:
+        if isinstance(step, WriteAttr):
             done = f"The kernel accepted {step.value!r} for {self._sysfs.shown(step.path)}"
+        else:
+            done = f"Module {step.name} was loaded"
         if isinstance(seen, Unavailable) and seen.errno != errno.ENOENT:
             return ApplyError(
                 f"{done}, but whether it had its effect cannot be seen: "
-                f"{self._sentence(after, seen)}"
+                f"{self._facts.sentence(after, seen)}"
             )
-        text = f"{done}, but it did not have its effect: {self._sentence(after, seen)}"
+        text = f"{done}, but it did not have its effect: {self._facts.sentence(after, seen)}"
         if isinstance(step, WriteAttr) and step.tries > 1:
             text += f" {self._why_not_given(step)}"
         return ApplyError(text)
@@ -399,7 +374,9 @@ class Transaction:
         nothing_to_do = self._is_as_before()
         for index, step, undo in self._undos():
             try:
-                if not nothing_to_do:
+                if isinstance(undo, ChangeNodes):
+                    self._undo_nodes(index)
+                elif isinstance(step, WriteAttr) and not nothing_to_do:
                     self._undo(index, step, undo)
                 self._undone(index)
             except PendingError:
@@ -410,20 +387,35 @@ class Transaction:
                 failures.append(UndoFailure(index, exc, undo.shell(self._sysfs.root)))
         return tuple(failures)
 
-    def _undos(self) -> list[tuple[int, WriteAttr, Store]]:
-        """The steps of :attr:`to_undo` that an undo takes back, the last first."""
-        steps = ((index, self.plan.steps[index]) for index in sorted(self.to_undo, reverse=True))
-        return [
-            (index, step, step.undo)
-            for index, step in steps
-            if isinstance(step, WriteAttr) and step.undo is not None
-        ]
+    def _undos(self) -> list[tuple[int, Step, Store | ChangeNodes]]:
+        """The steps of :attr:`to_undo` that an undo takes back, the last first.
+
+        Nodes come last: those of a device that its VFIO driver has let go of by then are gone.
+        """
+        stores: list[tuple[int, Step, Store | ChangeNodes]] = []
+        others: list[tuple[int, Step, Store | ChangeNodes]] = []
+        for index in sorted(self.to_undo, reverse=True):
+            step = self.plan.steps[index]
+            changes = self.node_changes.get(index)
+            if isinstance(step, WriteAttr) and step.undo is not None:
+                stores.append((index, step, step.undo))
+            elif isinstance(step, SetNodes | ChangeNodes) and changes:
+                back = ChangeNodes(step.address, changes, step.why).reversed(step.why)
+                others.append((index, step, back))
+        return stores + others
+
+    def _undo_nodes(self, index: int) -> None:
+        changes = self.node_changes[index]
+        if nodes.is_changed(self._sysfs, changes):
+            self._note("undo-begin", index)
+            self._tell(index, back=True)
+            nodes.take_back(self._sysfs, changes)
 
     def _undo(self, index: int, step: WriteAttr, undo: Store) -> None:
         certainty = self.to_undo[index]
         standing = self._standing(step, known=certainty == "known")
         if standing == "unknown" and certainty != "forced":
-            raise ApplyError(f"It was not taken back: {self._neither(step)}")
+            raise ApplyError(f"It was not taken back: {self._facts.neither(step)}")
         if standing != "before":
             self._note("undo-begin", index)
             self._tell(index, back=True)
@@ -438,13 +430,13 @@ class Transaction:
     def _standing(self, step: WriteAttr, *, known: bool) -> Standing:
         """Say where a step that was begun, or is known to have happened, stands now."""
         # First what the step makes: what must hold before it may be a condition that still holds.
-        if step.after is not None and self._holds(step.after):
+        if step.after is not None and self._facts.holds(step.after):
             return "after"
         if step.before is None:
             if step.after is None:
                 return "after" if known else "unknown"
             return "unknown" if known else "before"
-        seen = self._see(step.before)
+        seen = self._facts.see(step.before)
         if seen == step.before.value:
             return "before"
         # A step that says nothing of what it makes shows by what is no longer as it was.
@@ -454,11 +446,11 @@ class Transaction:
         wanted = undo.after or step.before
         if wanted is None:
             return
-        seen = self._see(wanted)
+        seen = self._facts.see(wanted)
         if seen != wanted.value:
             raise ApplyError(
                 f"The kernel accepted {undo.value!r} for {self._sysfs.shown(undo.path)}, but it "
-                f"did not have its effect: {self._sentence(wanted, seen)}"
+                f"did not have its effect: {self._facts.sentence(wanted, seen)}"
             )
 
     def _is_as_before(self) -> bool:
@@ -471,10 +463,12 @@ class Transaction:
         """
         first: dict[str, Expect] = {}
         for _, step, _ in reversed(self._undos()):
+            if not isinstance(step, WriteAttr):
+                continue  # nodes are looked at one by one
             if step.before is None or (step.after or step.before).path != step.before.path:
                 return False
             first.setdefault(step.before.path, step.before)
-        return all(self._holds(expect) for expect in first.values())
+        return all(self._facts.holds(expect) for expect in first.values())
 
     # -- what both need --------------------------------------------------------------------------
 
@@ -521,55 +515,3 @@ class Transaction:
 
     def _set(self, index: int, outcome: Outcome, error: str | None = None) -> None:
         self._results[index] = StepResult(self.plan.steps[index], outcome, error)
-
-    def _see(self, expect: Expect) -> str | None | Unavailable:
-        return observe(self._sysfs, expect, timeout=self._timeout)
-
-    def _holds(self, expect: Expect) -> bool:
-        return self._see(expect) == expect.value
-
-    def _unreadable(self, expect: Expect, seen: Unavailable) -> VfioHostError:
-        if seen.errno:
-            op = _READ_OPS[expect.kind]
-            return KernelError(op, seen.errno, self._sysfs.shown(expect.path))
-        return ApplyError(
-            f"{self._sentence(expect, seen)} An operation on the device has not come back."
-        )
-
-    def _sentence(self, expect: Expect, seen: str | None | Unavailable) -> str:
-        """What is there instead of what should be."""
-        shown = self._sysfs.shown(expect.path)
-        if isinstance(seen, Unavailable) and seen.errno == errno.ENOENT:
-            return f"{shown} is not there, and neither is the directory that it should be in."
-        if isinstance(seen, Unavailable):
-            return f"{shown} cannot be read ({seen})."
-        return f"{shown} {_state(expect.kind, seen)}, but should {_wish(expect)}."
-
-    def _neither(self, step: WriteAttr) -> str:
-        facts = [e for e in (step.before, step.after) if e is not None]
-        if not facts:
-            return f"whether {self._sysfs.shown(step.path)} was written cannot be seen."
-        seen = self._see(facts[0])
-        if isinstance(seen, Unavailable):
-            return self._sentence(facts[0], seen)
-        state = _state(facts[0].kind, seen)
-        return (
-            f"{self._sysfs.shown(facts[0].path)} {state}, which is neither what was there before "
-            "the step nor what the step made; somebody else changed it."
-        )
-
-
-def _state(kind: ExpectKind, value: str | None) -> str:
-    if kind == "exists":
-        return "exists" if value == "yes" else "does not exist"
-    if value is None:
-        return "is not there"
-    return f"points to {value!r}" if kind == "link" else f"is {value!r}"
-
-
-def _wish(expect: Expect) -> str:
-    if expect.kind == "exists":
-        return "exist" if expect.value == "yes" else "not exist"
-    if expect.value is None:
-        return "not be there"
-    return f"point to {expect.value!r}" if expect.kind == "link" else f"be {expect.value!r}"

@@ -29,7 +29,7 @@ from vfiohost.journal.files import (
     write_durably,
 )
 from vfiohost.model import PciAddress
-from vfiohost.plan.types import Origin, Plan, WriteAttr
+from vfiohost.plan.types import ChangeNodes, Origin, Plan, WriteAttr, node_changes_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -73,6 +73,8 @@ class JournalWriter:
             line["error"] = event.error
         if event.helper is not None:
             line["pid"], line["start"] = event.helper.pid, event.helper.start
+        if event.nodes:
+            line["nodes"] = node_changes_to_json(event.nodes)
         self._append(line)
 
     def end(self, result: EntryResult) -> None:
@@ -418,4 +420,7 @@ def _addresses(plan: Plan) -> set[PciAddress]:
 def _can_be_undone(plan: Plan) -> bool:
     if plan.verb == "reset":
         return False  # its own last step has brought the method back, and a reset is for good
-    return any(isinstance(step, WriteAttr) and step.undo is not None for step in plan.steps)
+    return any(
+        step.undo is not None if isinstance(step, WriteAttr) else isinstance(step, ChangeNodes)
+        for step in plan.steps
+    )

@@ -9,12 +9,12 @@ import attrs
 
 from vfiohost.errors import ParseError
 from vfiohost.journal.locking import Process
-from vfiohost.plan.types import Plan
+from vfiohost.plan.types import ChangeNodes, Plan, SetNodes, node_changes_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vfiohost.plan.types import Step
+    from vfiohost.plan.types import NodeChange, Step
 
 SCHEMA = "vfiohost.journal/1"
 """The format's name and version, in each header."""
@@ -35,12 +35,14 @@ class Event:
         step: the step's index in the plan.
         error: the error's text, for ``failed``, ``pending`` and ``undo-failed``.
         helper: for ``pending``, the process that waits in the kernel, if it is known.
+        nodes: for ``begin`` of a step that changes nodes: which, and what they have.
     """
 
     kind: EventKind
     step: int
     error: str | None = None
     helper: Process | None = None
+    nodes: tuple[NodeChange, ...] = ()
 
 
 @attrs.frozen
@@ -81,10 +83,22 @@ class JournalEntry:
     def done_plan(self) -> Plan:
         """The plan with those of its steps that changed something: what an undo has to take back.
 
-        A step that held already was never begun, so it is not ours to take back.
+        A step that held already was never begun, so it is not ours to take back. Instead of one
+        that changed nodes there is what it found and made of each of them.
         """
         done = sorted(i for i, event in self.last_events.items() if event.kind == "done")
-        return attrs.evolve(self.plan, steps=tuple(self.plan.steps[i] for i in done))
+        return attrs.evolve(self.plan, steps=tuple(map(self._as_it_was_done, done)))
+
+    @property
+    def node_changes(self) -> Mapping[int, tuple[NodeChange, ...]]:
+        """What each step that changes nodes was about to change, by its index."""
+        return {event.step: event.nodes for event in self.events if event.nodes}
+
+    def _as_it_was_done(self, index: int) -> Step:
+        step = self.plan.steps[index]
+        if isinstance(step, SetNodes | ChangeNodes):
+            return ChangeNodes(step.address, self.node_changes.get(index, ()), step.why)
+        return step
 
     def waiting(self) -> tuple[Step, Process] | None:
         """The step that the kernel has not come back from, and the helper process that waits.
@@ -203,7 +217,11 @@ def _event(fields: dict[str, Any], steps: int, where: str) -> Event:
     if "pid" in fields:
         start = None if fields.get("start") is None else _number(fields, "start", where)
         helper = Process(_number(fields, "pid", where), start)
-    return Event(cast("EventKind", kind), step, error, helper)
+    try:
+        nodes = node_changes_from_json(fields.get("nodes", []))
+    except ParseError as exc:
+        raise ParseError(exc.text, exc.expected, where=where) from exc
+    return Event(cast("EventKind", kind), step, error, helper, nodes)
 
 
 def _text(fields: dict[str, Any], key: str, where: str) -> str:

@@ -39,7 +39,7 @@ class Draft:
         devices: the devices that it is about, in request order.
         allow: the hazards that are permitted.
         changes, loads, notes, refusals: what was collected.
-        endings: steps that come after all others, since nothing takes them back.
+        endings: steps that come after all others: nodes are there when the driver has the device.
     """
 
     drivers: Drivers

@@ -1,7 +1,7 @@
 """Plans are data: what will be written, what must hold before, what must hold after.
 
-Every change in this domain is one store to one sysfs attribute, or the load of one module. Paths
-are relative to the root and never start with a slash.
+Every change in this domain is one store to one sysfs attribute, the load of one module, or another
+owner of VFIO nodes. Paths are relative to the root and never start with a slash.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _UNBIND_LOCK = re.compile(
 _MOST_TRIES = 10
 _MOST_ID = 2**32 - 2  # -1 means "leave it" to chown(2)
 _MOST_MODE = 0o777
+_ALL_MODES = 0o7777  # what a node may have had before
+_MOST_INODE = 2**64 - 1
+_NODE = re.compile(r"dev/vfio/(?:(?:noiommu-)?[0-9]{1,10}|devices/vfio[0-9]{1,10})")
 
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*")
 
@@ -128,8 +131,8 @@ class LoadModule:
 class SetNodes:
     """A step that gives a device's VFIO nodes an owner, a group and a mode.
 
-    Which nodes these are only shows when a VFIO driver has the device. The step is never undone:
-    the nodes vanish when the driver lets go of the device.
+    Which nodes these are, and what they have, only shows when a VFIO driver has the device. Before
+    they are changed the journal gets both, as :class:`NodeChange`, which takes the step back.
 
     Attributes:
         address: the device.
@@ -168,7 +171,86 @@ def _or_nothing(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-Step = WriteAttr | LoadModule | SetNodes
+@attrs.frozen
+class Access:
+    """Whose a node is, and who may open it.
+
+    Attributes:
+        uid, gid: numbers of user and group.
+        mode: permission bits.
+    """
+
+    uid: int
+    gid: int
+    mode: int
+
+    def __str__(self) -> str:
+        return f"of {self.uid}:{self.gid} with mode {self.mode:04o}"
+
+
+@attrs.frozen
+class NodeChange:
+    """What one VFIO node has before a change, and after it.
+
+    Attributes:
+        path: the node, relative to the root.
+        inode: its inode's number; a node that the kernel has made anew has another one.
+        before, after: what it has; of what is the same in both nothing is known or changed.
+    """
+
+    path: str
+    inode: int
+    before: Access
+    after: Access
+
+    def reversed(self) -> NodeChange:
+        """The way back."""
+        return NodeChange(self.path, self.inode, self.after, self.before)
+
+    def shell(self, root: str = "/") -> str:
+        """The change as a shell line that a person can paste; see :meth:`Store.shell`."""
+        node = shlex.quote(f"{root.rstrip('/')}/{self.path}")
+        old, new = self.before, self.after
+        uid = "" if old.uid == new.uid else str(new.uid)
+        gid = "" if old.gid == new.gid else f":{new.gid}"
+        does = [f"chown {uid}{gid} {node}"] if uid or gid else []
+        does += [] if old.mode == new.mode else [f"chmod {new.mode:04o} {node}"]
+        return " && ".join(does)
+
+
+@attrs.frozen
+class ChangeNodes:
+    """A step that changes VFIO nodes that are known, as one that takes :class:`SetNodes` back.
+
+    A node that is gone, or that the kernel has made anew, is left alone: what was done to it went
+    with it.
+
+    Attributes:
+        address: the device.
+        changes: one for each node.
+        why: the reason, as a phrase for people.
+    """
+
+    address: PciAddress
+    changes: tuple[NodeChange, ...]
+    why: str
+
+    @property
+    def after(self) -> None:
+        """Nothing that an :class:`Expect` could tell; apply looks at the nodes themselves."""
+        return
+
+    def reversed(self, why: str) -> ChangeNodes:
+        """The step that takes this one back."""
+        changes = tuple(change.reversed() for change in reversed(self.changes))
+        return ChangeNodes(self.address, changes, why)
+
+    def shell(self, root: str = "/") -> str:
+        """The step as a shell line that a person can paste; see :meth:`Store.shell`."""
+        return "; ".join(change.shell(root) for change in self.changes)
+
+
+Step = WriteAttr | LoadModule | SetNodes | ChangeNodes
 
 
 @attrs.frozen
@@ -301,6 +383,13 @@ def _short(path: str) -> str:
 def _step_to_json(step: Step) -> dict[str, Any]:
     if isinstance(step, SetNodes):
         return {"kind": "nodes", **attrs.asdict(step, recurse=False), "address": str(step.address)}
+    if isinstance(step, ChangeNodes):
+        return {
+            "kind": "node-changes",
+            "address": str(step.address),
+            "changes": node_changes_to_json(step.changes),
+            "why": step.why,
+        }
     kind = "write" if isinstance(step, WriteAttr) else "load"
     fields = {"kind": kind, **attrs.asdict(step)}
     if fields.get("tries") == 1:
@@ -315,8 +404,12 @@ def _step_from_json(data: Any) -> Step:
         return LoadModule(_module(fields), _expect(fields.get("after")), _text(fields, "why"))
     if kind == "nodes":
         return _nodes(fields)
+    if kind == "node-changes":
+        address = PciAddress.parse(_text(fields, "address"))
+        changes = node_changes_from_json(fields.get("changes"))
+        return ChangeNodes(address, changes, _text(fields, "why"))
     if kind != "write":
-        raise ParseError(kind, "a kind of step ('write', 'load' or 'nodes')")
+        raise ParseError(kind, "a kind of step ('write', 'load', 'nodes' or 'node-changes')")
     undo = fields.get("undo")
     return WriteAttr(
         path=_path(fields),
@@ -346,12 +439,47 @@ def _nodes(fields: dict[str, Any]) -> SetNodes:
     )
 
 
+def node_changes_to_json(changes: tuple[NodeChange, ...]) -> list[dict[str, Any]]:
+    """Changes of nodes as plain JSON values; :func:`node_changes_from_json` reads them back."""
+    return [attrs.asdict(change) for change in changes]
+
+
+def node_changes_from_json(data: Any) -> tuple[NodeChange, ...]:
+    """Read what :func:`node_changes_to_json` wrote; only VFIO's nodes are changed.
+
+    Raises:
+        ParseError: the data is none of it; it names the part that is wrong.
+    """
+    if not isinstance(data, list):
+        raise ParseError(repr(data), "a list of changes of nodes")
+    return tuple(_node_change(_object(change, "a change of a node")) for change in data)
+
+
+def _node_change(fields: dict[str, Any]) -> NodeChange:
+    path = _text(fields, "path")
+    if not _NODE.fullmatch(path):
+        raise ParseError(path, "the path of a VFIO node, such as dev/vfio/15")
+    inode = _needed(fields, "inode", _MOST_INODE)
+    return NodeChange(path, inode, _access(fields.get("before")), _access(fields.get("after")))
+
+
+def _access(data: Any) -> Access:
+    fields = _object(data, "owner and mode of a node")
+    return Access(
+        _needed(fields, "uid", _MOST_ID),
+        _needed(fields, "gid", _MOST_ID),
+        _needed(fields, "mode", _ALL_MODES),
+    )
+
+
 def _number(fields: dict[str, Any], key: str, most: int) -> int | None:
+    return None if fields.get(key) is None else _needed(fields, key, most)
+
+
+def _needed(fields: dict[str, Any], key: str, most: int) -> int:
     value = fields.get(key)
-    if value is None:
-        return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ParseError(repr(value), f"a number from 0 to {most} or null (the field {key!r})")
+        raise ParseError(repr(value), f"a number from 0 to {most} (the field {key!r})")
     return value
 
 

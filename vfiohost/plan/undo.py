@@ -8,10 +8,11 @@ from vfiohost.errors import PlanRefused
 from vfiohost.plan.changes import DRIVERS
 from vfiohost.plan.hazards import check_allow
 from vfiohost.plan.in_use import use_refusals
-from vfiohost.plan.types import LoadModule, Plan, Store, WriteAttr
+from vfiohost.plan.types import ChangeNodes, LoadModule, Plan, Store, WriteAttr
 from vfiohost.plan.words import listed
 
 if TYPE_CHECKING:
+    from vfiohost.plan.types import Step
     from vfiohost.usage import Usage
 
 MDEVS = "sys/bus/mdev/devices"
@@ -24,11 +25,12 @@ def plan_undo(
 
     Each step expects to find what the plan's step left behind, so a device that somebody else has
     touched since makes the undo stale and not wrong. Modules stay loaded, since removing one
-    unbinds every device of its drivers. The undo can be undone in turn. It has no origins: what it
-    brings back is what was there before.
+    unbinds every device of its drivers. Nodes come last: those of a device that its VFIO driver has
+    let go of are gone, and need nothing. The undo can be undone in turn, but for nodes that were
+    made anew by then. It has no origins: what it brings back is what was there before.
 
     Args:
-        plan: a plan that was carried out.
+        plan: a plan that was carried out (:attr:`vfiohost.journal.JournalEntry.done_plan`).
         usage: who uses the devices of :func:`devices_taken`, or ``None``: nobody asked.
         allow: words that permit to take a device from its users.
 
@@ -40,7 +42,7 @@ def plan_undo(
         PlanRefused: somebody uses a device; the plan that would have been comes with it.
     """
     check_allow(allow)
-    steps = [
+    steps: list[Step] = [
         WriteAttr(
             path=step.undo.path,
             value=step.undo.value,
@@ -51,6 +53,11 @@ def plan_undo(
         )
         for step in reversed(plan.steps)
         if isinstance(step, WriteAttr) and step.undo is not None
+    ]
+    steps += [
+        step.reversed(f"take back: {step.why}")
+        for step in reversed(plan.steps)
+        if isinstance(step, ChangeNodes) and step.changes
     ]
     loaded = [step.name for step in plan.steps if isinstance(step, LoadModule)]
     notes = [f"{listed(loaded)} stays loaded."] if loaded else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from vfiohost.plan.types import LoadModule, SetNodes, WriteAttr
+from vfiohost.plan.types import ChangeNodes, LoadModule, SetNodes, WriteAttr
 from vfiohost.render.table import plain, printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def step_line(step: Step, root: str = "/") -> str:
         # As LiveKernel loads it: what is pasted from a simulation cannot reach the host.
         where = "" if root == "/" else f"-d {shlex.quote(root)} "
         return printable(f"modprobe {where}{shlex.quote(step.name)}")
-    if isinstance(step, SetNodes):
+    if isinstance(step, SetNodes | ChangeNodes):
         return printable(step.shell(root))
     return printable(step.store.shell(root))
 
@@ -39,7 +39,9 @@ def undo_line(step: Step, root: str = "/") -> str:
     if isinstance(step, LoadModule):
         return "(stays loaded: removing a module unbinds devices)"
     if isinstance(step, SetNodes):
-        return "(the nodes vanish when the driver lets go of the device)"
+        return "(each node gets back the owner and mode that it had)"
+    if isinstance(step, ChangeNodes):
+        return printable(step.reversed("").shell(root))
     return printable(step.undo.shell(root)) if step.undo else "(nothing to take back)"
 
 
