@@ -155,6 +155,35 @@ def test_kill_at_every_fsync(fresh: Callable[[], Bench]) -> None:
     assert survives_somewhere(fresh, lambda bench: bench.apply(give()), check) >= 8
 
 
+def test_kill_at_every_fsync_of_a_rollback(fresh: Callable[[], Bench]) -> None:
+    def fail(bench: Bench) -> None:
+        bench.fail(0, Fault("refuse"))
+        bench.apply(give())
+
+    def check(bench: Bench) -> None:
+        assert all(r.outcome == "recovered" for r in bench.recover())
+        assert owners(bench) == BEFORE
+
+    assert survives_somewhere(fresh, fail, check) >= 8
+
+
+def test_kill_at_every_fsync_of_an_undo(fresh: Callable[[], Bench]) -> None:
+    def done() -> Bench:
+        bench = fresh()
+        bench.apply(give())
+        return bench
+
+    def check(bench: Bench) -> None:
+        is_whole = not bench.journal.open_entries() and len(bench.entries()) > 1
+        assert all(r.outcome == "recovered" for r in bench.recover())
+        assert owners(bench) == (BEFORE if is_whole else AFTER)
+
+    def take_back(bench: Bench) -> None:
+        bench.apply(undo(bench), undoes=bench.entries()[-1].id)
+
+    assert survives_somewhere(done, take_back, check) >= 8
+
+
 def undo(host: Bench) -> Plan:
     entry = host.journal.last_committed()
     assert entry is not None

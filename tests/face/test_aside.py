@@ -100,7 +100,11 @@ def test_a_reader_that_does_not_read_holds_no_change_up(
     root = simulated("a10-pair-nouveau")
     reader, writer = make()
     with started(root, writer, "bind", *DEVICES) as process:
-        is_over_and_free(root)
+        try:
+            is_over_and_free(root)
+        except AssertionError:
+            process.kill()
+            raise
         if os.isatty(writer):
             termios.tcflow(writer, termios.TCOON)
         os.close(writer)

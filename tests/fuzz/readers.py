@@ -28,7 +28,7 @@ from vfiohost.modalias import Modalias, ModuleIndex
 from vfiohost.model import PciAddress, Snapshot
 from vfiohost.names import PciNames
 from vfiohost.nvidia import VgpuDescription, VgpuTypeName
-from vfiohost.plan.types import Plan, WriteAttr
+from vfiohost.plan.types import ChangeNodes, Plan, WriteAttr
 from vfiohost.selectors import select_all
 from vfiohost.testing import fixtures
 from vfiohost.testing.state import State
@@ -155,6 +155,9 @@ def read_plan(data: bytes) -> str:
             assert step.path.startswith("sys/")
             assert ".." not in step.path.split("/")
             assert step.store.shell("/r").endswith(step.path) or "'" in step.store.shell("/r")
+        elif isinstance(step, ChangeNodes):
+            assert all(change.path.startswith("dev/vfio/") for change in step.changes)
+            assert not any(".." in change.path for change in step.changes)
     return f"plan {len(plan.steps)} {len(plan.origins)}"
 
 

@@ -271,6 +271,22 @@ def test_the_nodes_get_an_owner(lab: Machine, flavour: str) -> None:
     assert owner_of(lab, group) == "0:0 600 character special file"
 
 
+def test_the_node_of_a_group_gets_back_what_it_had(lab: Machine) -> None:
+    """It is there before the second device joins the group, and stays when that leaves it."""
+    alone = ("--allow", "shared-group")
+    vfiohost(lab, "bind", FIRST_NIC, *alone, "--owner", "64055:108", "--mode", "0640")
+    node = f"/dev/vfio/{group_of(lab, FIRST_NIC)}"
+    before = "64055:108 640 character special file"
+    assert owner_of(lab, node) == before
+    vfiohost(lab, "bind", SECOND_NIC, "--owner", "107:107", "--mode", "0660")
+    assert owner_of(lab, node) == "107:107 660 character special file"
+    vfiohost(lab, "undo")
+    assert owner_of(lab, node) == before
+    vfiohost(lab, "bind", FIRST_NIC, *alone, "--owner", "107", "--mode", "0600")
+    vfiohost(lab, "undo")
+    assert owner_of(lab, node) == before
+
+
 def test_nobody_of_that_name(lab: Machine) -> None:
     said = vfiohost(lab, "bind", layout.NIC, "--owner", "nobody-of-that-name", exits=3)
     assert "nobody-of-that-name" in said

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from tests.pure.test_model import addresses
 from vfiohost.errors import ParseError
 from vfiohost.plan.types import (
+    Access,
+    ChangeNodes,
     Expect,
     LoadModule,
+    NodeChange,
     Origin,
     Plan,
     Report,
+    SetNodes,
     Step,
     StepResult,
     Store,
@@ -39,7 +43,23 @@ writes = st.builds(
     why=texts,
 )
 modules = st.from_regex(r"[a-z0-9_][a-z0-9_-]*", fullmatch=True)
-steps = writes | st.builds(LoadModule, modules, st.none() | expects, texts)
+ids = st.integers(0, 2**32 - 2)
+accesses = st.builds(Access, ids, ids, st.integers(0, 0o7777))
+nodes = st.from_regex(r"dev/vfio/((noiommu-)?[0-9]{1,4}|devices/vfio[0-9]{1,4})", fullmatch=True)
+changes = st.builds(NodeChange, nodes, st.integers(0, 2**64 - 1), accesses, accesses)
+steps = st.one_of(
+    writes,
+    st.builds(LoadModule, modules, st.none() | expects, texts),
+    st.builds(
+        SetNodes,
+        addresses,
+        st.none() | ids,
+        st.none() | ids,
+        st.none() | st.integers(0, 0o777),
+        texts,
+    ),
+    st.builds(ChangeNodes, addresses, st.lists(changes, max_size=2).map(tuple), texts),
+)
 plans = st.builds(
     Plan,
     verb=texts,
