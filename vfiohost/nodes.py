@@ -236,6 +236,8 @@ def _opened(sysfs: Sysfs, node: str) -> Iterator[tuple[int, int, Access]]:
         now = os.fstat(fd)
         # A simulated host has plain files for nodes.
         is_plain = stat.S_ISREG(now.st_mode) and not sysfs.is_live()
+        if is_plain and now.st_nlink > 1:  # the other name may be outside of the root
+            raise KernelError("open", errno.EMLINK, shown)
         if not (stat.S_ISCHR(now.st_mode) or is_plain):
             is_link = stat.S_ISLNK(now.st_mode)
             raise KernelError("open", errno.ELOOP if is_link else errno.ENOTTY, shown)

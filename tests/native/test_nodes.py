@@ -137,12 +137,16 @@ def test_none_appears(sysfs: Sysfs) -> None:
         nodes.await_nodes(sysfs, ADDRESS, timeout=0.05)
 
 
-@pytest.mark.parametrize(("kind", "code"), [("link", "ELOOP"), ("fifo", "ENOTTY")])
+@pytest.mark.parametrize(
+    ("kind", "code"), [("link", "ELOOP"), ("fifo", "ENOTTY"), ("second name", "EMLINK")]
+)
 def test_what_is_no_node_is_not_touched(sysfs: Sysfs, tmp_path: Path, kind: str, code: str) -> None:
     victim, node = tmp_path / "victim", tmp_path / "dev/vfio/15"
     victim.touch(0o600)
     if kind == "link":
         node.symlink_to("../../victim")
+    elif kind == "second name":
+        node.hardlink_to(victim)
     else:
         os.mkfifo(node, 0o600)
     with pytest.raises(KernelError) as caught:

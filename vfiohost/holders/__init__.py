@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vfiohost.model import PciAddress, Snapshot
     from vfiohost.sysfs import Sysfs
 
-__all__ = ["VFIO_DEVICE", "find_processes", "find_usage"]
+__all__ = ["VFIO_DEVICE", "Processes", "find_processes", "find_usage"]
 
 
 def find_usage(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.holders.processes import VFIO_DEVICE, Processes
+from vfiohost.holders import VFIO_DEVICE, Processes
 from vfiohost.nodes import cdev_node, group_node
 from vfiohost.plan.words import listed
 
