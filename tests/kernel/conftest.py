@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -64,17 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks."""
     config.addinivalue_line("markers", "kernel: runs in the lab, when --kernel names a kernel")
     config.addinivalue_line("markers", "flavours(names): is about these kernels of the lab alone")
-    config.addinivalue_line("markers", "xdist_group(name): stays in one process of pytest-xdist")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests with a machine once for each kernel."""
     if "flavour" in metafunc.fixturenames:
-        # With pytest-xdist a kernel's tests stay in one process, where their machine is.
-        wanted = [
-            pytest.param(name, marks=pytest.mark.xdist_group(name))
-            for name in _wanted(metafunc.config) or ("none",)
-        ]
+        wanted = _wanted(metafunc.config) or ("none",)
         metafunc.parametrize("flavour", wanted, scope="session", indirect=True)
 
 
@@ -91,6 +87,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With pytest-xdist a kernel's tests stay in one process, where their machine is.
+
+    Its own way to say so, the mark ``xdist_group``, does nothing with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - installed for the lab alone
+
+    class ByKernel(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return kernel_of(nodeid) or nodeid
+
+    return ByKernel(config, log)
+
+
+def kernel_of(nodeid: str) -> str | None:
+    """The kernel that a test with a machine is about, by the test's name; else ``None``."""
+    words = re.split(r"[][-]", nodeid.partition("::")[2])
+    return next((word for word in words if word in FLAVOURS), None)
 
 
 def _is_about_its_kernel(item: pytest.Item) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.conftest import kernel_of
 from tests.kernel.lab import guest, layout
 from tests.kernel.lab.errors import GuestError, LabError, StillRunningError
 
@@ -21,7 +22,10 @@ DOCUMENTED = """\
 """What NVIDIA's documentation shows of an A10 that no driver has taken yet."""
 
 
-def test_kernel_is_the_one_that_was_asked_for(lab: Machine, flavour: str) -> None:
+def test_kernel_is_the_one_that_was_asked_for(
+    lab: Machine, flavour: str, request: pytest.FixtureRequest
+) -> None:
+    assert kernel_of(request.node.nodeid) == flavour
     assert lab.release.startswith(f"{flavour}." if flavour[0].isdigit() else "6.12.")
     assert lab.call(guest.read, "/proc/sys/kernel/osrelease").strip() == lab.release
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.cases import CASES
+from tests.kernel.conftest import kernel_of
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds
@@ -34,6 +35,21 @@ class Dummy:
 
     def names(self, path: str) -> list[str]:
         return ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("tests/kernel/test_boot.py::test_boots[6.12]", "6.12"),
+        ("tests/kernel/test_boot.py::test_boots[6.1]", "6.1"),
+        ("tests/kernel/test_groups.py::test_sees[iommufd-vfio-pci]", "iommufd"),
+        ("tests/kernel/test_edge_cases.py::test_case[6.12-45-fewer]", "6.12"),
+        ("tests/kernel/test_lab.py::test_iommufd[step1]", None),
+        ("tests/kernel/test_lab.py::test_plain", None),
+    ],
+)
+def test_a_test_belongs_to_the_kernel_in_its_name(name: str, kernel: str | None) -> None:
+    assert kernel_of(name) == kernel
 
 
 def test_scenario_takes_what_it_expects() -> None:
