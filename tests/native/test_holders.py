@@ -359,9 +359,7 @@ class TestStorage:
         disk.link("sys/class/block/dm-0/holders/nvme0n1p2", "../nvme0n1p2")
         assert disk.said() == ["block-holder: dm-0 (vg-data) is made of nvme0n1p2"]
 
-    def test_no_mountinfo_and_zfs_are_told(self, disk: Machine) -> None:
-        self.mount(disk, "40 22 0:50 / /tank rw - zfs tank rw")
-        assert "ZFS" in disk.usage().incomplete[0]
+    def test_no_mountinfo_is_told(self, disk: Machine) -> None:
         (disk.root / "proc/1/mountinfo").unlink()
         assert "what is mounted is not known" in disk.usage().incomplete[0]
 

@@ -65,7 +65,9 @@ _RULES: dict[UseKind, _Rule] = {
     "root-disk": _Rule(None, "The host runs from it: leave it to the host."),
     "swap": _Rule(ALLOW_STORAGE, "Take it out of swap (swapoff)"),
     "block-holder": _Rule(
-        ALLOW_STORAGE, "Stop what is made of it (vgchange -an, mdadm --stop, dmsetup remove)"
+        ALLOW_STORAGE,
+        "Stop what is made of it (vgchange -an, mdadm --stop, dmsetup remove, losetup -d, zpool "
+        "export)",
     ),
     "address": _Rule(ALLOW_NETWORK, "Give the address to another interface, or take this one down"),
     "route": _Rule(ALLOW_NETWORK, "Give the route to another interface, or take this one down"),
