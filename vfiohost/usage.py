@@ -30,6 +30,7 @@ UseKind = Literal[
     "swap",
     "block-holder",
     "interface-up",
+    "interface-elsewhere",
     "address",
     "route",
     "default-route",
@@ -44,8 +45,9 @@ UseKind = Literal[
 mixer, which sound servers always have. ``framebuffer``: the firmware's; ``console``: the kernel's
 text console. ``mount``: it carries a file system or a part of one; ``root-disk``: one that the host
 runs from. ``block-holder``: dm, LVM, md, bcache, a loop device or a ZFS pool is made of it.
-``interface-up``: an interface without address or route. ``network-member``: a bond, a bridge or a
-VLAN has the interface. ``vf``, ``mdev``: it has such a child.
+``interface-up``: an interface is up, without address or route; ``interface-elsewhere``: it is in
+another network namespace; ``network-member``: a bond, a bridge or a VLAN has it. ``vf``, ``mdev``: it
+has such a child.
 """
 
 

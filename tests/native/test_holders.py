@@ -420,12 +420,6 @@ class TestNetwork:
             "default-route: br0 (on eth0) has the default route of IPv4",
         ]
 
-    def test_an_interface_in_a_container_is_not_seen(self, nic: Machine) -> None:
-        (nic.root / self.PATH / "net/eth0/flags").unlink()
-        (nic.root / self.PATH / "net/eth0").rmdir()
-        (nic.root / "sys/class/net/eth0").unlink()
-        assert "another network namespace" in nic.usage().incomplete[0]
-
     def test_an_address_that_belongs_to_no_interface_is_told(self, nic: Machine) -> None:
         nic.write("proc/net/fib_trie", "     |-- 192.0.2.9\n        /32 host LOCAL\n")
         assert nic.usage().incomplete == (
