@@ -69,6 +69,7 @@ def facts(
         "proc/cpuinfo": INTEL,
         "proc/2/comm": b"kthreadd\n",
         "proc/meminfo": MEMINFO % (0, 0),
+        IRQ: b"IR-PCI-MSI\n",
     }
     listed: dict[str, tuple[str, ...] | Unavailable] = {
         ACPI_TABLES: ("DMAR",),
@@ -162,6 +163,10 @@ CASES: dict[str, tuple[HostFacts, HostFacts]] = {
     "vfio-unknown": (facts(host=snapshot(gpu(), drivers=NO_VFIO)), ALONE),
     "no-interrupt-remapping": (told(IRQ, b"PCI-MSI\n"), told(IRQ, b"IR-PCI-MSI\n")),
     "interrupt-remapping": (told(IRQ, b"IR-PCI-MSI\n"), told(IRQ, b"PCI-MSI\n")),
+    "interrupts-unknown": (
+        told(IRQ, Unavailable(13, "Permission denied")),
+        told("proc/interrupts", b"PCI-MSI\n"),
+    ),
     "unsafe-interrupts": (
         told(f"{TYPE1}/allow_unsafe_interrupts", b"Y\n"),
         told(f"{TYPE1}/allow_unsafe_interrupts", b"N\n"),

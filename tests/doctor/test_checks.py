@@ -14,11 +14,13 @@ from tests.doctor.hosts import (
     GPU,
     GUEST,
     INTEL,
+    IRQ,
     MEMINFO,
     NO_GROUP,
     NVIDIA,
     PORT,
     TWO_CARDS,
+    TYPE1,
     VGPU_MODULES,
     at,
     facts,
@@ -143,6 +145,51 @@ def test_a_group_that_could_not_be_read_is_not_called_missing() -> None:
 
 def test_words_after_the_dashes_are_not_the_kernels() -> None:
     assert "acs-override" not in codes(line("quiet -- pcie_acs_override=downstream"))
+
+
+# ---- interrupts --------------------------------------------------------------------------------
+
+UNSAFE = f"{TYPE1}/allow_unsafe_interrupts"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "words", "advice"),
+    [
+        (INTEL, "quiet", "with VT-d, and x2APIC"),
+        (AMD, "quiet", "the firmware's table IVRS"),
+        (AMD, "intremap=off", "Take intremap=off off the kernel's command line"),
+        (INTEL, "nointremap", "Take nointremap off"),
+        (GUEST, "quiet", "amd-iommu,intremap=on"),
+    ],
+)
+def test_what_remaps_interrupts_depends_on_the_host(cpu: bytes, words: str, advice: str) -> None:
+    files = {IRQ: b"PCI-MSI\n", "proc/cpuinfo": cpu, "proc/cmdline": words.encode()}
+    remedy = the("no-interrupt-remapping", facts(files=files)).remedy or ""
+    assert advice in remedy
+    assert ("x2APIC" in remedy) == (advice == "with VT-d, and x2APIC")
+    files[UNSAFE] = b"Y\n"
+    assert "no-interrupt-remapping" not in codes(facts(files=files))
+    assert advice in (the("unsafe-interrupts", facts(files=files)).remedy or "")
+
+
+@pytest.mark.parametrize("chip", [b"IR-PCI-MSI\n", b"IR-IO-APIC\n"])
+@pytest.mark.parametrize("cpu", [INTEL, AMD, b"vendor_id\t:   Shanghai  \n"])
+def test_an_option_without_effect_is_no_warning(cpu: bytes, chip: bytes) -> None:
+    host = facts(files={UNSAFE: b"Y\n", IRQ: chip, "proc/cpuinfo": cpu})
+    assert the("unsafe-interrupts", host).severity == "info"
+    assert "interrupt-remapping" in codes(host)
+
+
+def test_iommufd_has_the_option_too() -> None:
+    path = "sys/module/iommufd/parameters/allow_unsafe_interrupts"
+    found = the("unsafe-interrupts", facts(files={path: b"Y\n", IRQ: b"PCI-MSI\n"}))
+    assert (found.subject, found.severity) == ("iommufd", "warning")
+
+
+def test_on_arm_nothing_is_said_of_remapping() -> None:
+    arm = {"proc/cpuinfo": b"CPU implementer\t: 0x41\n", IRQ: b"PCI-MSI\n"}
+    assert not [code for code in codes(facts(files=arm)) if "interrupt" in code]
+    assert "ITS" in (the("unsafe-interrupts", facts(files=arm | {UNSAFE: b"Y"})).remedy or "")
 
 
 # ---- groups ------------------------------------------------------------------------------------

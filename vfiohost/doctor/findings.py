@@ -41,6 +41,7 @@ CODES: Final[Mapping[str, str]] = {
     "vfio-missing": "This kernel has no vfio-pci",
     "no-interrupt-remapping": "Interrupts are not remapped, so VFIO refuses devices",
     "interrupt-remapping": "Interrupts are remapped",
+    "interrupts-unknown": "Whether interrupts are remapped cannot be told",
     "unsafe-interrupts": "VFIO was told to do without interrupt remapping",
     "noiommu-mode": "VFIO was told to do without an IOMMU",
     "vfio-limit": "VFIO's limit on mappings was lowered",

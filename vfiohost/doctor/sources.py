@@ -98,6 +98,26 @@ def keep_cpu(content: bytes) -> bytes | None:
     return b"".join(line + b"\n" for line in lines) or None
 
 
+CHIPS: Final = (b"IR-PCI-MSI", b"IR-IO-APIC", b"PCI-MSI", b"IO-APIC")
+"""How the chips of interrupts are called on x86, those first that tell most. ``IR-`` stands before
+the name where interrupts are remapped, by Intel's IOMMU and by AMD's (``dmar_msi_parent_ops`` in
+``drivers/iommu/intel/irq_remapping.c``, ``amdvi_msi_parent_ops`` in ``drivers/iommu/amd/iommu.c``;
+before 6.2 ``pci_msi_ir_controller`` in ``arch/x86/kernel/apic/msi.c``): of all devices or none."""
+_CHIP = re.compile(rb"(?:^|\s)((?:IR-)?(?:PCI-MSI|IO-APIC))")
+_OWN = b"AMD-Vi"
+
+
+def keep_interrupts(content: bytes) -> bytes | None:
+    """Of ``proc/interrupts``, or of one interrupt, the name of the chip that tells most.
+
+    AMD's IOMMU is a PCI device with an interrupt of its own, which is not remapped where all others
+    are (``iommu_setup_msi`` in ``drivers/iommu/amd/init.c``): that one tells nothing.
+    """
+    lines = (line for line in content.splitlines() if _OWN not in line)
+    found = {match[1] for line in lines if (match := _CHIP.search(line))}
+    return next((chip + b"\n" for chip in CHIPS if chip in found), None)
+
+
 _FRAMEBUFFER = re.compile(rb": (?:BOOTFB|efifb|vesafb|simplefb|simple-framebuffer)", re.IGNORECASE)
 
 
@@ -152,6 +172,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source("sys/hypervisor/type"),
     Source("sys/module/vfio/parameters/enable_unsafe_noiommu_mode"),
     Source("sys/module/vfio_iommu_type1/parameters/*"),
+    Source("sys/module/iommufd/parameters/*"),
     Source("sys/module/vfio_pci/parameters/*"),
     Source("sys/module/nvidia_drm/parameters/modeset"),
     Source("proc/sys/kernel/tainted"),
