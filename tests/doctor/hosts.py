@@ -20,6 +20,8 @@ GPU, VF, OTHER = "0000:65:00.0", "0000:65:00.4", "0000:66:00.0"
 PORT = "0000:64:02.0"
 INTEL = b"vendor_id\t: GenuineIntel\nflags\t:\n"
 AMD = b"vendor_id\t: AuthenticAMD\nflags\t:\n"
+ARM = b"CPU implementer\t: 0x41\n"
+ZEROS = b"00000000-0000-0000-0000-000000000000\n"
 GUEST = b"vendor_id\t: GenuineIntel\nflags\t: hypervisor\n"
 IRQ = "sys/kernel/irq/30/chip_name"
 TYPE1 = "sys/module/vfio_iommu_type1/parameters"
@@ -143,6 +145,10 @@ CASES: dict[str, tuple[HostFacts, HostFacts]] = {
     "guest-without-viommu": (
         told("proc/cpuinfo", GUEST, NO_GROUP, names={ACPI_TABLES: ()}),
         told("proc/cpuinfo", GUEST, NO_GROUP),
+    ),
+    "xen": (
+        facts(NO_GROUP, files={"sys/hypervisor/type": b"xen\n", "sys/hypervisor/uuid": ZEROS}),
+        told("sys/hypervisor/type", b"xen\n", NO_GROUP),
     ),
     "guest": (told("proc/cpuinfo", GUEST), ALONE),
     "outside-iommu": (facts(gpu(), device(OTHER)), facts(gpu(), device(OTHER, group=17))),

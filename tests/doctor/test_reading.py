@@ -172,6 +172,12 @@ def test_of_a_rule_only_what_it_speaks_of_is_kept() -> None:
     assert sources.keep_mention(b"# vfio\n") is None
 
 
+def test_of_a_xen_domain_only_that_it_is_the_first_is_kept() -> None:
+    zeros = b"00000000-0000-0000-0000-000000000000\n"
+    assert sources.keep_first_domain(zeros) == zeros
+    assert sources.keep_first_domain(zeros.replace(b"0-", b"1-")) is None
+
+
 # /proc/interrupts of a desktop with an AMD processor, and Linux 6.1.
 AMD_INTERRUPTS = b"""\
             CPU0       CPU1
@@ -348,7 +354,7 @@ FULL: dict[str, str | bytes] = {
     "etc/modprobe.d/vfio.conf": "options vfio-pci ids=10de:2236\n",
     f"etc/driverctl.d/pci-{GPU}": "vfio-pci\n",
     "etc/mdevctl.d/0000:65:00.4/0b5cd3fe-1b2c-4d5e-8f90-123456789abc": "{}",
-    "etc/libvirt/hooks/qemu": "#!/bin/sh\necho SECRET\n",
+    "etc/libvirt/hooks/qemu.d/10-gpu": "#!/bin/sh\necho SECRET\n",
     "etc/udev/rules.d/9.rules": 'SUBSYSTEM=="vfio", OWNER="alice"\n',
     "sys/firmware/acpi/tables/DMAR": b"DMAR SECRET",
     "sys/firmware/acpi/tables/SSDT": b"SECRET",

@@ -26,6 +26,7 @@ CODES: Final[Mapping[str, str]] = {
     "iommu-off": "There are no IOMMU groups; why cannot be told from what was read",
     "iommu-unknown": "The tree does not tell whether there is an IOMMU",
     "guest-without-viommu": "The host is a virtual machine without a virtual IOMMU",
+    "xen": "The host runs on Xen, which keeps the IOMMU for itself",
     "guest": "The host is a virtual machine with a virtual IOMMU",
     "outside-iommu": "Devices that are in no group, while others are",
     "cmdline-unknown-word": "A word on the command line that the kernel does not know",

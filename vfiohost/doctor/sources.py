@@ -29,18 +29,29 @@ HUGEPAGES: Final = "sys/kernel/mm/hugepages"
 IOMMU_TABLES: Final = {"DMAR": "Intel VT-d", "IVRS": "AMD-Vi", "IORT": "Arm SMMU", "VIOT": "virtio"}
 """The ACPI tables that describe an IOMMU."""
 
-MANAGERS: Final = {
+_OPEN = "keeps the GPUs open, so that no driver lets go of them"
+_LIBVIRT = "libvirt takes devices of guests with managed='yes' and gives them back by itself"
+
+FIGHTING: Final = {
     "virt-handler": "KubeVirt's node agent removes mediated devices that it does not know",
     "vfio-manage": "NVIDIA's GPU Operator binds and unbinds all GPUs of the node",
     "driver-manager": "NVIDIA's GPU Operator takes its driver off all GPUs of the node",
     "nvidia-vgpu-dm": "NVIDIA's vGPU Device Manager removes and makes vGPUs",
-    "nvidia-persiste": "nvidia-persistenced keeps the GPUs open, so that no driver lets go of them",
-    "nv-hostengine": "NVIDIA's DCGM keeps the GPUs open, so that no driver lets go of them",
-    "libvirtd": "libvirt detaches and reattaches devices of guests with managed='yes'",
-    "virtqemud": "libvirt detaches and reattaches devices of guests with managed='yes'",
-    "kubevirt-gpu-de": "the device plugin gives out the devices that it saw when it started",
 }
-"""By ``comm`` (15 characters): programs that use or manage devices, and what they do."""
+"""By ``comm`` (15 characters): programs that take away what another has made, and what they do."""
+
+MANAGERS: Final = {
+    **FIGHTING,
+    "nvidia-persiste": f"nvidia-persistenced {_OPEN}",
+    "nv-hostengine": f"NVIDIA's DCGM {_OPEN}",
+    "kubevirt-gpu-de": "the device plugin gives out the devices that it saw when it started",
+    "libvirtd": _LIBVIRT,
+    "virtqemud": _LIBVIRT,
+}
+"""By ``comm``: programs that use or manage devices, and what they do."""
+
+PEACEFUL: Final = frozenset({"libvirtd", "virtqemud"})
+"""Those that go well with vfiohost, and are only good to know of."""
 
 
 @attrs.frozen
@@ -159,6 +170,11 @@ def keep_manager(content: bytes) -> bytes | None:
     return name + b"\n" if name.decode("utf-8", "replace") in MANAGERS else None
 
 
+def keep_first_domain(content: bytes) -> bytes | None:
+    """Of the UUID of a Xen domain, only that of the first one: zeros."""
+    return content if not content.strip(b"0-\n") else None
+
+
 def keep_mention(content: bytes) -> bytes | None:
     """Of udev's rules: only that they speak of VFIO or of driver overrides."""
     text = b"\n".join(line for line in content.splitlines() if not line.lstrip().startswith(b"#"))
@@ -170,6 +186,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source("proc/cpuinfo", keep_cpu, limit=8 << 20),
     Source("sys/class/dmi/id/sys_vendor"),
     Source("sys/hypervisor/type"),
+    Source("sys/hypervisor/uuid", keep_first_domain),
     Source("sys/module/vfio/parameters/enable_unsafe_noiommu_mode"),
     Source("sys/module/vfio_iommu_type1/parameters/*"),
     Source("sys/module/iommufd/parameters/*"),
@@ -180,7 +197,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source(SECURE_BOOT, slow=True),
     Source("proc/self/limits", lines_that(rb"Max locked memory")),
     Source("proc/self/status", lines_that(rb"CapEff:")),
-    Source("proc/meminfo", lines_that(rb"(?:HugePages_(?:Total|Free)|Hugepagesize):")),
+    Source("proc/meminfo", lines_that(rb"(?:HugePages_(?:Total|Free|Rsvd)|Hugepagesize):")),
     Source(f"{HUGEPAGES}/*/nr_hugepages"),
     Source("proc/sys/vm/overcommit_memory"),
     Source("proc/fb"),
@@ -191,6 +208,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source(f"{UDEV_RULES}/*.rules", keep_mention),
     Source(f"{MDEVCTL}/*/*", keep_nothing),
     Source(f"{LIBVIRT_HOOKS}/*", keep_nothing),
+    *(Source(f"{LIBVIRT_HOOKS}/{kind}.d/*", keep_nothing) for kind in ("daemon", "qemu")),
     # A process may end while it is looked at, and on many hosts others are hidden.
     Source("proc/[0-9]*/comm", keep_manager, limit=4096, most=1 << 17, must=False),
 )

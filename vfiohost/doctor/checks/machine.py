@@ -78,6 +78,8 @@ def _memlock(facts: HostFacts) -> Iterator[Finding]:
     exempt = status is not None and bool(int(status[1], 16) & _CAP_IPC_LOCK)
     limit = number(line[0])
     saw = (facts.saw(_LIMITS), facts.saw(_STATUS))
+    if limit is None and line[0] != "unlimited":
+        return
     if exempt or limit is None:
         who = "this process is exempt (CAP_IPC_LOCK)" if exempt else "there is no limit"
         yield Finding(
@@ -95,8 +97,8 @@ def _memlock(facts: HostFacts) -> Iterator[Finding]:
         "host",
         saw,
         f"A process like this one may lock {_size(limit)}, and VFIO locks all memory of a guest: "
-        "QEMU started so fails with ENOMEM (VFIO_MAP_DMA). libvirt raises the limit for its "
-        "guests itself.",
+        "QEMU started so fails with ENOMEM (VFIO_MAP_DMA) when its guest has more. libvirt raises "
+        "the limit for its guests itself.",
         "LimitMEMLOCK=infinity in the unit of the service that starts guests; for users, "
         "`USER - memlock unlimited` in /etc/security/limits.d. It takes a new login.",
     )
@@ -110,6 +112,10 @@ def _hugepages(facts: HostFacts) -> Iterator[Finding]:
     total, free = found.get("HugePages_Total"), found.get("HugePages_Free")
     if total is None or free is None:
         return
+    # Promised to somebody and not yet touched (hugetlb_report_meminfo in mm/hugetlb.c).
+    free = max(free - (found.get("HugePages_Rsvd") or 0), 0)
+    size = found.get("Hugepagesize")
+    of_size = f" of {_size(size << 10)}" if size else ""
     pools = [path for path in facts.files if path.startswith(f"{HUGEPAGES}/")]
     saw = (facts.saw(_MEMINFO), *map(facts.saw, pools))
     if total and not free:
@@ -118,12 +124,17 @@ def _hugepages(facts: HostFacts) -> Iterator[Finding]:
             "warning",
             "host",
             saw,
-            f"All {total} huge pages are in use: one more guest that wants some does not start.",
+            f"All {total} huge pages{of_size} are in use or promised: one more guest that wants "
+            "some does not start.",
             "Raise vm.nr_hugepages; soon after boot, or on the command line (hugepages=), the "
             "kernel finds most.",
         )
         return
-    some = f"{total} huge pages are reserved, {free} are free." if total else "None is reserved."
+    some = (
+        f"{total} huge pages{of_size} are reserved, {free} are free."
+        if total
+        else "None is reserved."
+    )
     yield Finding(
         "hugepages",
         "ok",
@@ -134,7 +145,7 @@ def _hugepages(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _size(number_of_bytes: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number_of_bytes >= size:
-            return f"{number_of_bytes / size:.4g} {unit}"
+    for unit, size in (("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if number_of_bytes >> size:
+            return f"{number_of_bytes / (1 << size):.5g} {unit}"
     return f"{number_of_bytes} bytes"

@@ -45,9 +45,9 @@ def check_modules(facts: HostFacts) -> Iterator[Finding]:
             "vfio-unknown",
             "info",
             "vfio-pci",
-            (Evidence(_DRIVER, "is not there"), Evidence(index, "has no index of modules")),
+            (Evidence(_DRIVER, "is not there"), Evidence(index, f"has {_what(facts)}")),
             "vfio-pci is not loaded, and nothing tells whether this kernel has it: there is no "
-            "list of its modules.",
+            "whole list of its modules.",
             "modprobe vfio-pci tells. Without any modules, the kernel needs CONFIG_VFIO_PCI=y.",
         )
     elif facts.loadable.get("vfio_pci"):
@@ -70,6 +70,10 @@ def check_modules(facts: HostFacts) -> Iterator[Finding]:
             "with CONFIG_VFIO_PCI. Debian's cloud kernels leave it out. After a kernel update, "
             "boot the new kernel first.",
         )
+
+
+def _what(facts: HostFacts) -> str:
+    return "no index of modules" if facts.loadable is None else "a part of the modules"
 
 
 def check_interrupts(facts: HostFacts) -> Iterator[Finding]:
@@ -171,7 +175,9 @@ def check_options(facts: HostFacts) -> Iterator[Finding]:
     path, mode = facts.parameter("vfio", "enable_unsafe_noiommu_mode")
     if is_on(mode):
         tainted = number(facts.text("proc/sys/kernel/tainted")) or 0
-        used = " It was used: the kernel is tainted." if tainted & _TAINT_USER else ""
+        used = (
+            " It may have been used: the kernel has the taint U." if tainted & _TAINT_USER else ""
+        )
         yield Finding(
             "noiommu-mode",
             "warning",
