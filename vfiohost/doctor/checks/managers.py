@@ -106,8 +106,8 @@ def _stray(device: PciDevice) -> Finding:
         ),
         f"{device.address} is on vfio-pci without a driver_override, and neither the command line "
         "nor modprobe.d has its ids. `bind --once` does so, and an initramfs with older options; "
-        "else somebody wrote its ids to new_id, which cannot be read back, and every other device of these ids that is probed "
-        "goes to vfio-pci as well.",
+        "else somebody wrote its ids to new_id, which cannot be read back, and every other device "
+        "of these ids that is probed goes to vfio-pci as well.",
         f'echo "{device.ids.replace(":", " ")}" > /sys/bus/pci/drivers/vfio-pci/remove_id takes '
         f"them out (it lets go of no device). Then `vfiohost bind {device.address}`.",
     )
