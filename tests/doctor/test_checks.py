@@ -165,7 +165,7 @@ def test_what_no_guest_gets_may_be_outside() -> None:
 
 def test_groups_that_could_not_be_read_are_not_said_to_be_there() -> None:
     host = facts(gpu(), device("0000:66:00.0", group=Unavailable(13, "Permission denied")))
-    assert the("iommu-on", host).sentence.endswith("The groups of 1 functions could not be read.")
+    assert the("iommu-on", host).sentence.endswith("The group of 1 function could not be read.")
 
 
 @pytest.mark.parametrize(
@@ -428,6 +428,14 @@ def test_huge_pages_have_a_size_and_may_be_promised() -> None:
     assert (
         "All 512 huge pages of 2 MiB" in the("hugepages-full", told("proc/meminfo", full)).sentence
     )
+    other = "sys/kernel/mm/hugepages/hugepages-1048576kB"
+    large = {f"{other}/nr_hugepages": b"64\n", f"{other}/free_hugepages": b"64\n"}
+    assert (
+        "64 huge pages of 1 GiB are reserved, 64 are"
+        in the("hugepages", facts(files=large)).sentence
+    )
+    large[f"{other}/resv_hugepages"] = b"64\n"
+    assert "All 64 huge pages of 1 GiB" in the("hugepages-full", facts(files=large)).sentence
     some = the("hugepages", told("proc/meminfo", full.replace(b"Rsvd: 9", b"Rsvd: 8")))
     assert "512 huge pages of 2 MiB are reserved, 1 are free" in some.sentence
 

@@ -198,7 +198,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source("proc/self/limits", lines_that(rb"Max locked memory")),
     Source("proc/self/status", lines_that(rb"CapEff:")),
     Source("proc/meminfo", lines_that(rb"(?:HugePages_(?:Total|Free|Rsvd)|Hugepagesize):")),
-    Source(f"{HUGEPAGES}/*/nr_hugepages"),
+    *(Source(f"{HUGEPAGES}/*/{kind}_hugepages") for kind in ("nr", "free", "resv")),
     Source("proc/sys/vm/overcommit_memory"),
     Source("proc/fb"),
     Source("proc/iomem", keep_framebuffer, limit=4 << 20),

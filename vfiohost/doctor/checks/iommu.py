@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.doctor.facts import CMDLINE, GROUPS, HostFacts, joined
+from vfiohost.doctor.facts import CMDLINE, GROUPS, HostFacts, counted, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.doctor.sources import ACPI_TABLES, IOMMU_TABLES, IOMMUS
 from vfiohost.model import Unavailable
@@ -33,7 +33,7 @@ def check_iommu(facts: HostFacts) -> Iterator[Finding]:
     # A group that could not be read is an Unavailable, and counts for neither.
     outside = [d for d in facts.snapshot.devices if d.iommu_group is None and _has_dma(d)]
     unread = [d for d in facts.snapshot.devices if isinstance(d.iommu_group, Unavailable)]
-    how_many = Evidence(GROUPS, f"{len(facts.groups)} groups")
+    how_many = Evidence(GROUPS, counted(len(facts.groups), "group"))
     if outside:
         yield Finding(
             "outside-iommu",
@@ -52,9 +52,9 @@ def check_iommu(facts: HostFacts) -> Iterator[Finding]:
             "ok",
             "host",
             (how_many, facts.saw(IOMMUS)),
-            f"The IOMMU is on. The groups of {len(unread)} functions could not be read."
+            f"The IOMMU is on. The group of {counted(len(unread), 'function')} could not be read."
             if unread
-            else "The IOMMU is on, and every function but bridges is in a group.",
+            else "The IOMMU is on, and every function but bridges and IOMMUs is in a group.",
         )
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from vfiohost.doctor.facts import CMDLINE, joined
+from vfiohost.doctor.facts import CMDLINE, counted, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.doctor.sources import (
     DRIVERCTL,
@@ -53,7 +53,8 @@ def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
             (Evidence(path, wanted), Evidence(f"{device.path}/driver", str(driver or "none"))),
             f"driverctl keeps {wanted} for {address}, which is on {driver or 'no driver'} now: at "
             "the next boot it gets the other one.",
-            f"driverctl unset-override {address} if vfiohost is to decide.",
+            f"driverctl unset-override {address} if vfiohost is to decide: it has the device "
+            "probed anew at once, so `vfiohost bind` it after that.",
         )
     if agreeing:
         yield Finding(
@@ -61,7 +62,7 @@ def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
             "info",
             "driverctl",
             tuple(agreeing),
-            f"driverctl sets the driver of {_count(len(agreeing), 'device')} at each boot, after "
+            f"driverctl sets the driver of {counted(len(agreeing), 'device')} at each boot, after "
             "the native driver may have had them.",
             "Change these devices with driverctl, or unset its override and use vfiohost: one of "
             "them only.",
@@ -167,10 +168,6 @@ def check_programs(facts: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def check_configuration(facts: HostFacts) -> Iterator[Finding]:
     """Do mdevctl, libvirt's hooks or udev's rules do something to devices."""
     kept = [path for path in facts.files if path.startswith(f"{MDEVCTL}/")]
@@ -185,7 +182,7 @@ def check_configuration(facts: HostFacts) -> Iterator[Finding]:
             "warning" if gone else "info",
             "mdevctl",
             tuple(Evidence(path, "is there") for path in definitions[:4]),
-            f"mdevctl keeps {_count(len(definitions), 'definition')} of mediated devices, and "
+            f"mdevctl keeps {counted(len(definitions), 'definition')} of mediated devices, and "
             "makes those again at boot that start by themselves."
             + (f" No type is offered now by {joined(gone)}: there it fails." if gone else ""),
             "Have the types offered first (NVIDIA's virtual functions: sriov-manage -e), or "
