@@ -44,10 +44,10 @@ UseKind = Literal[
 ``drm``, ``sound``, ``storage-user``: a process has a node of it open; ``sound-control``: only the
 mixer, which sound servers always have. ``framebuffer``: the firmware's; ``console``: the kernel's
 text console. ``mount``: it carries a file system or a part of one; ``root-disk``: one that the host
-runs from. ``block-holder``: dm, LVM, md, bcache, a loop device or a ZFS pool is made of it.
-``interface-up``: an interface is up, without address or route; ``interface-elsewhere``: it is in
-another network namespace; ``network-member``: a bond, a bridge or a VLAN has it. ``vf``, ``mdev``:
-it has such a child.
+runs from. ``block-holder``: dm, LVM, md, bcache, a loop device or a ZFS pool is made of it, or
+the kernel exports it. ``interface-up``: an interface is up, without address or route;
+``interface-elsewhere``: it is in another network namespace; ``network-member``: a bond, a bridge or
+a VLAN has it. ``vf``, ``mdev``: it has such a child.
 """
 
 

@@ -44,6 +44,7 @@ PATHS = [
 PATHS += ["sys/kernel/irq/30/chip_name", "proc/interrupts", "run/vfiohost/lock"]
 PATHS += [f"{GPU_PATH}/{name}" for name in ("resource", "reset_method", "d3cold_allowed", "config")]
 PATHS += [f"{PORT_PATH}/config", f"{PORT_PATH}/power/runtime_status", f"{GPU_PATH}/power_state"]
+PATHS += [f"{sources.HUGEPAGES}/hugepages-2048kB/nr_hugepages", "sys/kernel/irq/31/actions"]
 PATHS += ["lib/modules/6.12.117-amd64/modules.alias", "var/lib/vfiohost/journal/x.jsonl"]
 
 

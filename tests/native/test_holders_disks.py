@@ -248,6 +248,24 @@ def test_udev_has_seen_the_label_of_a_zfs_pool(disk: Machine) -> None:
     assert disk.said() == ["root-disk: sda1 is part of the ZFS pool rpool"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sys/kernel/config/nvmet/subsystems/fast/namespaces/1/device_path",
+        "sys/kernel/config/target/core/iblock_0/fast/udev_path",
+    ],
+)
+def test_a_disk_that_other_hosts_have(disk: Machine, path: str) -> None:
+    disk.link("dev/disk/by-id/ata-X-part1", "../../sda1")
+    disk.write(path, "/dev/disk/by-id/ata-X-part1\n")
+    disk.write(f"{path.rpartition('/')[0]}/enable", "0\n")
+    assert disk.said() == []
+    disk.write(f"{path.rpartition('/')[0]}/enable", "1\n")
+    (use,) = disk.usage().uses
+    assert (use.kind, use.via) == ("block-holder", f"/{path}")
+    assert use.detail == "the kernel exports sda1 to other hosts"
+
+
 def test_texts_that_make_no_sense(disk: Machine) -> None:
     mount(
         disk,

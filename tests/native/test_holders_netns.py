@@ -96,6 +96,14 @@ def test_few_of_many_namespaces_are_named(nic: Machine) -> None:
     assert use.detail.endswith("pid 104 (?) ens1f0, eth1; and 251 more namespaces")
 
 
+@pytest.mark.parametrize("child", ["virtio0", "mlx5_core.sf.4"])
+def test_the_interface_may_be_that_of_a_device_below(nic: Machine, child: str) -> None:
+    (nic.root / PATH / child).mkdir()
+    shutil.move(nic.root / PATH / "net", nic.root / PATH / child / "net")
+    (use,) = nic.usage().uses
+    assert (use.kind, use.via) == ("interface-elsewhere", f"/{PATH}/{child}/net")
+
+
 def test_an_interface_in_sight_is_not_elsewhere(nic: Machine) -> None:
     container(nic)
     nic.in_class("net", f"{PATH}/net/eth0")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NET = "sys/class/net"
 _IFF_UP = 0x1  # include/uapi/linux/if.h
 _FOLDER = "proc/net"
+# Devices below a function that have the interface in its place: virtio's, mlx5's subfunctions.
+_CHILDREN = ("virtio", "mlx5_core.sf.")
 
 
 def network_uses(sysfs: Sysfs, subjects: Sequence[Subject], incomplete: list[str]) -> Iterator[Use]:
@@ -68,17 +70,24 @@ def _elsewhere(sysfs: Sysfs, functions: Sequence[Subject], incomplete: list[str]
     namespace (``net_ns_type_operations`` in ``net/core/net-sysfs.c``). What belongs to the function
     in another namespace, no file says.
     """
-    moved = [s for s in functions if "net" in names_in(sysfs, s.path)]
-    moved = [s for s in moved if not names_in(sysfs, f"{s.path}/net")]
+    moved = [(s, path) for s in functions for path in _empty(sysfs, s.path)]
     others = other_namespaces(sysfs) if moved else ()
     known = f"; others have: {'; '.join(others)}" if others else ""
-    for subject in moved:
+    for subject, path in moved:
         detail = f"it has an interface in another network namespace (a container's){known}"
-        yield Use("interface-elsewhere", subject.name, detail, f"/{subject.path}/net")
+        yield Use("interface-elsewhere", subject.name, detail, f"/{path}")
         incomplete.append(
             f"{subject.name} has an interface in another network namespace (a container's): "
             "which one it is there, and what it is used for, no file says."
         )
+
+
+def _empty(sysfs: Sysfs, path: str) -> Iterator[str]:
+    """The directories ``net`` of a function, its virtio device and subfunctions, if empty."""
+    names = names_in(sysfs, path)
+    for place in (path, *(f"{path}/{name}" for name in names if name.startswith(_CHILDREN))):
+        if "net" in names_in(sysfs, place) and not names_in(sysfs, f"{place}/net"):
+            yield f"{place}/net"
 
 
 def _uses_of(

@@ -24,6 +24,8 @@ _BLOCK = "sys/class/block"
 _BTRFS = "sys/fs/btrfs"
 _JOURNALS = "proc/fs/jbd2"
 _POOLS = "proc/spl/kstat/zfs"
+_NVMET = "sys/kernel/config/nvmet/subsystems"
+_TARGETS = "sys/kernel/config/target/core"
 _POOL = re.compile(r"[/@]")
 _NAMED = 5
 
@@ -58,6 +60,7 @@ class _Host:
         btrfs: the file systems that may have several disks.
         journals: the names of jbd2's journals; that of a whole device is the device's.
         pools: ZFS pools.
+        exports: the nodes of each disk that the kernel gives to other hosts, and the file.
     """
 
     mounts: tuple[Mount, ...]
@@ -66,6 +69,7 @@ class _Host:
     btrfs: tuple[_Btrfs, ...]
     journals: frozenset[str]
     pools: tuple[str, ...]
+    exports: tuple[tuple[frozenset[str], str], ...]
 
     def kind_of(self, mount: Mount) -> UseKind:
         return "root-disk" if mount in self.running else "mount"
@@ -81,8 +85,8 @@ def storage_uses(
 
     Reads ``sys/class/block`` (``holders`` and ``bcache`` of each device and what those hold in
     turn), ``proc/swaps``, ``mountinfo`` of process 1 and of one process of each other mount
-    namespace, ``sys/fs/btrfs/*/devices``, ``proc/fs/jbd2``, ``proc/spl/kstat/zfs`` and, where that
-    has pools, ``run/udev/data``.
+    namespace, ``sys/fs/btrfs/*/devices``, ``proc/fs/jbd2``, ``sys/kernel/config`` (``nvmet`` and
+    ``target``), ``proc/spl/kstat/zfs`` and, where that has pools, ``run/udev/data``.
 
     Args:
         sysfs: the host.
@@ -177,11 +181,11 @@ def _uses_of(sysfs: Sysfs, subject: str, block: _Block, host: _Host) -> Iterator
     """The uses of one block device."""
     for mount in host.mounts:
         # A file system of several disks has a number of its own (btrfs), but names one of them.
-        if block.number == mount.number or block.nodes & mount.nodes:
+        if block.number == mount.number or not block.nodes.isdisjoint(mount.nodes):
             detail = f"{block.shown} is mounted at {mount.place}"
             yield Use(host.kind_of(mount), subject, detail, mount.via)
         for what, nodes in mount.parts:
-            if block.nodes & nodes:
+            if not block.nodes.isdisjoint(nodes):
                 detail = f"{block.shown} is the {what} of the file system at {mount.place}"
                 yield Use(host.kind_of(mount), subject, detail, mount.via)
     if block.name in host.journals:
@@ -191,6 +195,10 @@ def _uses_of(sysfs: Sysfs, subject: str, block: _Block, host: _Host) -> Iterator
         if block.nodes & nodes:
             node = min(block.nodes & nodes)
             yield Use("swap", subject, f"the host swaps to {node}", "/proc/swaps")
+    for nodes, via in host.exports:
+        if not block.nodes.isdisjoint(nodes):
+            detail = f"the kernel exports {block.shown} to other hosts"
+            yield Use("block-holder", subject, detail, f"/{via}")
     yield from _btrfs_uses(subject, block, host)
     yield from _bcache_uses(sysfs, subject, block)
     yield from _zfs_uses(sysfs, subject, block, host)
@@ -269,7 +277,28 @@ def _read_host(
         btrfs=tuple(_btrfs(sysfs, mounts)),
         journals=frozenset(names_in(sysfs, _JOURNALS)),
         pools=pools,
+        exports=tuple(_exports(sysfs)),
     )
+
+
+def _exports(sysfs: Sysfs) -> Iterator[tuple[frozenset[str], str]]:
+    """The disks of NVMe and SCSI targets: the kernel has them open, and is no holder of them.
+
+    ``nvmet_ns_device_path_show`` in ``drivers/nvme/target/configfs.c``,
+    ``target_dev_udev_path_show`` in ``drivers/target/target_core_configfs.c``.
+    """
+    files = []
+    for name in names_in(sysfs, _NVMET):
+        spaces = f"{_NVMET}/{name}/namespaces"
+        files += [f"{spaces}/{number}/device_path" for number in names_in(sysfs, spaces)]
+    for name in names_in(sysfs, _TARGETS):
+        backstores = names_in(sysfs, f"{_TARGETS}/{name}")
+        files += [f"{_TARGETS}/{name}/{each}/udev_path" for each in backstores]
+    for file in files:
+        node = text_of(sysfs, file) or ""
+        is_on = text_of(sysfs, f"{file.rpartition('/')[0]}/enable") == "1"
+        if node.startswith("/dev/") and is_on:
+            yield nodes_of(sysfs, node), file
 
 
 def _swaps(sysfs: Sysfs, incomplete: list[str]) -> list[str]:
