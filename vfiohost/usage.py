@@ -30,6 +30,7 @@ UseKind = Literal[
     "swap",
     "block-holder",
     "interface-up",
+    "interface-elsewhere",
     "address",
     "route",
     "default-route",
@@ -42,9 +43,11 @@ UseKind = Literal[
 ``vfio-user``: it is open through VFIO; ``vfio-group``: only its IOMMU group is. ``nvidia-user``,
 ``drm``, ``sound``, ``storage-user``: a process has a node of it open; ``sound-control``: only the
 mixer, which sound servers always have. ``framebuffer``: the firmware's; ``console``: the kernel's
-text console. ``block-holder``: dm, LVM or md is made of it. ``interface-up``: an interface without
-address or route. ``network-member``: a bond, a bridge or a VLAN has the interface. ``vf``,
-``mdev``: it has such a child.
+text console. ``mount``: it carries a file system or a part of one; ``root-disk``: one that the host
+runs from. ``block-holder``: dm, LVM, md, bcache, a loop device or a ZFS pool is made of it, or
+the kernel exports it. ``interface-up``: an interface is up, without address or route;
+``interface-elsewhere``: it is in another network namespace; ``network-member``: a bond, a bridge or
+a VLAN has it. ``vf``, ``mdev``: it has such a child.
 """
 
 

@@ -20,6 +20,8 @@ GPU, VF, OTHER = "0000:65:00.0", "0000:65:00.4", "0000:66:00.0"
 PORT = "0000:64:02.0"
 INTEL = b"vendor_id\t: GenuineIntel\nflags\t:\n"
 AMD = b"vendor_id\t: AuthenticAMD\nflags\t:\n"
+ARM = b"CPU implementer\t: 0x41\n"
+ZEROS = b"00000000-0000-0000-0000-000000000000\n"
 GUEST = b"vendor_id\t: GenuineIntel\nflags\t: hypervisor\n"
 IRQ = "sys/kernel/irq/30/chip_name"
 TYPE1 = "sys/module/vfio_iommu_type1/parameters"
@@ -69,6 +71,7 @@ def facts(
         "proc/cpuinfo": INTEL,
         "proc/2/comm": b"kthreadd\n",
         "proc/meminfo": MEMINFO % (0, 0),
+        IRQ: b"IR-PCI-MSI\n",
     }
     listed: dict[str, tuple[str, ...] | Unavailable] = {
         ACPI_TABLES: ("DMAR",),
@@ -143,6 +146,10 @@ CASES: dict[str, tuple[HostFacts, HostFacts]] = {
         told("proc/cpuinfo", GUEST, NO_GROUP, names={ACPI_TABLES: ()}),
         told("proc/cpuinfo", GUEST, NO_GROUP),
     ),
+    "xen": (
+        facts(NO_GROUP, files={"sys/hypervisor/type": b"xen\n", "sys/hypervisor/uuid": ZEROS}),
+        told("sys/hypervisor/type", b"xen\n", NO_GROUP),
+    ),
     "guest": (told("proc/cpuinfo", GUEST), ALONE),
     "outside-iommu": (facts(gpu(), device(OTHER)), facts(gpu(), device(OTHER, group=17))),
     "cmdline-unknown-word": (line("amd_iommu=on"), line("amd_iommu=pgtbl_v2")),
@@ -162,6 +169,10 @@ CASES: dict[str, tuple[HostFacts, HostFacts]] = {
     "vfio-unknown": (facts(host=snapshot(gpu(), drivers=NO_VFIO)), ALONE),
     "no-interrupt-remapping": (told(IRQ, b"PCI-MSI\n"), told(IRQ, b"IR-PCI-MSI\n")),
     "interrupt-remapping": (told(IRQ, b"IR-PCI-MSI\n"), told(IRQ, b"PCI-MSI\n")),
+    "interrupts-unknown": (
+        told(IRQ, Unavailable(13, "Permission denied")),
+        told("proc/interrupts", b"PCI-MSI\n"),
+    ),
     "unsafe-interrupts": (
         told(f"{TYPE1}/allow_unsafe_interrupts", b"Y\n"),
         told(f"{TYPE1}/allow_unsafe_interrupts", b"N\n"),

@@ -10,15 +10,18 @@ import pytest
 from tests.doctor.hosts import (
     ALONE,
     AMD,
+    ARM,
     CASES,
     GPU,
     GUEST,
     INTEL,
+    IRQ,
     MEMINFO,
     NO_GROUP,
     NVIDIA,
     PORT,
     TWO_CARDS,
+    TYPE1,
     VGPU_MODULES,
     at,
     facts,
@@ -43,6 +46,7 @@ BAD = {
     "iommu-failed",
     "iommu-off",
     "guest-without-viommu",
+    "xen",
     "vfio-missing",
     "no-interrupt-remapping",
     "journal-open",
@@ -143,6 +147,113 @@ def test_a_group_that_could_not_be_read_is_not_called_missing() -> None:
 
 def test_words_after_the_dashes_are_not_the_kernels() -> None:
     assert "acs-override" not in codes(line("quiet -- pcie_acs_override=downstream"))
+
+
+def test_an_iommu_itself_is_behind_none() -> None:
+    """AMD's is a PCI device (class 0806), and virtio's."""
+    amd = device("0000:00:00.2", ids="1022:1631", class_code=0x080600)
+    virtio = device("0000:00:04.0", ids="1af4:1057", class_code=0x00FF00)
+    assert "iommu-on" in codes(facts(gpu(), amd, virtio))
+
+
+def test_what_no_guest_gets_may_be_outside() -> None:
+    host = facts(gpu(), device("0000:00:02.0", class_code=0x078000))
+    assert the("outside-iommu", host).severity == "warning"
+    (named,) = (d.address for d in host.snapshot.devices if str(d.address) == GPU)
+    assert the("outside-iommu", attrs.evolve(host, subjects=(named,))).severity == "info"
+
+
+def test_groups_that_could_not_be_read_are_not_said_to_be_there() -> None:
+    host = facts(gpu(), device("0000:66:00.0", group=Unavailable(13, "Permission denied")))
+    assert the("iommu-on", host).sentence.endswith("The group of 1 function could not be read.")
+
+
+@pytest.mark.parametrize(
+    ("table", "words", "off"),
+    [
+        ("DMAR", "intel_iommu=off", "intel_iommu=off"),
+        ("DMAR", "intel_iommu=off intel_iommu=on", None),
+        ("DMAR", "intel_iommu=on,off", "intel_iommu=off"),
+        ("DMAR", "amd_iommu=off", None),
+        ("IVRS", "intel_iommu=off", None),
+        ("IVRS", "amd_iommu=off", "amd_iommu=off"),
+        ("IVRS", "iommu=off", "iommu=off"),
+    ],
+)
+def test_only_a_word_for_this_iommu_switches_it_off(
+    table: str, words: str, off: str | None
+) -> None:
+    host = line(words, NO_GROUP, names={ACPI_TABLES: (table,)})
+    found = [f for f in examine(host) if f.code == "iommu-disabled"]
+    assert [off in f.sentence for f in found if off] == [True] * bool(off)
+    assert bool(found) == (off is not None)
+
+
+@pytest.mark.parametrize("tables", [("IORT",), (), None])
+def test_on_arm_a_table_is_no_smmu(tables: tuple[str, ...] | None) -> None:
+    """An IORT describes the interrupt controller too; with a device tree there is no table."""
+    missing = Unavailable(2, "No such file or directory")
+    names = {ACPI_TABLES: missing if tables is None else tables}
+    files = {"proc/cpuinfo": ARM, "proc/cmdline": b"iommu=off\n"}
+    found = the("iommu-off", facts(NO_GROUP, files=files, names=names))
+    assert "SMMU" in (found.remedy or "")
+    assert "VT-d" not in (found.remedy or "")
+    guest = files | {"sys/class/dmi/id/sys_vendor": b"QEMU\n"}
+    found = the("guest-without-viommu", facts(NO_GROUP, files=guest, names=names))
+    assert "smmuv3" in (found.remedy or "")
+
+
+def test_a_copy_of_an_arm_host_needs_no_acpi() -> None:
+    host = told("proc/cpuinfo", ARM, is_live=False)
+    without = attrs.evolve(host, names={"sys/module": ()})
+    assert "not-there" not in codes(without)
+    intel = attrs.evolve(without, files={**without.files, "proc/cpuinfo": INTEL})
+    assert "not-there" in codes(intel)
+
+
+# ---- interrupts --------------------------------------------------------------------------------
+
+UNSAFE = f"{TYPE1}/allow_unsafe_interrupts"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "words", "advice"),
+    [
+        (INTEL, "quiet", "with VT-d, and x2APIC"),
+        (AMD, "quiet", "the firmware's table IVRS"),
+        (AMD, "intremap=off", "Take intremap=off off the kernel's command line"),
+        (INTEL, "nointremap", "Take nointremap off"),
+        (GUEST, "quiet", "amd-iommu,intremap=on"),
+    ],
+)
+def test_what_remaps_interrupts_depends_on_the_host(cpu: bytes, words: str, advice: str) -> None:
+    files = {IRQ: b"PCI-MSI\n", "proc/cpuinfo": cpu, "proc/cmdline": words.encode()}
+    remedy = the("no-interrupt-remapping", facts(files=files)).remedy or ""
+    assert advice in remedy
+    assert ("x2APIC" in remedy) == (advice == "with VT-d, and x2APIC")
+    files[UNSAFE] = b"Y\n"
+    assert "no-interrupt-remapping" not in codes(facts(files=files))
+    assert advice in (the("unsafe-interrupts", facts(files=files)).remedy or "")
+
+
+@pytest.mark.parametrize("chip", [b"IR-PCI-MSI\n", b"IR-IO-APIC\n"])
+@pytest.mark.parametrize("cpu", [INTEL, AMD, b"vendor_id\t:   Shanghai  \n"])
+def test_an_option_without_effect_is_no_warning(cpu: bytes, chip: bytes) -> None:
+    host = facts(files={UNSAFE: b"Y\n", IRQ: chip, "proc/cpuinfo": cpu})
+    assert the("unsafe-interrupts", host).severity == "info"
+    assert "interrupt-remapping" in codes(host)
+
+
+def test_iommufd_has_the_option_too() -> None:
+    path = "sys/module/iommufd/parameters/allow_unsafe_interrupts"
+    found = the("unsafe-interrupts", facts(files={path: b"Y\n", IRQ: b"PCI-MSI\n"}))
+    assert (found.subject, found.severity) == ("iommufd", "warning")
+
+
+def test_on_arm_nothing_is_said_of_remapping() -> None:
+    arm = {"proc/cpuinfo": ARM, IRQ: b"PCI-MSI\n"}
+    assert not [code for code in codes(facts(files=arm)) if "interrupt" in code]
+    assert "ITS" in (the("unsafe-interrupts", facts(files=arm | {UNSAFE: b"Y"})).remedy or "")
 
 
 # ---- groups ------------------------------------------------------------------------------------
@@ -261,6 +372,24 @@ def test_ids_on_the_command_line_explain_a_device_on_vfio() -> None:
     assert "stray-vfio" not in codes(explained)
 
 
+@pytest.mark.parametrize(
+    ("name", "severity"),
+    [("virt-handler", "warning"), ("nvidia-persiste", "info"), ("virtqemud", "info")],
+)
+def test_a_manager_that_fights_is_a_warning(name: str, severity: str) -> None:
+    found = the("manager-running", told("proc/812/comm", f"{name}\n".encode()))
+    assert found.severity == severity
+    assert (found.remedy is None) == (name == "virtqemud")  # libvirt is no conflict
+
+
+def test_one_of_a_thing_is_not_several() -> None:
+    one = the("driverctl", CASES["driverctl"][0])
+    assert "the driver of 1 device at" in one.sentence
+    definition = the("mdevctl", CASES["mdevctl"][0])
+    assert "keeps 1 definition of" in definition.sentence
+    assert "sriov-manage" in (definition.remedy or "")
+
+
 def test_sriov_manage_is_named_where_there_are_no_vfs() -> None:
     able = the("vgpu-no-vfs", facts(NVIDIA, names=VGPU_MODULES))
     assert "sriov-manage" in (able.remedy or "")
@@ -278,8 +407,37 @@ def test_a_plain_driver_of_nvidia_offers_no_vgpus() -> None:
 
 def test_memory_that_may_be_locked_is_said_in_a_readable_unit() -> None:
     assert "may lock 8 MiB" in the("memlock", CASES["memlock"][0]).sentence
-    odd = told("proc/self/limits", b"Max locked memory 512 1024 bytes\n")
-    assert "may lock 512 bytes" in the("memlock", odd).sentence
+    for soft, said in (
+        (512, "512 bytes"),
+        (16 << 40, "16 TiB"),
+        (1023 << 30, "1023 GiB"),
+        (2**64 - 1, "16384 PiB"),
+    ):
+        odd = told("proc/self/limits", f"Max locked memory {soft} {soft} bytes\n".encode())
+        assert f"may lock {said}, and" in the("memlock", odd).sentence
+
+
+@pytest.mark.parametrize("limit", [b"9" * 30, b"x", b"-1"])
+def test_a_limit_that_makes_no_sense_is_not_called_none(limit: bytes) -> None:
+    host = told("proc/self/limits", b"Max locked memory " + limit + b" 1 bytes\n")
+    assert not [code for code in codes(host) if code.startswith("memlock")]
+
+
+def test_huge_pages_have_a_size_and_may_be_promised() -> None:
+    full = MEMINFO % (512, 9) + b"HugePages_Rsvd: 9\n"
+    assert (
+        "All 512 huge pages of 2 MiB" in the("hugepages-full", told("proc/meminfo", full)).sentence
+    )
+    other = "sys/kernel/mm/hugepages/hugepages-1048576kB"
+    large = {f"{other}/nr_hugepages": b"64\n", f"{other}/free_hugepages": b"64\n"}
+    assert (
+        "64 huge pages of 1 GiB are reserved, 64 are"
+        in the("hugepages", facts(files=large)).sentence
+    )
+    large[f"{other}/resv_hugepages"] = b"64\n"
+    assert "All 64 huge pages of 1 GiB" in the("hugepages-full", facts(files=large)).sentence
+    some = the("hugepages", told("proc/meminfo", full.replace(b"Rsvd: 9", b"Rsvd: 8")))
+    assert "512 huge pages of 2 MiB are reserved, 1 are free" in some.sentence
 
 
 def test_a_host_in_order_has_nothing_to_report() -> None:

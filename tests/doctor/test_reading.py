@@ -41,9 +41,10 @@ PATHS = [
     .replace("*", "dma_entry_limit" if source.pattern.endswith("parameters/*") else "x")
     for source in (*sources.COMMON, *sources.MORE)
 ]
-PATHS += ["sys/kernel/irq/30/chip_name", "run/vfiohost/lock"]
+PATHS += ["sys/kernel/irq/30/chip_name", "proc/interrupts", "run/vfiohost/lock"]
 PATHS += [f"{GPU_PATH}/{name}" for name in ("resource", "reset_method", "d3cold_allowed", "config")]
 PATHS += [f"{PORT_PATH}/config", f"{PORT_PATH}/power/runtime_status", f"{GPU_PATH}/power_state"]
+PATHS += [f"{sources.HUGEPAGES}/hugepages-2048kB/nr_hugepages", "sys/kernel/irq/31/actions"]
 PATHS += ["lib/modules/6.12.117-amd64/modules.alias", "var/lib/vfiohost/journal/x.jsonl"]
 
 
@@ -172,7 +173,60 @@ def test_of_a_rule_only_what_it_speaks_of_is_kept() -> None:
     assert sources.keep_mention(b"# vfio\n") is None
 
 
+def test_of_a_xen_domain_only_that_it_is_the_first_is_kept() -> None:
+    zeros = b"00000000-0000-0000-0000-000000000000\n"
+    assert sources.keep_first_domain(zeros) == zeros
+    assert sources.keep_first_domain(zeros.replace(b"0-", b"1-")) is None
+
+
+# /proc/interrupts of a desktop with an AMD processor, and Linux 6.1.
+AMD_INTERRUPTS = b"""\
+            CPU0       CPU1
+   0:         37          0  IR-IO-APIC    2-edge      timer
+  25:          0          0   PCI-MSI 4096-edge      AMD-Vi
+  26:          0          0  IR-PCI-MSI 18432-edge      aerdrv
+ TRM:          0          0   Thermal event interrupts
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (AMD_INTERRUPTS, b"IR-PCI-MSI\n"),
+        (AMD_INTERRUPTS.replace(b"IR-", b""), b"PCI-MSI\n"),
+        (b" 25: 0 0 PCI-MSI-0000:00:00.2    0-edge      AMD-Vi\n", None),
+        (b" 26: 0 0 IOMMU-MSI  368-edge  AMD-Vi0-Evt\n 9: 1 IO-APIC 9-fasteoi acpi", b"IO-APIC\n"),
+        (b"120: 0 DMAR-MSI    0-edge      dmar0\n", None),
+        (b" 30: 5 ITS-PCI-MSIX-0000:01:00.0 0 Edge nvme0q0\n", None),
+        (b"\0\xff", None),
+    ],
+)
+def test_of_the_interrupts_the_chip_that_tells_most_is_kept(
+    text: bytes, kept: bytes | None
+) -> None:
+    assert sources.keep_interrupts(text) == kept
+    assert kept is None or sources.keep_interrupts(kept) == kept
+
+
 # ---- what is read, and what is not -------------------------------------------------------------
+
+
+def test_the_interrupt_of_the_iommu_itself_tells_nothing(tree: Tree) -> None:
+    """AMD's is never remapped, and comes first."""
+    for number, chip, actions in (
+        (25, "PCI-MSI-0000:00:00.2", "AMD-Vi"),
+        (26, "IR-PCI-MSI-0000:00:01.1", "PCIe PME,aerdrv"),
+        (27, "PCI-MSI-0000:02:00.0", ""),
+    ):
+        tree.write(f"sys/kernel/irq/{number}/chip_name", f"{chip}\n")
+        tree.write(f"sys/kernel/irq/{number}/actions", f"{actions}\n")
+    assert facts_of(tree.root).files["sys/kernel/irq/26/chip_name"] == b"IR-PCI-MSI\n"
+    assert "sys/kernel/irq/25/chip_name" not in facts_of(tree.root).files
+
+
+def test_without_sysfs_proc_interrupts_tells(tree: Tree) -> None:
+    tree.write("proc/interrupts", AMD_INTERRUPTS)
+    assert facts_of(tree.root).files["proc/interrupts"] == b"IR-PCI-MSI\n"
 
 
 def test_a_port_that_is_awake_is_read_and_one_that_sleeps_is_not(
@@ -301,7 +355,7 @@ FULL: dict[str, str | bytes] = {
     "etc/modprobe.d/vfio.conf": "options vfio-pci ids=10de:2236\n",
     f"etc/driverctl.d/pci-{GPU}": "vfio-pci\n",
     "etc/mdevctl.d/0000:65:00.4/0b5cd3fe-1b2c-4d5e-8f90-123456789abc": "{}",
-    "etc/libvirt/hooks/qemu": "#!/bin/sh\necho SECRET\n",
+    "etc/libvirt/hooks/qemu.d/10-gpu": "#!/bin/sh\necho SECRET\n",
     "etc/udev/rules.d/9.rules": 'SUBSYSTEM=="vfio", OWNER="alice"\n',
     "sys/firmware/acpi/tables/DMAR": b"DMAR SECRET",
     "sys/firmware/acpi/tables/SSDT": b"SECRET",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.kernel.command import vfiohost
 from tests.kernel.lab import guest, layout, product
+from tests.kernel.lab.vm import Machine
 
 if TYPE_CHECKING:
-    from tests.kernel.lab.vm import Machine
+    from pathlib import Path
+
+    from tests.kernel.conftest import Machines
 
 SECONDS = 60.0
 
@@ -37,6 +42,27 @@ def test_the_machine_is_seen_as_it_is(lab: Machine) -> None:
     assert "DMAR" in table
     assert iommus == ["dmar0"]
     assert "Traceback" not in vfiohost(lab, "doctor", "--all")
+
+
+def with_an_iommu_of_amd(folder: Path) -> list[str]:
+    device = ("-device", "amd-iommu,intremap=on")
+    return [*layout.base_options(folder), "-smp", "2", "-m", "1G", *device]
+
+
+@pytest.mark.flavours("6.12")
+@pytest.mark.parametrize("words", ["", "intremap=off"])
+def test_an_iommu_of_amd(machines: Machines, words: str) -> None:
+    """It is a PCI device in no group, and its own interrupt comes first and is never remapped."""
+    with Machine(machines.image, options=with_an_iommu_of_amd, append=words) as machine:
+        interrupts = machine.call(guest.read, "/proc/interrupts")
+        (own,) = (line for line in interrupts.splitlines() if line.endswith("AMD-Vi"))
+        assert " PCI-MSI" in own
+        assert ("IR-PCI-MSI" in interrupts) == (words == "")
+        found, status = findings(machine)
+        assert {"guest host", "iommu-on host"} <= found.keys()
+        assert ("interrupt-remapping host" in found) == (words == "")
+        assert ("no-interrupt-remapping host" in found) == (words != "")
+        assert status == (11 if words else 0)
 
 
 def test_access_control_of_a_port_is_what_lspci_shows(lab: Machine) -> None:

@@ -93,6 +93,55 @@ def test_swap_and_an_open_disk_are_refused(lab: Machine) -> None:
 
 
 @pytest.mark.flavours(*DEBIANS)
+def test_a_disk_that_mountinfo_does_not_name(lab: Machine) -> None:
+    """The journal of a file system elsewhere, and a loop device on the disk."""
+    run(lab, "modprobe", "loop")
+    disk, image = f"/dev/{disk_of(lab)}", f"{PLACE}.img"
+    run(lab, "mke2fs", "-q", "-F", "-b", "4096", "-O", "journal_dev", disk)
+    run(lab, "truncate", "-s", "64M", image)
+    run(lab, "mkfs.ext4", "-q", "-F", "-b", "4096", "-J", f"device={disk}", image)
+    run(lab, "mkdir", "-p", PLACE)
+    run(lab, "mount", "-o", "loop", image, PLACE)
+    try:
+        (refusal,) = refused(lab, "bind", layout.NVME)
+        assert (refusal["kind"], refusal["via"]) == ("mount", f"/proc/fs/jbd2/{disk[5:]}")
+    finally:
+        run(lab, "umount", PLACE)
+        run(lab, "rm", image)
+    loop = run(lab, "losetup", "--find", "--show", disk).strip()
+    try:
+        (refusal,) = refused(lab, "bind", layout.NVME)
+        assert (refusal["kind"], refusal["detail"]) == (
+            "block-holder",
+            f"{loop[5:]} is made of {disk[5:]}",
+        )
+    finally:
+        run(lab, "losetup", "--detach", loop)
+    vfiohost(lab, "bind", layout.NVME)
+
+
+@pytest.mark.flavours(*DEBIANS)
+def test_an_interface_that_is_up_or_elsewhere_is_refused(lab: Machine) -> None:
+    (interface,) = lab.call(guest.listdir, f"/sys/bus/pci/devices/{layout.PCIE_NIC}/net")
+    ipv6 = f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"
+    assert lab.call(guest.store, ipv6, "1") is None
+    run(lab, "ip", "link", "set", interface, "up")
+    (refusal,) = refused(lab, "bind", layout.PCIE_NIC)
+    assert (refusal["kind"], refusal["detail"]) == ("interface-up", f"{interface} is up")
+    run(lab, "ip", "link", "set", interface, "down")
+    run(lab, "ip", "netns", "add", "lab")
+    try:
+        run(lab, "ip", "link", "set", interface, "netns", "lab")
+        assert lab.call(guest.listdir, f"/sys/bus/pci/devices/{layout.PCIE_NIC}/net") == []
+        (refusal,) = refused(lab, "bind", layout.PCIE_NIC)
+        assert refusal["kind"] == "interface-elsewhere"
+        assert "/run/netns/lab (no process is in it)" in refusal["detail"]
+        vfiohost(lab, "bind", layout.PCIE_NIC, "--allow", "network")
+    finally:
+        run(lab, "ip", "netns", "del", "lab")
+
+
+@pytest.mark.flavours(*DEBIANS)
 def test_the_way_to_the_network_is_refused_by_name(lab: Machine) -> None:
     (interface,) = lab.call(guest.listdir, f"/sys/bus/pci/devices/{layout.NIC}/net")
     # QEMU's network announces itself to IPv6.

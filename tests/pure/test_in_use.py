@@ -50,6 +50,8 @@ def used(
         ("route", "network"),
         ("default-route", "network"),
         ("network-member", "network"),
+        ("interface-up", "network"),
+        ("interface-elsewhere", "network"),
     ],
 )
 def test_each_kind_has_one_word(kind: UseKind, word: str) -> None:
@@ -69,7 +71,7 @@ def test_two_kinds_are_permitted_by_none(kind: UseKind) -> None:
     assert "--allow" not in refusal.remedy
 
 
-@pytest.mark.parametrize("kind", ["interface-up", "sound-control", "vf", "mdev", "vgpu-manager"])
+@pytest.mark.parametrize("kind", ["sound-control", "vf", "mdev", "vgpu-manager"])
 def test_what_ends_nothing_is_no_hindrance(kind: UseKind) -> None:
     assert bind(used(a10("nouveau"), (kind, "")), A10).steps
 

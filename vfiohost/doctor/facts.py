@@ -230,3 +230,8 @@ def joined(things: Iterable[object], most: int = 6) -> str:
     texts = [str(thing) for thing in things]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def counted(number: int, thing: str) -> str:
+    """How many there are: ``1 group``, ``2 groups``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

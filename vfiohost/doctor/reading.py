@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import posixpath
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH, errno.EISDIR)
 _IRQS = "sys/kernel/irq"
 _IRQS_LOOKED_AT = 512
-_PCI_INTERRUPT = re.compile(rb"(?:IR-)?PCI-MSI")
+_INTERRUPTS = "proc/interrupts"
 _OF_DEVICE = ("resource", "reset_method", "d3cold_allowed", "power_state", "power/runtime_status")
 _OF_BRIDGE = ("power_state", "power/runtime_status")
 _LOCK_LIMIT = 4096
@@ -143,20 +142,32 @@ def _list(sysfs: Sysfs, path: str, names: Names) -> None:
 
 
 def _read_interrupts(sysfs: Sysfs, files: Files) -> None:
-    """Find one interrupt of a PCI device: its chip's name tells whether interrupts are remapped."""
+    """Find the interrupt that tells most plainly whether those of PCI devices are remapped."""
+    found: list[tuple[bytes, str]] = []
     try:
         numbers = sorted(sysfs.listdir(_IRQS), key=lambda name: (len(name), name))
     except KernelError:
-        return
+        numbers = []
     for number in numbers[:_IRQS_LOOKED_AT]:
         path = f"{_IRQS}/{number}/chip_name"
-        try:
-            content = sysfs.read_bytes(path, limit=4096)
-        except KernelError:
+        chip = _bytes_of(sysfs, path, 4096)
+        if sources.keep_interrupts(chip) is None:
             continue
-        if match := _PCI_INTERRUPT.match(content):
-            files[path] = match[0] + b"\n"
-            return
+        actions = _bytes_of(sysfs, f"{_IRQS}/{number}/actions", 4096)
+        if kept := sources.keep_interrupts(chip.strip() + b" " + actions):
+            found.append((kept, path))
+    if not found and (kept := sources.keep_interrupts(_bytes_of(sysfs, _INTERRUPTS, 16 << 20))):
+        found.append((kept, _INTERRUPTS))
+    if found:
+        kept, path = min(found, key=lambda each: sources.CHIPS.index(each[0].strip()))
+        files[path] = kept
+
+
+def _bytes_of(sysfs: Sysfs, path: str, limit: int) -> bytes:
+    try:
+        return sysfs.read_bytes(path, limit=limit)
+    except KernelError:
+        return b""
 
 
 def _read_device(sysfs: Sysfs, device: PciDevice, files: Files, names: Names) -> None:

@@ -29,18 +29,29 @@ HUGEPAGES: Final = "sys/kernel/mm/hugepages"
 IOMMU_TABLES: Final = {"DMAR": "Intel VT-d", "IVRS": "AMD-Vi", "IORT": "Arm SMMU", "VIOT": "virtio"}
 """The ACPI tables that describe an IOMMU."""
 
-MANAGERS: Final = {
+_OPEN = "keeps the GPUs open, so that no driver lets go of them"
+_LIBVIRT = "libvirt takes devices of guests with managed='yes' and gives them back by itself"
+
+FIGHTING: Final = {
     "virt-handler": "KubeVirt's node agent removes mediated devices that it does not know",
     "vfio-manage": "NVIDIA's GPU Operator binds and unbinds all GPUs of the node",
     "driver-manager": "NVIDIA's GPU Operator takes its driver off all GPUs of the node",
     "nvidia-vgpu-dm": "NVIDIA's vGPU Device Manager removes and makes vGPUs",
-    "nvidia-persiste": "nvidia-persistenced keeps the GPUs open, so that no driver lets go of them",
-    "nv-hostengine": "NVIDIA's DCGM keeps the GPUs open, so that no driver lets go of them",
-    "libvirtd": "libvirt detaches and reattaches devices of guests with managed='yes'",
-    "virtqemud": "libvirt detaches and reattaches devices of guests with managed='yes'",
-    "kubevirt-gpu-de": "the device plugin gives out the devices that it saw when it started",
 }
-"""By ``comm`` (15 characters): programs that use or manage devices, and what they do."""
+"""By ``comm`` (15 characters): programs that take away what another has made, and what they do."""
+
+MANAGERS: Final = {
+    **FIGHTING,
+    "nvidia-persiste": f"nvidia-persistenced {_OPEN}",
+    "nv-hostengine": f"NVIDIA's DCGM {_OPEN}",
+    "kubevirt-gpu-de": "the device plugin gives out the devices that it saw when it started",
+    "libvirtd": _LIBVIRT,
+    "virtqemud": _LIBVIRT,
+}
+"""By ``comm``: programs that use or manage devices, and what they do."""
+
+PEACEFUL: Final = frozenset({"libvirtd", "virtqemud"})
+"""Those that go well with vfiohost, and are only good to know of."""
 
 
 @attrs.frozen
@@ -98,6 +109,26 @@ def keep_cpu(content: bytes) -> bytes | None:
     return b"".join(line + b"\n" for line in lines) or None
 
 
+CHIPS: Final = (b"IR-PCI-MSI", b"IR-IO-APIC", b"PCI-MSI", b"IO-APIC")
+"""How the chips of interrupts are called on x86, those first that tell most. ``IR-`` stands before
+the name where interrupts are remapped, by Intel's IOMMU and by AMD's (``dmar_msi_parent_ops`` in
+``drivers/iommu/intel/irq_remapping.c``, ``amdvi_msi_parent_ops`` in ``drivers/iommu/amd/iommu.c``;
+before 6.2 ``pci_msi_ir_controller`` in ``arch/x86/kernel/apic/msi.c``): of all devices or none."""
+_CHIP = re.compile(rb"(?:^|\s)((?:IR-)?(?:PCI-MSI|IO-APIC))")
+_OWN = b"AMD-Vi"
+
+
+def keep_interrupts(content: bytes) -> bytes | None:
+    """Of ``proc/interrupts``, or of one interrupt, the name of the chip that tells most.
+
+    AMD's IOMMU is a PCI device with an interrupt of its own, which is not remapped where all others
+    are (``iommu_setup_msi`` in ``drivers/iommu/amd/init.c``): that one tells nothing.
+    """
+    lines = (line for line in content.splitlines() if _OWN not in line)
+    found = {match[1] for line in lines if (match := _CHIP.search(line))}
+    return next((chip + b"\n" for chip in CHIPS if chip in found), None)
+
+
 _FRAMEBUFFER = re.compile(rb": (?:BOOTFB|efifb|vesafb|simplefb|simple-framebuffer)", re.IGNORECASE)
 
 
@@ -139,6 +170,11 @@ def keep_manager(content: bytes) -> bytes | None:
     return name + b"\n" if name.decode("utf-8", "replace") in MANAGERS else None
 
 
+def keep_first_domain(content: bytes) -> bytes | None:
+    """Of the UUID of a Xen domain, only that of the first one: zeros."""
+    return content if not content.strip(b"0-\n") else None
+
+
 def keep_mention(content: bytes) -> bytes | None:
     """Of udev's rules: only that they speak of VFIO or of driver overrides."""
     text = b"\n".join(line for line in content.splitlines() if not line.lstrip().startswith(b"#"))
@@ -150,8 +186,10 @@ COMMON: Final[tuple[Source, ...]] = (
     Source("proc/cpuinfo", keep_cpu, limit=8 << 20),
     Source("sys/class/dmi/id/sys_vendor"),
     Source("sys/hypervisor/type"),
+    Source("sys/hypervisor/uuid", keep_first_domain),
     Source("sys/module/vfio/parameters/enable_unsafe_noiommu_mode"),
     Source("sys/module/vfio_iommu_type1/parameters/*"),
+    Source("sys/module/iommufd/parameters/*"),
     Source("sys/module/vfio_pci/parameters/*"),
     Source("sys/module/nvidia_drm/parameters/modeset"),
     Source("proc/sys/kernel/tainted"),
@@ -159,8 +197,8 @@ COMMON: Final[tuple[Source, ...]] = (
     Source(SECURE_BOOT, slow=True),
     Source("proc/self/limits", lines_that(rb"Max locked memory")),
     Source("proc/self/status", lines_that(rb"CapEff:")),
-    Source("proc/meminfo", lines_that(rb"(?:HugePages_(?:Total|Free)|Hugepagesize):")),
-    Source(f"{HUGEPAGES}/*/nr_hugepages"),
+    Source("proc/meminfo", lines_that(rb"(?:HugePages_(?:Total|Free|Rsvd)|Hugepagesize):")),
+    *(Source(f"{HUGEPAGES}/*/{kind}_hugepages") for kind in ("nr", "free", "resv")),
     Source("proc/sys/vm/overcommit_memory"),
     Source("proc/fb"),
     Source("proc/iomem", keep_framebuffer, limit=4 << 20),
@@ -170,6 +208,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source(f"{UDEV_RULES}/*.rules", keep_mention),
     Source(f"{MDEVCTL}/*/*", keep_nothing),
     Source(f"{LIBVIRT_HOOKS}/*", keep_nothing),
+    *(Source(f"{LIBVIRT_HOOKS}/{kind}.d/*", keep_nothing) for kind in ("daemon", "qemu")),
     # A process may end while it is looked at, and on many hosts others are hidden.
     Source("proc/[0-9]*/comm", keep_manager, limit=4096, most=1 << 17, must=False),
 )

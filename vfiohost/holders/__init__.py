@@ -36,10 +36,11 @@ def find_usage(
     """Find out who uses some devices, their virtual functions and their mediated devices.
 
     One pass over ``proc/*/fd`` for all of them. Read besides: ``enable`` of devices on VFIO,
-    ``proc/driver/nvidia/gpus/*/information``, ``proc/*/mountinfo``, ``proc/swaps``,
-    ``proc/iomem``, ``proc/consoles``, ``proc/net`` (``route``, ``fib_trie``, ``if_inet6``,
-    ``ipv6_route``) and ``sys/class`` (``block``, ``net``, ``graphics``, ``vtconsole``). None of
-    these takes the device lock or wakes hardware.
+    ``proc/driver/nvidia/gpus/*/information``, ``proc/*/mountinfo``, ``proc/swaps`` and what else
+    ``storage_uses`` names, ``proc/iomem``, ``proc/consoles``, ``proc/net`` (``route``,
+    ``fib_trie``, ``if_inet6``, ``ipv6_route``; also those of other network namespaces) and
+    ``sys/class`` (``block``, ``net``, ``graphics``, ``vtconsole``). None of these takes the device
+    lock or wakes hardware.
 
     Args:
         sysfs: the host.

@@ -65,11 +65,19 @@ _RULES: dict[UseKind, _Rule] = {
     "root-disk": _Rule(None, "The host runs from it: leave it to the host."),
     "swap": _Rule(ALLOW_STORAGE, "Take it out of swap (swapoff)"),
     "block-holder": _Rule(
-        ALLOW_STORAGE, "Stop what is made of it (vgchange -an, mdadm --stop, dmsetup remove)"
+        ALLOW_STORAGE,
+        "Stop what is made of it (vgchange -an, mdadm --stop, dmsetup remove, losetup -d, zpool "
+        "export)",
     ),
     "address": _Rule(ALLOW_NETWORK, "Give the address to another interface, or take this one down"),
     "route": _Rule(ALLOW_NETWORK, "Give the route to another interface, or take this one down"),
     "default-route": _Rule(ALLOW_NETWORK, "Give the host another way to the network first"),
+    "interface-up": _Rule(
+        ALLOW_NETWORK, "See what needs it, and take it down (ip link set … down)"
+    ),
+    "interface-elsewhere": _Rule(
+        ALLOW_NETWORK, "Stop the container that has it, or take it back (ip link set … netns 1)"
+    ),
     "network-member": _Rule(ALLOW_NETWORK, "Take it out of there (ip link set … nomaster)"),
 }
 """The kinds that stand in the way; the others are no harm, or have refusals of their own."""

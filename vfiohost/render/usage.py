@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vfiohost.usage import Usage, Use
 
 # Those that only tell what there is; to take the device away ends nothing.
-_HARMLESS = frozenset({"interface-up", "sound-control", "vf", "vgpu-manager"})
+_HARMLESS = frozenset({"sound-control", "vf", "vgpu-manager"})
 
 
 def usage_table(usage: Usage, paint: Paint = plain) -> list[str]:

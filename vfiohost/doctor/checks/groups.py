@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.doctor.facts import GROUPS, HostFacts, joined
+from vfiohost.doctor.facts import GROUPS, HostFacts, counted, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.model import Unavailable
 
@@ -41,7 +41,7 @@ def check_groups(facts: HostFacts) -> Iterator[Finding]:
             "groups-separate",
             "ok",
             "host",
-            (Evidence(GROUPS, f"{len(facts.groups)} groups"),),
+            (Evidence(GROUPS, counted(len(facts.groups), "group")),),
             "Each device for guests is alone in its IOMMU group, bridges apart.",
         )
 

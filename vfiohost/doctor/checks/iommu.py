@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.doctor.facts import CMDLINE, GROUPS, HostFacts, joined
+from vfiohost.doctor.facts import CMDLINE, GROUPS, HostFacts, counted, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.doctor.sources import ACPI_TABLES, IOMMU_TABLES, IOMMUS
 from vfiohost.model import Unavailable
@@ -12,9 +12,13 @@ from vfiohost.model import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfiohost.model import PciDevice
+
 _CPUINFO = "proc/cpuinfo"
 _VENDOR = "sys/class/dmi/id/sys_vendor"
-_XEN = "sys/hypervisor/type"
+_XEN, _XEN_UUID = "sys/hypervisor/type", "sys/hypervisor/uuid"
+# What stands in front of nothing itself: AMD's IOMMUs (class 0806), and virtio's.
+_IOMMU_CLASS, _VIRTIO_IOMMU = 0x0806, "1af4:1057"
 _INTEL, _AMD = "GenuineIntel", "AuthenticAMD"
 _OFF = "off"
 # What parse_amd_iommu_options() in drivers/iommu/amd/init.c does not know, yet many guides advise.
@@ -26,14 +30,14 @@ def check_iommu(facts: HostFacts) -> Iterator[Finding]:
     if not facts.groups:
         yield _without_groups(facts)
         return
-    outside = [
-        d for d in facts.snapshot.devices if d.iommu_group is None and not d.is_bridge
-    ]  # a group that could not be read is an Unavailable, and counts for neither
-    how_many = Evidence(GROUPS, f"{len(facts.groups)} groups")
+    # A group that could not be read is an Unavailable, and counts for neither.
+    outside = [d for d in facts.snapshot.devices if d.iommu_group is None and _has_dma(d)]
+    unread = [d for d in facts.snapshot.devices if isinstance(d.iommu_group, Unavailable)]
+    how_many = Evidence(GROUPS, counted(len(facts.groups), "group"))
     if outside:
         yield Finding(
             "outside-iommu",
-            "warning",
+            "warning" if set(outside) & set(facts.devices) else "info",
             joined((d.address for d in outside), 4),
             (how_many, *(Evidence(f"{d.path}/iommu_group", "is not there") for d in outside[:4])),
             f"{joined(d.address for d in outside)}: no IOMMU group, though others have one: no "
@@ -48,7 +52,9 @@ def check_iommu(facts: HostFacts) -> Iterator[Finding]:
             "ok",
             "host",
             (how_many, facts.saw(IOMMUS)),
-            "The IOMMU is on, and every function but bridges is in a group.",
+            f"The IOMMU is on. The group of {counted(len(unread), 'function')} could not be read."
+            if unread
+            else "The IOMMU is on, and every function but bridges and IOMMUs is in a group.",
         )
 
 
@@ -97,6 +103,11 @@ def is_guest(facts: HostFacts) -> bool:
     return _has_hypervisor_flag(facts) or facts.text(_VENDOR) == "QEMU"
 
 
+def is_arm(facts: HostFacts) -> bool:
+    """Whether the host's processors are Arm's (``c_show`` in ``arch/arm64/kernel/cpuinfo.c``)."""
+    return any(line.startswith("CPU implementer") for line in facts.lines(_CPUINFO))
+
+
 def cpu_vendor(facts: HostFacts) -> str | None:
     """``GenuineIntel``, ``AuthenticAMD`` or another; ``None``: not known."""
     for line in facts.lines(_CPUINFO):
@@ -104,6 +115,11 @@ def cpu_vendor(facts: HostFacts) -> str | None:
         if name.strip() == "vendor_id":
             return value.strip()
     return None
+
+
+def _has_dma(device: PciDevice) -> bool:
+    is_iommu = device.class_code >> 8 == _IOMMU_CLASS or device.ids == _VIRTIO_IOMMU
+    return not (device.is_bridge or is_iommu)
 
 
 def _has_hypervisor_flag(facts: HostFacts) -> bool:
@@ -134,19 +150,26 @@ def _without_groups(facts: HostFacts) -> Finding:
         )
     tables = facts.listed(ACPI_TABLES)
     found = [name for name in tables or () if name in IOMMU_TABLES]
-    off = _switched_off(facts)
+    off = _switched_off(facts, found)
+    if facts.text(_XEN) == "xen" and facts.text(_XEN_UUID):
+        return _on_xen(facts, saw)
     if off:
         return _disabled(facts, off, saw)
-    if is_guest(facts) and not found:
+    if is_guest(facts) and not {"DMAR", "IVRS", "VIOT"} & set(found):
         return _guest_without(facts, saw)
+    return _arm_off(facts, saw) if is_arm(facts) else _unused(facts, found, saw)
+
+
+def _unused(facts: HostFacts, found: list[str], saw: tuple[Evidence, ...]) -> Finding:
+    """Nothing switches it off, and it is not on."""
     if found:
         return _kernel_off(facts, found, saw)
-    if tables is not None:
+    if facts.listed(ACPI_TABLES) is not None:
         return Finding(
             "iommu-firmware-off",
             "bad",
             "host",
-            (*saw, facts.saw(ACPI_TABLES, f"none of {', '.join(IOMMU_TABLES)}"), _saw_line(facts)),
+            (*saw, _saw_tables(facts), _saw_line(facts)),
             "The firmware describes no IOMMU to the kernel, so none is used, whatever the command "
             "line says. No device can be given to a guest.",
             "Switch it on in the firmware's setup (Intel: VT-d; AMD: IOMMU, or AMD-Vi, also "
@@ -156,7 +179,7 @@ def _without_groups(facts: HostFacts) -> Finding:
         "iommu-off",
         "bad",
         "host",
-        (*saw, facts.saw(ACPI_TABLES), _saw_line(facts)),
+        (*saw, _saw_tables(facts), _saw_line(facts)),
         "No device is in an IOMMU group: the IOMMU is off, or there is none. No device can be "
         "given to a guest.",
         f"Switch it on in the firmware's setup (Intel VT-d, AMD-Vi). {_advice(facts)}",
@@ -167,13 +190,25 @@ def _saw_line(facts: HostFacts) -> Evidence:
     return facts.saw_words("intel_iommu", "amd_iommu", "iommu")
 
 
-def _switched_off(facts: HostFacts) -> list[str]:
-    return [
-        f"{name}={word}"
-        for name in ("iommu", "intel_iommu", "amd_iommu")
-        for word in facts.options(name)
-        if word == _OFF
-    ]
+def _saw_tables(facts: HostFacts) -> Evidence:
+    tables = facts.listed(ACPI_TABLES)
+    found = [name for name in tables or () if name in IOMMU_TABLES]
+    none = f"none of {', '.join(IOMMU_TABLES)}"
+    return facts.saw(ACPI_TABLES, None if tables is None else " ".join(found) or none)
+
+
+def _switched_off(facts: HostFacts, tables: list[str]) -> list[str]:
+    """The words of the command line that switch this host's IOMMU off.
+
+    ``iommu=off`` is for x86 alone; of ``intel_iommu=`` the last word counts
+    (``intel_iommu_setup`` in ``drivers/iommu/intel/iommu.c``).
+    """
+    names = [] if is_arm(facts) else ["iommu"]
+    names += ["intel_iommu"] if "DMAR" in tables or "IVRS" not in tables else []
+    names += ["amd_iommu"] if "IVRS" in tables or "DMAR" not in tables else []
+    found = [name for name in names if _OFF in facts.options(name)]
+    switches = [word for word in facts.options("intel_iommu") if word in ("on", _OFF)]
+    return [f"{n}={_OFF}" for n in found if n != "intel_iommu" or switches[-1] == _OFF]
 
 
 def _advice(facts: HostFacts) -> str:
@@ -201,6 +236,33 @@ def _disabled(facts: HostFacts, off: list[str], saw: tuple[Evidence, ...]) -> Fi
     )
 
 
+def _on_xen(facts: HostFacts, saw: tuple[Evidence, ...]) -> Finding:
+    return Finding(
+        "xen",
+        "bad",
+        "host",
+        (*saw, facts.saw(_XEN), facts.saw(_XEN_UUID)),
+        "This is the first domain of a Xen host: the IOMMU is Xen's, and VFIO has nothing to hand "
+        "devices to guests with.",
+        "Let Xen hand them over (xl pci-assignable-add), or boot Linux without Xen.",
+    )
+
+
+def _arm_off(facts: HostFacts, saw: tuple[Evidence, ...]) -> Finding:
+    """An IORT tells little: a server has one for its interrupt controller alone, too."""
+    return Finding(
+        "iommu-off",
+        "bad",
+        "host",
+        (*saw, _saw_tables(facts), facts.saw(IOMMUS)),
+        "No device is in an IOMMU group: the firmware (its table IORT, or the device tree) "
+        "describes no SMMU in front of PCI, or the kernel has no driver for it. No device can be "
+        "given to a guest.",
+        "Switch the SMMU on in the firmware's setup. The kernel needs CONFIG_ARM_SMMU_V3 (or "
+        "CONFIG_ARM_SMMU), and no word on its command line; dmesg | grep -i smmu says more.",
+    )
+
+
 def _guest_without(facts: HostFacts, saw: tuple[Evidence, ...]) -> Finding:
     line = "Then boot it with intel_iommu=on on its command line, which a virtual VT-d needs"
     has = "on" in facts.options("intel_iommu")
@@ -208,11 +270,14 @@ def _guest_without(facts: HostFacts, saw: tuple[Evidence, ...]) -> Finding:
         "guest-without-viommu",
         "bad",
         "host",
-        (*saw, *_saw_guest(facts), facts.saw(ACPI_TABLES), _saw_line(facts)),
+        (*saw, *_saw_guest(facts), _saw_tables(facts), _saw_line(facts)),
         "This host is a virtual machine without a virtual IOMMU. Its devices cannot be given to "
         "guests inside it.",
-        "Give the machine one: QEMU -machine q35,kernel-irqchip=split -device "
-        "intel-iommu,intremap=on,caching-mode=on; libvirt <iommu model='intel'>. "
+        "Give the machine one: QEMU -machine virt,iommu=smmuv3; libvirt <iommu model='smmuv3'/>. "
+        "In a cloud, take a bare-metal machine."
+        if is_arm(facts)
+        else "Give the machine one: QEMU -machine q35,kernel-irqchip=split -device "
+        "intel-iommu,intremap=on,caching-mode=on; libvirt <iommu model='intel'/>. "
         f"{'Its command line is right (intel_iommu=on)' if has else line}. "
         "In a cloud, take a bare-metal machine.",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vfiohost.doctor.facts import number
 from vfiohost.doctor.findings import Evidence, Finding
@@ -22,6 +22,7 @@ _OVERCOMMIT = "proc/sys/vm/overcommit_memory"
 _CAP_IPC_LOCK = 1 << 14
 _HEX = re.compile(r"CapEff:\s*([0-9a-fA-F]{1,16})")
 _NEVER = "2"
+_POOL = re.compile(rf"({HUGEPAGES}/hugepages-(\d{{1,12}})kB)/nr_hugepages", re.ASCII)
 _SECURE = b"\x01"
 _EFI_BYTES = 5  # four of attributes, one of data
 
@@ -78,6 +79,8 @@ def _memlock(facts: HostFacts) -> Iterator[Finding]:
     exempt = status is not None and bool(int(status[1], 16) & _CAP_IPC_LOCK)
     limit = number(line[0])
     saw = (facts.saw(_LIMITS), facts.saw(_STATUS))
+    if limit is None and line[0] != "unlimited":
+        return
     if exempt or limit is None:
         who = "this process is exempt (CAP_IPC_LOCK)" if exempt else "there is no limit"
         yield Finding(
@@ -95,46 +98,81 @@ def _memlock(facts: HostFacts) -> Iterator[Finding]:
         "host",
         saw,
         f"A process like this one may lock {_size(limit)}, and VFIO locks all memory of a guest: "
-        "QEMU started so fails with ENOMEM (VFIO_MAP_DMA). libvirt raises the limit for its "
-        "guests itself.",
+        "QEMU started so fails with ENOMEM (VFIO_MAP_DMA) when its guest has more. libvirt raises "
+        "the limit for its guests itself.",
         "LimitMEMLOCK=infinity in the unit of the service that starts guests; for users, "
         "`USER - memlock unlimited` in /etc/security/limits.d. It takes a new login.",
     )
 
 
+class _Pool(NamedTuple):
+    """The huge pages of one size: in bytes, how many there are, how many are free."""
+
+    size: int
+    total: int
+    free: int
+
+    def __str__(self) -> str:
+        return f"{self.total} huge pages of {_size(self.size)}"
+
+
 def _hugepages(facts: HostFacts) -> Iterator[Finding]:
-    found = {
-        name: number(value.split()[0]) if value.split() else None
-        for name, _, value in (line.partition(":") for line in facts.lines(_MEMINFO))
-    }
-    total, free = found.get("HugePages_Total"), found.get("HugePages_Free")
-    if total is None or free is None:
+    pools = [*_default_pool(facts), *_other_pools(facts)]
+    if not pools:
         return
-    pools = [path for path in facts.files if path.startswith(f"{HUGEPAGES}/")]
-    saw = (facts.saw(_MEMINFO), *map(facts.saw, pools))
-    if total and not free:
+    read = [path for path in facts.files if path.startswith(f"{HUGEPAGES}/")]
+    saw = (facts.saw(_MEMINFO), *map(facts.saw, read))
+    full = [pool for pool in pools if pool.total and not pool.free]
+    if full:
         yield Finding(
             "hugepages-full",
             "warning",
             "host",
             saw,
-            f"All {total} huge pages are in use: one more guest that wants some does not start.",
+            f"All {' and all '.join(map(str, full))} are in use or promised: one more guest that "
+            "wants some does not start.",
             "Raise vm.nr_hugepages; soon after boot, or on the command line (hugepages=), the "
             "kernel finds most.",
         )
         return
-    some = f"{total} huge pages are reserved, {free} are free." if total else "None is reserved."
+    some = "".join(f"{pool} are reserved, {pool.free} are free. " for pool in pools if pool.total)
     yield Finding(
         "hugepages",
         "ok",
         "host",
         saw,
-        f"{some} Guests do not need them; with them, mapping a large guest for VFIO is faster.",
+        f"{some or 'No huge page is reserved. '}Guests do not need them; with them, mapping a "
+        "large guest for VFIO is faster.",
     )
 
 
+def _default_pool(facts: HostFacts) -> Iterator[_Pool]:
+    """Those of the usual size (``hugetlb_report_meminfo`` in ``mm/hugetlb.c``)."""
+    found = {
+        name: number(value.split()[0]) if value.split() else None
+        for name, _, value in (line.partition(":") for line in facts.lines(_MEMINFO))
+    }
+    size, total, free = map(found.get, ("Hugepagesize", "HugePages_Total", "HugePages_Free"))
+    if size is not None and total is not None and free is not None:
+        # What is promised to somebody who has not touched it yet counts as free there.
+        yield _Pool(size << 10, total, max(free - (found.get("HugePages_Rsvd") or 0), 0))
+
+
+def _other_pools(facts: HostFacts) -> Iterator[_Pool]:
+    """Those of other sizes, which ``proc/meminfo`` leaves out."""
+    usual = {pool.size for pool in _default_pool(facts)}
+    for path in facts.files:
+        match = _POOL.fullmatch(path)
+        if match is None or int(match[2]) << 10 in usual:
+            continue
+        names = ("nr_hugepages", "free_hugepages", "resv_hugepages")
+        total, free, promised = (number(facts.text(f"{match[1]}/{name}")) for name in names)
+        if total is not None and free is not None:
+            yield _Pool(int(match[2]) << 10, total, max(free - (promised or 0), 0))
+
+
 def _size(number_of_bytes: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number_of_bytes >= size:
-            return f"{number_of_bytes / size:.4g} {unit}"
+    for unit, size in (("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if number_of_bytes >> size:
+            return f"{number_of_bytes / (1 << size):.5g} {unit}"
     return f"{number_of_bytes} bytes"

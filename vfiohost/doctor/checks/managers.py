@@ -6,15 +6,17 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from vfiohost.doctor.facts import CMDLINE, joined
+from vfiohost.doctor.facts import CMDLINE, counted, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.doctor.sources import (
     DRIVERCTL,
+    FIGHTING,
     FIRST_KERNEL_THREAD,
     LIBVIRT_HOOKS,
     MANAGERS,
     MDEVCTL,
     MODPROBE,
+    PEACEFUL,
     UDEV_RULES,
 )
 from vfiohost.errors import ParseError
@@ -51,7 +53,8 @@ def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
             (Evidence(path, wanted), Evidence(f"{device.path}/driver", str(driver or "none"))),
             f"driverctl keeps {wanted} for {address}, which is on {driver or 'no driver'} now: at "
             "the next boot it gets the other one.",
-            f"driverctl unset-override {address} if vfiohost is to decide.",
+            f"driverctl unset-override {address} if vfiohost is to decide: it has the device "
+            "probed anew at once, so `vfiohost bind` it after that.",
         )
     if agreeing:
         yield Finding(
@@ -59,8 +62,8 @@ def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
             "info",
             "driverctl",
             tuple(agreeing),
-            f"driverctl sets the driver of {len(agreeing)} devices at each boot, after the native "
-            "driver may have had them.",
+            f"driverctl sets the driver of {counted(len(agreeing), 'device')} at each boot, after "
+            "the native driver may have had them.",
             "Change these devices with driverctl, or unset its override and use vfiohost: one of "
             "them only.",
         )
@@ -103,9 +106,9 @@ def _stray(device: PciDevice) -> Finding:
             Evidence(f"{device.path}/driver_override", "(null)"),
         ),
         f"{device.address} is on vfio-pci without a driver_override, and neither the command line "
-        "nor modprobe.d has its ids. `bind --once` does so; else somebody wrote its ids to "
-        "new_id, which cannot be read back, and every other device of these ids that is probed "
-        "goes to vfio-pci as well.",
+        "nor modprobe.d has its ids. `bind --once` does so, and an initramfs with older options; "
+        "else somebody wrote its ids to new_id, which cannot be read back, and every other device "
+        "of these ids that is probed goes to vfio-pci as well.",
         f'echo "{device.ids.replace(":", " ")}" > /sys/bus/pci/drivers/vfio-pci/remove_id takes '
         f"them out (it lets go of no device). Then `vfiohost bind {device.address}`.",
     )
@@ -144,12 +147,14 @@ def check_programs(facts: HostFacts) -> Iterator[Finding]:
         pids = joined((e.path.split("/")[1] for e in evidence), 4)
         yield Finding(
             "manager-running",
-            "info",
+            "warning" if name in FIGHTING else "info",
             name,
             tuple(evidence[:4]),
             f"{name} is running (pid {pids}): {MANAGERS[name]}.",
-            "Let one of the two manage a device: tell it to leave the device alone, or stop it "
-            "while you work.",
+            None
+            if name in PEACEFUL
+            else "Let one of the two manage a device: tell it to leave the device alone, or stop "
+            "it while you work.",
         )
     if facts.is_live and facts.text(FIRST_KERNEL_THREAD) != "kthreadd":
         yield Finding(
@@ -177,10 +182,13 @@ def check_configuration(facts: HostFacts) -> Iterator[Finding]:
             "warning" if gone else "info",
             "mdevctl",
             tuple(Evidence(path, "is there") for path in definitions[:4]),
-            f"mdevctl keeps {len(definitions)} definitions of mediated devices, and makes those "
-            "again at boot that start by themselves."
-            + (f" {joined(gone)} offers none now, so that this fails." if gone else ""),
-            f"mdevctl undefine what is for {joined(gone)}." if gone else None,
+            f"mdevctl keeps {counted(len(definitions), 'definition')} of mediated devices, and "
+            "makes those again at boot that start by themselves."
+            + (f" No type is offered now by {joined(gone)}: there it fails." if gone else ""),
+            "Have the types offered first (NVIDIA's virtual functions: sriov-manage -e), or "
+            f"mdevctl undefine what is for {joined(gone)}."
+            if gone
+            else None,
         )
     hooks = [path for path in facts.files if path.startswith(f"{LIBVIRT_HOOKS}/")]
     if hooks:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfiohost.doctor.checks.iommu import is_arm
 from vfiohost.doctor.findings import Evidence, Finding
-from vfiohost.doctor.sources import EXPECTED
+from vfiohost.doctor.sources import ACPI_TABLES, EXPECTED
 from vfiohost.model import Unavailable
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def check_lock(facts: HostFacts) -> Iterator[Finding]:
 def check_unreadable(facts: HostFacts) -> Iterator[Finding]:
     """What could not be read, so that nobody takes silence for health."""
     missing = [p for p in EXPECTED if p not in facts.files and p not in facts.names]
+    if is_arm(facts):  # its firmware may have a device tree instead
+        missing = [path for path in missing if path != ACPI_TABLES]
     if missing and not facts.is_live:
         yield Finding(
             "not-there",
