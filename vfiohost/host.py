@@ -541,15 +541,9 @@ class Host:
             allow: as for :meth:`plan_bind`, for devices that somebody uses by now.
 
         Raises:
-            PlanRefused: somebody uses what would be taken away.
+            PlanRefused: for all reasons at once, as :meth:`plan_bind`.
         """
-        from vfiohost.plan.undo import devices_taken, plan_undo
-
-        taken = devices_taken(plan_undo(entry.done_plan))
-        snapshot = self.scan(mdev=True)
-        devices = [device for device in snapshot.devices if str(device.address) in taken]
-        usage = self.usage(devices, mdevs=taken, snapshot=snapshot)
-        return plan_undo(entry.done_plan, usage=usage, allow=frozenset(allow))
+        return self._undo_of(entry.done_plan, allow)
 
     def last_done(self, journal_id: str | None = None) -> JournalEntry:
         """What the journal says of a plan that was carried out.
@@ -667,6 +661,8 @@ class Host:
     def recover(
         self,
         *,
+        allow: Iterable[str] = (),
+        keep: str | None = None,
         timeout: float = STORE_TIMEOUT,
         wait: float = 0.0,
         give_up: GiveUp = never,
@@ -675,23 +671,31 @@ class Host:
         """Take back what a crash left half-way.
 
         Args:
+            allow: words that permit to take a device from those who use it by now.
+            keep: the id of a journal that is closed, and what it did stays; the others wait.
             timeout: seconds that one store may take.
             wait: seconds to wait for another vfiohost to end, 0 for not at all.
             give_up: asked while it is waited for; ``True`` ends the wait.
             watch: told of each store when it is about to begin.
 
         Returns:
-            What became of each journal that was open.
+            What became of each journal that was open, or that an earlier call left half-way.
 
         Raises:
+            ParseError: an ``allow`` word is unknown.
+            NotFoundError: there is no such journal to keep.
             LockBusyError: another vfiohost is at work; then nothing is left half-way.
         """
         from vfiohost.apply import recover
+        from vfiohost.plan.hazards import check_allow
 
+        check_allow(allow := frozenset(allow))
         return recover(
             sysfs=self.sysfs,
             kernel=self.kernel,
             journal=self.journal,
+            judge=lambda plan: self._undo_of(plan, allow),
+            keep=keep,
             timeout=timeout,
             wait=wait,
             give_up=give_up,
@@ -721,6 +725,20 @@ class Host:
         devices = [snapshot.pci[a] for a in addresses]
         snapshot = self.with_details(snapshot, devices)
         return evolve(snapshot, usage=self.usage(devices, snapshot=snapshot))
+
+    def _undo_of(self, plan: Plan, allow: Iterable[str]) -> Plan:
+        """The way back of a plan that was carried out, judged on the host as it is."""
+        from attrs import evolve
+
+        from vfiohost.plan.undo import devices_changed, mdevs_removed, plan_undo
+
+        undo, snapshot = plan_undo(plan), self.scan(mdev=True)
+        devices = [snapshot.pci[a] for a in devices_changed(undo) if a in snapshot.pci]
+        mdevs = mdevs_removed(undo)
+        if devices or mdevs:
+            usage = self.usage(devices, mdevs=mdevs, snapshot=snapshot)
+            snapshot = evolve(self.with_details(snapshot, devices), usage=usage)
+        return plan_undo(plan, snapshot=snapshot, allow=frozenset(allow))
 
     def _modules(self, snapshot: Snapshot) -> ModuleIndex | None:
         from vfiohost.scan import read_modules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -9,37 +10,53 @@ import attrs
 
 from vfiohost.apply.pending import still_waiting
 from vfiohost.apply.transaction import Transaction
-from vfiohost.errors import ApplyError, PendingError
+from vfiohost.apply.unfinished import shared_with
+from vfiohost.errors import KernelError, NotFoundError, PendingError, PlanRefused
 from vfiohost.journal import DamagedJournal, lock
 from vfiohost.native import never
 from vfiohost.plan.types import Report, StepResult
+from vfiohost.plan.words import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vfiohost.apply.pending import Waiting
     from vfiohost.apply.transaction import Watch
+    from vfiohost.errors import Refusal
     from vfiohost.journal import EventKind, Journal, JournalEntry
     from vfiohost.native import GiveUp
-    from vfiohost.plan.types import Outcome
+    from vfiohost.plan.types import Outcome, Plan
     from vfiohost.sysfs import Kernel, Sysfs
 
-RecoveryOutcome = Literal["recovered", "half-way", "pending", "other-boot", "damaged"]
+RecoveryOutcome = Literal[
+    "recovered", "half-way", "kept", "in-use", "pending", "other-boot", "damaged"
+]
+
+_TAKES_FROM_SOMEBODY = frozenset({"in-use", "mdevs-exist", "pf-with-vfs"})
+"""The codes of refusals that keep ``recover`` from going back: others say what makes a bad host for
+a guest, and it is to be as it was before."""
 
 
 @attrs.frozen
 class Recovery:
-    """What became of one open journal.
+    """What became of one journal.
 
     Attributes:
         journal_id: its id.
         outcome: ``recovered``: the host is as it was before that plan; ``half-way``: not all could
             be taken back, ``commands`` are left to do by hand, and the journal is closed;
-            ``pending``: the kernel has not come back, the journal stays open; ``other-boot``: a
-            reboot took its changes away, the journal is closed; ``damaged``: it cannot be read, and
-            is left as it is.
+            ``kept``: the journal was closed as it was told to, nothing was taken back;
+            ``in-use``: somebody uses by now what would be taken away, nothing was written and the
+            journal stays open; ``pending``: the kernel has not come back, the journal stays open;
+            ``other-boot``: a reboot took its changes away, the journal is closed; ``damaged``: it
+            cannot be read, and is left as it is.
         sentence: the same for people.
         report: what became of each step, or ``None`` where none was looked at.
         commands: the shell lines that finish the work by hand, in order.
         pid: for ``pending``, the helper process that waits in the kernel, if it is known.
+        refusals: for ``in-use``, who uses what.
+        journal_error: why the journal could not be written: it stays open. The host is as
+            ``outcome`` says all the same.
     """
 
     journal_id: str
@@ -48,6 +65,13 @@ class Recovery:
     report: Report | None = None
     commands: tuple[str, ...] = ()
     pid: int | None = None
+    refusals: tuple[Refusal, ...] = ()
+    journal_error: KernelError | None = None
+
+
+def permit(plan: Plan) -> object:
+    """Judge nothing: the default of ``judge``."""
+    return plan
 
 
 def recover(
@@ -55,6 +79,8 @@ def recover(
     sysfs: Sysfs,
     kernel: Kernel,
     journal: Journal,
+    judge: Callable[[Plan], object] = permit,
+    keep: str | None = None,
     timeout: float = 20.0,
     wait: float = 0.0,
     give_up: GiveUp = never,
@@ -67,101 +93,55 @@ def recover(
     written; if it cannot be told (somebody else changed the file) it is left as it is and named.
     A crash in the middle of this is recovered by the next call. Loaded modules stay loaded.
 
+    What somebody uses by now is not taken away, and nothing is stored behind a store of another
+    journal that is still pending. A journal that was left half-way is told again, with what is left
+    to do, until that has been done. A disk that is full or read-only does not keep the host from
+    being brought back.
+
     Args:
         sysfs: the host.
         kernel: who answers the stores.
         journal: the host's journal.
+        judge: given the steps that stand, says whether they can be taken back, by raising
+            :class:`vfiohost.errors.PlanRefused`.
+        keep: the id of a journal to close without taking anything back; the others wait.
         timeout: seconds for each store and read.
         wait: seconds to wait for the lock.
         give_up: asked while the lock is waited for; see :func:`vfiohost.journal.lock`.
         watch: told of each store when it is about to begin.
 
     Returns:
-        One per open or damaged journal, the newest first; empty when there is none, and then
-        neither lock nor any other file is touched. A store that does not come back in time, or is
+        One per unfinished journal, the newest first; empty when there is none, and then neither
+        lock nor any other file is touched. A store that does not come back in time, or is
         interrupted, ends the work: the rest is for the next call.
 
     Raises:
+        NotFoundError: ``keep`` names no unfinished journal.
         UnsupportedError: the root is a recording, or its state files cannot be trusted.
         LockBusyError: a vfiohost is at work, perhaps the one that looks cut off.
-        KernelError: lock or journal cannot be opened.
-        ApplyError: the host was brought back, but the journal could not be closed.
+        KernelError: the lock cannot be opened, or the journals cannot be read.
 
     Files: ``run/vfiohost/lock``, ``var/lib/vfiohost/journal/``, and those that the plans name.
     """
-    if not journal.open_entries():
+    if keep is None and not journal.unfinished():
         return ()
     kernel.check_writable()
     recoveries: list[Recovery] = []
     with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as fd:
-        for entry in reversed(journal.open_entries()):
-            if isinstance(entry, DamagedJournal):
-                recovery = _damaged(entry)
-            elif entry.boot_id != journal.boot_id:
-                recovery = _close(entry, journal)
-            elif (waiting := still_waiting(sysfs, entry)) is not None:
-                recovery = _still_pending(entry, waiting)
-            else:
-                transaction = Transaction(
-                    entry.plan,
-                    sysfs=sysfs,
-                    kernel=kernel,
-                    begin=partial(journal.reopen, entry),
-                    timeout=timeout,
-                    keep_fd=fd,
-                    watch=watch,
-                    results=_results(entry),
-                )
-                recovery = _take_back(entry, transaction)
+        recoverer = _Recoverer(sysfs, kernel, journal, judge, timeout, fd, watch)
+        for entry in reversed(_chosen(journal, keep)):
+            recovery = recoverer.recover(entry, keep=keep is not None)
             recoveries.append(recovery)
             if recovery.outcome == "pending" and recovery.report is not None:
                 break
     return tuple(recoveries)
 
 
-def _damaged(entry: DamagedJournal) -> Recovery:
-    return Recovery(
-        entry.id,
-        "damaged",
-        f"A journal is damaged and is not followed: {entry.reason} See whether the devices are as "
-        f"they should be, then move {entry.path} away.",
-    )
-
-
-def _close(entry: JournalEntry, journal: Journal) -> Recovery:
-    writer = journal.reopen(entry)
-    try:
-        writer.end("other-boot")
-    finally:
-        writer.close()
-    return Recovery(
-        entry.id,
-        "other-boot",
-        f"{entry} was cut off before this host was booted, which took away what it had changed. "
-        "Its journal is closed.",
-    )
-
-
-def _still_pending(entry: JournalEntry, waiting: Waiting) -> Recovery:
-    return Recovery(
-        entry.id,
-        "pending",
-        f"{entry} still waits for the kernel ({waiting.who}). {waiting.sentences} When the kernel "
-        "has come back, run `vfiohost recover` again.",
-        pid=waiting.pid,
-    )
-
-
-def _take_back(entry: JournalEntry, transaction: Transaction) -> Recovery:
-    transaction.open_journal()
-    transaction.node_changes.update(entry.node_changes)
-    for index, event in entry.last_events.items():
-        if event.kind != "undone":
-            transaction.to_undo[index] = "known" if event.kind == "done" else "open"
-    try:
-        return _finish(transaction, entry)
-    finally:
-        transaction.close()
+def _chosen(journal: Journal, keep: str | None) -> list[JournalEntry | DamagedJournal]:
+    found = [entry for entry in journal.unfinished() if keep in (None, entry.id)]
+    if keep is not None and not found:
+        raise NotFoundError("unfinished journal", keep)
+    return found
 
 
 def _results(entry: JournalEntry) -> tuple[StepResult, ...]:
@@ -178,35 +158,183 @@ def _results(entry: JournalEntry) -> tuple[StepResult, ...]:
     )
 
 
-def _finish(transaction: Transaction, entry: JournalEntry) -> Recovery:
+@attrs.frozen
+class _Recoverer:
+    """Brings one journal after the other to its end; under the lock."""
+
+    sysfs: Sysfs
+    kernel: Kernel
+    journal: Journal
+    judge: Callable[[Plan], object]
+    timeout: float
+    keep_fd: int
+    watch: Watch | None
+
+    def recover(self, entry: JournalEntry | DamagedJournal, *, keep: bool) -> Recovery:
+        """Bring one journal to its end."""
+        if isinstance(entry, DamagedJournal):
+            return _damaged(entry)
+        with closing(self._transaction(entry)) as transaction:
+            if entry.boot_id != self.journal.boot_id:
+                return _of_other_boot(entry, transaction)
+            waiting = still_waiting(self.sysfs, entry)
+            if waiting is not None:
+                return _still_pending(entry, waiting)
+            if keep:
+                return _kept(entry, transaction)
+            if entry.is_left_half_way:
+                return _told_again(entry, transaction)
+            held_up = self._behind_others(entry) or self._used(entry, transaction)
+            return held_up or _finish(entry, transaction)
+
+    def _transaction(self, entry: JournalEntry) -> Transaction:
+        """A plan on its way back: what was begun and is not known to be undone has to be."""
+        transaction = Transaction(
+            entry.plan,
+            sysfs=self.sysfs,
+            kernel=self.kernel,
+            begin=partial(self.journal.reopen, entry),
+            timeout=self.timeout,
+            keep_fd=self.keep_fd,
+            watch=self.watch,
+            results=_results(entry),
+        )
+        transaction.node_changes.update(entry.node_changes)
+        for index, event in entry.last_events.items():
+            if event.kind != "undone":
+                transaction.to_undo[index] = "known" if event.kind == "done" else "open"
+        return transaction
+
+    def _behind_others(self, entry: JournalEntry) -> Recovery | None:
+        for other in self.journal.open_entries():
+            if isinstance(other, DamagedJournal) or other.boot_id != entry.boot_id:
+                continue
+            waiting = still_waiting(self.sysfs, other)
+            shared = waiting and shared_with(waiting.step, entry.plan, other.plan, self.sysfs)
+            if waiting and shared:
+                return Recovery(
+                    entry.id,
+                    "pending",
+                    f"{entry} was cut off and is not taken back yet: the kernel has not come back "
+                    f"from a store of {other} ({waiting.who}), which is about "
+                    f"{listed(sorted(shared))}, too. When it has, run `vfiohost recover` again.",
+                    pid=waiting.pid,
+                )
+        return None
+
+    def _used(self, entry: JournalEntry, transaction: Transaction) -> Recovery | None:
+        left = transaction.left()
+        if not left:
+            return None
+        standing = tuple(entry.plan.steps[index] for index in sorted(left))
+        try:
+            self.judge(attrs.evolve(entry.plan, steps=standing))
+        except PlanRefused as refused:
+            reasons = tuple(r for r in refused.refusals if r.code in _TAKES_FROM_SOMEBODY)
+        else:
+            return None
+        if not reasons:
+            return None
+        return Recovery(
+            entry.id,
+            "in-use",
+            f"{entry} was cut off, and is not taken back, because somebody uses what it changed: "
+            f"{' '.join(f'{r.sentence} {r.remedy}' for r in reasons)} Then run `vfiohost recover` "
+            f"again; or leave the host as it is now: `vfiohost recover --keep {entry.id}`.",
+            refusals=reasons,
+        )
+
+
+def _damaged(entry: DamagedJournal) -> Recovery:
+    return Recovery(
+        entry.id,
+        "damaged",
+        f"A journal is damaged and is not followed: {entry.reason} See whether the devices are as "
+        f"they should be, then move {entry.path} away.",
+    )
+
+
+def _still_pending(entry: JournalEntry, waiting: Waiting) -> Recovery:
+    return Recovery(
+        entry.id,
+        "pending",
+        f"{entry} still waits for the kernel ({waiting.who}). {waiting.sentences} When the kernel "
+        "has come back, run `vfiohost recover` again.",
+        pid=waiting.pid,
+    )
+
+
+def _of_other_boot(entry: JournalEntry, transaction: Transaction) -> Recovery:
+    transaction.try_to_open_journal()
+    transaction.end("other-boot")
+    said = f"{entry} was cut off before this host was booted, which took away what it had changed."
+    return _ended(entry, transaction, "other-boot", said, ())
+
+
+def _kept(entry: JournalEntry, transaction: Transaction) -> Recovery:
+    transaction.try_to_open_journal()
+    transaction.end("kept")
+    commands = transaction.commands(transaction.left())
+    said = f"{entry} was cut off, and what it did stays."
+    if commands:
+        said += " By hand it is taken back so, in this order:"
+    return _ended(entry, transaction, "kept", said, commands)
+
+
+def _told_again(entry: JournalEntry, transaction: Transaction) -> Recovery:
+    """A journal that was left half-way: nothing is tried again, only looked at."""
+    left = transaction.left()
+    if not left:
+        transaction.try_to_open_journal()
+        transaction.end("recovered")
+        said = f"{entry} was left half-way, and has been brought back since."
+        return _ended(entry, transaction, "recovered", said, ())
+    errors = " ".join(filter(None, (entry.last_events[index].error for index in left)))
+    said = f"{entry} was left half-way, and still is: {errors} Finish by hand, in this order:"
+    return _ended(entry, transaction, "half-way", said, transaction.commands(left))
+
+
+def _finish(entry: JournalEntry, transaction: Transaction) -> Recovery:
+    transaction.try_to_open_journal()
     try:
         failures = transaction.undo_all()
     except PendingError as exc:
-        return Recovery(
-            entry.id, "pending", f"{entry}: {exc}", report=transaction.report, pid=exc.pid
-        )
+        said = f"{entry}: {exc}"
+        return _ended(entry, transaction, "pending", said, (), pid=exc.pid)
     transaction.end("half-way" if failures else "recovered")
-    if transaction.journal_error is not None:
-        raise ApplyError(
-            f"The journal of {entry} could not be kept: {transaction.journal_error} "
-            "Run `vfiohost recover` again.",
-            report=transaction.report,
-            cause=transaction.journal_error,
-        ) from transaction.journal_error
     if not failures:
-        return Recovery(
-            entry.id,
-            "recovered",
-            f"{entry} was cut off; the host is as it was before.",
-            report=transaction.report,
-        )
+        said = f"{entry} was cut off; the host is as it was before."
+        return _ended(entry, transaction, "recovered", said, ())
+    said = (
+        f"{entry} was cut off and could not all be taken back: "
+        f"{' '.join(str(f.error) for f in failures)} Finish by hand, in this order:"
+    )
     commands = tuple(failure.command for failure in failures)
+    return _ended(entry, transaction, "half-way", said, commands)
+
+
+def _ended(
+    entry: JournalEntry,
+    transaction: Transaction,
+    outcome: RecoveryOutcome,
+    said: str,
+    commands: tuple[str, ...],
+    *,
+    pid: int | None = None,
+) -> Recovery:
+    """What became of a journal; the commands stand at the end of the sentence."""
+    error = transaction.journal_error
+    if error is not None:
+        said = (
+            f"Its journal could not be written ({error}) and stays open: when that is mended, run "
+            f"`vfiohost recover` again. {said}"
+        )
     return Recovery(
         entry.id,
-        "half-way",
-        f"{entry} was cut off and could not all be taken back: "
-        f"{' '.join(str(f.error) for f in failures)} Finish by hand, in this order: "
-        f"{'; '.join(commands)}",
+        outcome,
+        " ".join([said, *(["; ".join(commands)] if commands else [])]),
         report=transaction.report,
         commands=commands,
+        pid=pid,
+        journal_error=error,
     )

@@ -144,6 +144,17 @@ class Transaction:
             self._writer = self._begin()
         return self._writer
 
+    def try_to_open_journal(self) -> None:
+        """Open the journal; when it cannot be written, go on without (:attr:`journal_error`).
+
+        Raises:
+            UnsupportedError: it is not private to us.
+        """
+        try:
+            self.open_journal()
+        except KernelError as exc:
+            self.journal_error = exc
+
     @property
     def has_journal(self) -> bool:
         """Whether something may have been changed."""
@@ -403,6 +414,27 @@ class Transaction:
                 back = ChangeNodes(step.address, changes, step.why).reversed(step.why)
                 others.append((index, step, back))
         return stores + others
+
+    def left(self) -> tuple[int, ...]:
+        """Those steps of :attr:`to_undo` that the host still shows, in the order of taking back.
+
+        What was taken back by hand meanwhile is not among them.
+        """
+        as_before = self._is_as_before()
+        return tuple(
+            index
+            for index, step, _ in self._undos()
+            if (
+                self._standing(step, known=False) != "before" and not as_before
+                if isinstance(step, WriteAttr)
+                else nodes.is_changed(self._sysfs, self.node_changes[index])
+            )
+        )
+
+    def commands(self, steps: Iterable[int]) -> tuple[str, ...]:
+        """The shell lines that take steps of :attr:`to_undo` back by hand, in their order."""
+        wanted, root = set(steps), self._sysfs.root
+        return tuple(undo.shell(root) for index, _, undo in self._undos() if index in wanted)
 
     def _undo_nodes(self, index: int) -> None:
         changes = self.node_changes[index]

@@ -50,7 +50,7 @@ def check_journals(plan: Plan, undoes: str | None, sysfs: Sysfs, journal: Journa
                 "back what that run had changed.",
                 report=nothing_done(plan),
             )
-        shared = _shared_with(waiting.step, plan, entry.plan, sysfs)
+        shared = shared_with(waiting.step, plan, entry.plan, sysfs)
         if shared:
             raise _pending_before(plan, entry, waiting, shared)
     if undoes is not None and undoes not in {e.id for e in journal.undoable()}:
@@ -78,7 +78,7 @@ def pending_for(plan: Plan, sysfs: Sysfs, journal: Journal) -> PendingError | No
         if isinstance(entry, DamagedJournal) or entry.boot_id != boot_id:
             continue
         waiting = still_waiting(sysfs, entry)
-        shared = _shared_with(waiting.step, plan, entry.plan, sysfs) if waiting else None
+        shared = shared_with(waiting.step, plan, entry.plan, sysfs) if waiting else None
         if waiting and shared:
             return _pending_before(plan, entry, waiting, shared)
     return None
@@ -95,7 +95,7 @@ def _pending_before(
     )
 
 
-def _shared_with(step: Step, plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:
+def shared_with(step: Step, plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:
     """What stands in the way of a plan while a step of another one is pending."""
     shared = _shared(plan, other, sysfs)
     if isinstance(step, LoadModule) and step.name in _modules(plan):

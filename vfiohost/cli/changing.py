@@ -13,6 +13,7 @@ from vfiohost.cli.carrying import (
 )
 from vfiohost.cli.failing import EXIT_CODES
 from vfiohost.render import listing, values
+from vfiohost.render.failures import refusal_value
 from vfiohost.render.plans import touched_addresses
 
 if TYPE_CHECKING:
@@ -71,12 +72,16 @@ def restore(session: Session) -> None:
 def undo(session: Session) -> None:
     """``vfiohost undo [ID]``."""
     entry = session.host.last_done(session.options.journal_id)
-    plan = session.host.plan_undo(entry, allow=session.options.allowed)
     session.value["journal_id"] = entry.id
+
+    def plan_again() -> Plan:
+        return session.host.plan_undo(entry, allow=session.options.allowed)
+
+    plan = plan_or_pending(session, plan_again)
     if session.options.dry_run:
         session.value |= show(session, plan)
         return
-    session.value |= carry_out(session, plan, undoes=entry.id)[1]
+    session.value |= carry_out(session, plan, again=plan_again, undoes=entry.id)[1]
     if not session.options.quiet:
         what = " ".join((entry.plan.verb, *entry.plan.subjects))
         session.lines.append(f"undone: {what} (journal {entry.id})")
@@ -87,7 +92,7 @@ def recover(session: Session) -> None:
     options = session.options
     session.value["dry_run"] = options.dry_run
     if options.dry_run:
-        entries = session.host.journal.open_entries()
+        entries = session.host.journal.unfinished()
         session.value["open"] = [{"journal_id": e.id, "sentence": str(e)} for e in entries]
         session.lines += [f"cut off: {entry}" for entry in entries] or ["nothing to recover"]
         session.exit_code = EXIT_CHANGES if entries and options.exit_code else 0
@@ -96,6 +101,8 @@ def recover(session: Session) -> None:
         session.waits.begin_lock()
         try:
             recoveries = session.host.recover(
+                allow=options.allowed,
+                keep=options.keep,
                 timeout=options.seconds,
                 wait=options.seconds,
                 give_up=session.gives_up_lock,
@@ -104,7 +111,7 @@ def recover(session: Session) -> None:
         finally:
             session.waits.clear()
     session.value["recoveries"] = [_recovery_value(r) for r in recoveries]
-    session.exit_code = max((_RECOVERY_CODES[r.outcome] for r in recoveries), default=0)
+    session.exit_code = max(map(_recovery_code, recoveries), default=0)
     if session.exit_code or not options.quiet:
         for recovery in recoveries:
             # The commands stand in the sentence too; here each gets a line, ready to be pasted.
@@ -125,11 +132,18 @@ VERBS: Mapping[str, Callable[[Session], None]] = {
 
 _RECOVERY_CODES = {
     "recovered": 0,
+    "kept": 0,
     "other-boot": 0,
+    "in-use": EXIT_CODES["refused"],
     "damaged": EXIT_CODES["failed"],
     "pending": EXIT_CODES["pending"],
     "half-way": EXIT_CODES["rollback-incomplete"],
 }
+
+
+def _recovery_code(recovery: Recovery) -> int:
+    code = _RECOVERY_CODES[recovery.outcome]
+    return EXIT_CODES["failed"] if recovery.journal_error is not None and not code else code
 
 
 def _recovery_value(recovery: Recovery) -> dict[str, Any]:
@@ -142,6 +156,7 @@ def _recovery_value(recovery: Recovery) -> dict[str, Any]:
         "report": None if report is None else values.report_value(report),
         "commands": list(recovery.commands),
         "pid": recovery.pid,
+        "refusals": [refusal_value(refusal) for refusal in recovery.refusals],
     }
 
 

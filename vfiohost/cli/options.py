@@ -78,6 +78,7 @@ class Options(argparse.Namespace):
     uuids: Sequence[str] = ()
 
     journal_id: str | None = None
+    keep: str | None = None
 
     words: Sequence[str] = ()
     list: bool = False

@@ -174,7 +174,7 @@ def build(argv: Sequence[str]) -> Parser:
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
     verb("unbind", "Take the driver away from devices.", _unbind)
     verb("restore", "Give devices back the driver that they had before.", _restore)
-    verb("recover", "Finish or take back what a crash left half-way.", _nothing)
+    verb("recover", "Finish or take back what a crash left half-way.", _recover)
     verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
     verb("doctor", "Say what on this host is in the way of guests, and the remedy.", _doctor)
     verb("probe", "Use devices as a guest would: the evidence that one could.", _probe)
@@ -270,6 +270,14 @@ def _reset(parser: Parser) -> None:
 def _restore(parser: Parser) -> None:
     _devices(parser)
     parser.add_argument("--all", action="store_true", help="all devices that vfiohost has changed")
+
+
+def _recover(parser: Parser) -> None:
+    parser.add_argument(
+        "--keep",
+        metavar="ID",
+        help="close this journal and leave the host as it is; the others wait",
+    )
 
 
 def _undo(parser: Parser) -> None:

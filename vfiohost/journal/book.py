@@ -133,6 +133,11 @@ class Journal:
         except KernelError as exc:
             if exc.errno != errno.ENOENT:
                 raise
+            if self._sysfs.is_live():
+                raise UnsupportedError(
+                    f"There is no {self._sysfs.shown(_BOOT_ID)}, so that what was changed in this "
+                    "boot could not be told from what an earlier one had changed. Mount /proc."
+                ) from exc
             return _NO_BOOT_ID
 
     # -- writing: only under the lock ------------------------------------------------------------
@@ -228,7 +233,8 @@ class Journal:
         for entry in entries[:-_KEEP]:
             if isinstance(entry, DamagedJournal) or entry.id in needed:
                 continue
-            if entry.is_open and entry.boot_id == self.boot_id:
+            is_unfinished = entry.is_open or entry.is_left_half_way
+            if is_unfinished and entry.boot_id == self.boot_id:
                 continue
             with as_kernel_error("write", self._shown(entry.id)):
                 os.unlink(entry.id + _SUFFIX, dir_fd=directory)
@@ -261,6 +267,23 @@ class Journal:
             if isinstance(raw, str) or not has_ended(raw)
         )
         return tuple(e for e in found if isinstance(e, DamagedJournal) or e.is_open)
+
+    def unfinished(self) -> tuple[JournalEntry | DamagedJournal, ...]:
+        """What ``recover`` has to look at: :meth:`open_entries`, and what was left half-way.
+
+        The latter are those of this boot: a reboot takes away what was left. Oldest first.
+
+        Raises:
+            KernelError, UnsupportedError: as :meth:`entries`.
+        """
+        boot_id = self.boot_id
+        return tuple(
+            e
+            for e in self.entries()
+            if isinstance(e, DamagedJournal)
+            or e.is_open
+            or (e.is_left_half_way and e.boot_id == boot_id)
+        )
 
     def get(self, entry_id: str) -> JournalEntry:
         """The journal with this id.
@@ -380,7 +403,7 @@ def _in_effect(entries: list[JournalEntry]) -> list[JournalEntry]:
     for entry in reversed(entries):  # an undo that is undone itself undoes nothing
         if entry.undoes is not None and entry.result == "committed" and entry.id not in undone:
             undone.add(entry.undoes)
-    left = ("committed", "half-way", None)
+    left = ("committed", "half-way", "kept", None)
     return [e for e in entries if e.id not in undone and e.result in left]
 
 

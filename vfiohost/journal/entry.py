@@ -22,8 +22,9 @@ SCHEMA = "vfiohost.journal/1"
 EventKind = Literal["begin", "done", "failed", "pending", "undo-begin", "undone", "undo-failed"]
 """What became of a step."""
 
-EntryResult = Literal["committed", "rolled-back", "half-way", "recovered", "other-boot"]
-"""How a journal ended. ``other-boot``: a reboot took away what it had changed."""
+EntryResult = Literal["committed", "rolled-back", "half-way", "kept", "recovered", "other-boot"]
+"""How a journal ended. ``other-boot``: a reboot took away what it had changed; ``kept``: it was cut
+off, and what it did stays, as a person said."""
 
 
 @attrs.frozen
@@ -73,6 +74,12 @@ class JournalEntry:
     def is_open(self) -> bool:
         """Its process was killed, or is still at it, or the kernel has not come back."""
         return self.result is None
+
+    @property
+    def is_left_half_way(self) -> bool:
+        """Something could not be taken back, and nobody said that it shall stay."""
+        failed = any(event.kind == "undo-failed" for event in self.last_events.values())
+        return self.result == "half-way" and failed
 
     @property
     def last_events(self) -> Mapping[int, Event]:

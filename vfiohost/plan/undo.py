@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.errors import PlanRefused
-from vfiohost.plan.changes import DRIVERS
-from vfiohost.plan.hazards import check_allow
+import attrs
+
+from vfiohost.errors import PlanRefused, Refusal
+from vfiohost.model import PciAddress
+from vfiohost.plan.changes import CLEAR, DEVICES, DRIVERS, PROBE, Change
+from vfiohost.plan.hazards import (
+    ALLOW_SHARED_GROUP,
+    check_allow,
+    group_hazards,
+    hazards,
+    read_binding,
+)
 from vfiohost.plan.in_use import use_refusals
 from vfiohost.plan.types import ChangeNodes, LoadModule, Plan, Store, WriteAttr
 from vfiohost.plan.words import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfiohost.model import Snapshot
     from vfiohost.plan.types import Step
-    from vfiohost.usage import Usage
 
 MDEVS = "sys/bus/mdev/devices"
 
 
 def plan_undo(
-    plan: Plan, *, usage: Usage | None = None, allow: frozenset[str] = frozenset()
+    plan: Plan, *, snapshot: Snapshot | None = None, allow: frozenset[str] = frozenset()
 ) -> Plan:
     """Plan to take back what a plan did.
 
@@ -31,15 +42,17 @@ def plan_undo(
 
     Args:
         plan: a plan that was carried out (:attr:`vfiohost.journal.JournalEntry.done_plan`).
-        usage: who uses the devices of :func:`devices_taken`, or ``None``: nobody asked.
-        allow: words that permit to take a device from its users.
+        snapshot: the host, with its mediated devices, and with the details and the usage of
+            :func:`devices_changed` and :func:`mdevs_removed`; by default nothing is judged.
+        allow: words that permit what would be refused.
 
     Returns:
         A plan with the verb ``undo`` and the same subjects; empty when nothing can be taken back.
 
     Raises:
         ParseError: an ``allow`` word is unknown.
-        PlanRefused: somebody uses a device; the plan that would have been comes with it.
+        PlanRefused: for all reasons at once, as any other change of drivers; the plan that would
+            have been comes with them.
     """
     check_allow(allow)
     steps: list[Step] = [
@@ -61,26 +74,62 @@ def plan_undo(
     ]
     loaded = [step.name for step in plan.steps if isinstance(step, LoadModule)]
     notes = [f"{listed(loaded)} stays loaded."] if loaded else []
-    notes.extend(usage.incomplete if usage else ())
+    notes.extend(snapshot.usage.incomplete if snapshot and snapshot.usage else ())
     undo = Plan("undo", plan.subjects, tuple(steps), notes=tuple(notes))
-    refusals = list(use_refusals(usage, devices_taken(undo), allow)) if usage else []
+    refusals = list(_refusals(undo, snapshot, allow)) if snapshot else []
     if refusals:
         raise PlanRefused(refusals, undo)
     return undo
 
 
-def devices_taken(plan: Plan) -> tuple[str, ...]:
-    """The devices that a plan takes from a driver, and the mediated devices that it removes.
+def devices_changed(undo: Plan) -> tuple[PciAddress, ...]:
+    """The PCI functions whose driver or override an undo changes, as its stores say."""
+    return tuple(_wanted(undo))
 
-    Told by its stores alone: addresses in ``unbind`` of a driver, UUIDs in the path of ``remove``.
+
+def mdevs_removed(undo: Plan) -> tuple[str, ...]:
+    """The mediated devices that an undo removes, by UUID."""
+    paths = [step.path for step in undo.steps if isinstance(step, WriteAttr)]
+    ours = [path for path in paths if path.startswith(f"{MDEVS}/") and path.endswith("/remove")]
+    return tuple(path.removeprefix(f"{MDEVS}/").removesuffix("/remove") for path in ours)
+
+
+def _refusals(undo: Plan, snapshot: Snapshot, allow: frozenset[str]) -> Iterator[Refusal]:
+    changes = []
+    for address, wanted in _wanted(undo).items():
+        if address not in snapshot.pci:
+            continue  # the step itself will say that it is gone
+        now = read_binding(snapshot, snapshot.pci[address])
+        if isinstance(now, Refusal):
+            yield now
+        else:
+            is_probe = wanted.pop("is_probe", None) is not None
+            changes.append(Change(address, now, attrs.evolve(now, **wanted), is_probe=is_probe))
+    yield from hazards(snapshot, changes, allow)
+    if ALLOW_SHARED_GROUP not in allow:
+        yield from group_hazards(snapshot, changes, whole=False)
+    if snapshot.usage is not None:
+        yield from use_refusals(snapshot.usage, mdevs_removed(undo), allow)
+
+
+def _wanted(undo: Plan) -> dict[PciAddress, dict[str, str | None]]:
+    """What each function shall have in the end: ``driver``, ``override``, where that changes.
+
+    ``is_probe`` stands there where the kernel chooses the driver.
     """
-    found: dict[str, None] = {}
-    for step in plan.steps:
+    found: dict[PciAddress, dict[str, str | None]] = {}
+    for step in undo.steps:
         if not isinstance(step, WriteAttr):
             continue
         folder, _, name = step.path.rpartition("/")
-        if folder.startswith(f"{DRIVERS}/") and name == "unbind":
-            found[step.value] = None
-        elif folder.startswith(f"{MDEVS}/") and name == "remove":
-            found[folder.removeprefix(f"{MDEVS}/")] = None
-    return tuple(found)
+        if step.path == PROBE:
+            found.setdefault(PciAddress.parse(step.value), {})["is_probe"] = ""
+        elif name == "unbind":
+            found.setdefault(PciAddress.parse(step.value), {})["driver"] = None
+        elif name == "bind":
+            driver = folder.removeprefix(f"{DRIVERS}/")
+            found.setdefault(PciAddress.parse(step.value), {})["driver"] = driver
+        elif name == "driver_override":
+            address = PciAddress.parse(folder.removeprefix(f"{DEVICES}/"))
+            found.setdefault(address, {})["override"] = None if step.value == CLEAR else step.value
+    return found
