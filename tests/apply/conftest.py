@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from tests.apply.fake import FakeKernel, Fault, make_host, state
-from vfiohost.apply import Recovery, apply, recover
+from vfiohost.apply import Recovery, apply, permit, recover
 from vfiohost.journal import Journal, JournalEntry
 from vfiohost.sysfs import Sysfs
 
@@ -47,8 +47,17 @@ class Bench:
             progress=progress,
         )
 
-    def recover(self) -> tuple[Recovery, ...]:
-        return recover(sysfs=self.sysfs, kernel=self.kernel, journal=self.journal, timeout=2.0)
+    def recover(
+        self, judge: Callable[[Plan], object] = permit, *, keep: str | None = None
+    ) -> tuple[Recovery, ...]:
+        return recover(
+            sysfs=self.sysfs,
+            kernel=self.kernel,
+            journal=self.journal,
+            judge=judge,
+            keep=keep,
+            timeout=2.0,
+        )
 
     def state(self) -> dict[str, str]:
         return state(self.root)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
 import stat
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,8 +27,17 @@ from tests.apply.fake import (
     to_vfio,
     unbind,
 )
-from vfiohost.errors import ApplyError, LockBusyError, RollbackError
-from vfiohost.journal import JOURNAL_PATH, lock
+from vfiohost.errors import (
+    ApplyError,
+    KernelError,
+    LockBusyError,
+    NotFoundError,
+    PendingError,
+    PlanRefused,
+    Refusal,
+    RollbackError,
+)
+from vfiohost.journal import JOURNAL_PATH, Journal, JournalWriter, lock
 from vfiohost.plan.types import Plan, Store, WriteAttr
 
 if TYPE_CHECKING:
@@ -313,8 +323,143 @@ def test_recover_leaves_alone_what_somebody_else_changed(bench: Bench) -> None:
     )
     assert "'foreign'" in recovery.sentence
     assert (bench.root / DEVICES / GPU / "driver_override").read_text() == "foreign\n"
-    assert bench.recover() == ()
     assert bench.entries()[0].result == "half-way"
+
+
+def test_what_is_half_way_is_told_until_somebody_has_finished_it(bench: Bench) -> None:
+    before = bench.state()
+    crash(bench, bind_plan(GPU), 3)
+    bench.kernel._act(f"{DEVICES}/{GPU}/driver_override", "foreign")
+    (first,) = bench.recover()
+    half, stores = bench.state(), len(bench.kernel.log)
+    lines = journal_text(bench)
+    (second,) = bench.recover()
+    assert (second.outcome, second.commands) == ("half-way", first.commands)
+    assert "'foreign'" in second.sentence
+    assert (bench.state(), len(bench.kernel.log), journal_text(bench)) == (half, stores, lines)
+    bench.apply(bind_plan(OTHER_GPU))  # it stands in nobody's way
+    bench.apply(restore_plan(OTHER_GPU))
+    bench.kernel._act(f"{DEVICES}/{GPU}/driver_override", "\n")
+    bench.kernel._act("sys/bus/pci/drivers/nouveau/bind", GPU)
+    (third,) = bench.recover()
+    assert (third.outcome, third.commands) == ("recovered", ())
+    assert "brought back since" in third.sentence
+    assert bench.recover() == ()
+    assert bench.state()[GPU] == before[GPU]
+
+
+def test_what_is_half_way_is_not_told_after_a_reboot(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 3)
+    bench.kernel._act(f"{DEVICES}/{GPU}/driver_override", "foreign")
+    bench.recover()
+    reboot(bench.root)
+    assert bench.recover() == ()
+
+
+def test_what_somebody_uses_is_not_taken_back(bench: Bench) -> None:
+    before = bench.state()
+    crash(bench, bind_plan(GPU), 3)
+    half, stores = bench.state(), len(bench.kernel.log)
+    asked = []
+
+    def judge(plan: Plan) -> Plan:
+        asked.append([step.why for step in plan.steps])
+        others = [Refusal(code, GPU, code, "") for code in ("boot-vga", "bridge")]
+        raise PlanRefused([*others, Refusal("in-use", GPU, "A guest has it.", "Stop it.")], plan)
+
+    (recovery,) = bench.recover(judge)
+    assert (recovery.outcome, [r.code for r in recovery.refusals]) == ("in-use", ["in-use"])
+    assert "A guest has it. Stop it." in recovery.sentence
+    assert f"recover --keep {recovery.journal_id}`" in recovery.sentence
+    assert len(asked[0]) == 3  # the module is not asked about
+    assert (bench.state(), len(bench.kernel.log)) == (half, stores)
+    assert bench.entries()[0].is_open
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "recovered"
+    assert bench.state() == before
+
+
+def test_nobody_is_asked_about_what_did_not_happen(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 1, effect=False)
+
+    def judge(plan: Plan) -> Plan:
+        raise AssertionError(plan)
+
+    assert [r.outcome for r in bench.recover(judge)] == ["recovered"]
+
+
+def test_what_a_plan_did_can_be_kept(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 3)
+    half, stores = bench.state(), len(bench.kernel.log)
+    with pytest.raises(NotFoundError):
+        bench.recover(keep="20260101T000000.000000Z-00000000")
+    (entry,) = bench.entries()
+    (recovery,) = bench.recover(keep=entry.id)
+    assert recovery.outcome == "kept"
+    assert recovery.commands[-1].endswith("/sys/bus/pci/drivers/nouveau/bind")
+    assert (bench.state(), len(bench.kernel.log)) == (half, stores)
+    assert bench.recover() == ()
+    assert [str(o.driver) for o in bench.journal.origins().values()] == ["nouveau"]
+
+
+def test_nothing_is_stored_behind_a_pending_store_of_the_same_device(bench: Bench) -> None:
+    """The kernel has not come back from one plan, and another was cut off before it."""
+    bench.apply(bind_plan(GPU))
+    reopened = bench.entries()[0]
+    (file,) = (bench.root / JOURNAL_PATH).iterdir()
+    text = file.read_text().splitlines(keepends=True)
+    bench.fail(0, Fault("block", pid=os.getpid()))
+    with pytest.raises(PendingError):
+        bench.apply(restore_plan(GPU))
+    file.write_text("".join(text[:-1]))  # as if it had been killed before it was closed
+    stores, state = len(bench.kernel.log), bench.state()
+    outcomes = {r.journal_id: r for r in bench.recover()}
+    assert [r.outcome for r in outcomes.values()] == ["pending", "pending"]
+    assert f"is about {GPU}, too" in outcomes[reopened.id].sentence
+    assert (len(bench.kernel.log), bench.state()) == (stores, state)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_journal_that_cannot_be_written_keeps_nobody_from_going_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    before = bench.state()
+    crash(bench, bind_plan(GPU), 3)
+    real = os.open
+
+    def refusing(path: str, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_RDWR and str(path).endswith(".jsonl"):
+            raise OSError(code, os.strerror(code))
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    (recovery,) = bench.recover()
+    assert recovery.outcome == "recovered"
+    assert recovery.journal_error is not None
+    assert errno.errorcode[code] in recovery.sentence
+    assert bench.state() == before
+    monkeypatch.undo()
+    (recovery,) = bench.recover()
+    assert (recovery.outcome, recovery.journal_error) == ("recovered", None)
+
+
+def test_a_journal_that_cannot_be_written_names_what_is_left_to_do(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(bench, bind_plan(GPU), 3)
+    bench.fail(0, Fault("refuse"))
+
+    def refusing(*_: object) -> JournalWriter:
+        raise KernelError("open", errno.EROFS, "/var/lib/vfiohost/journal")
+
+    monkeypatch.setattr(Journal, "reopen", refusing)
+    (recovery,) = bench.recover()
+    assert (recovery.outcome, len(recovery.commands)) == ("half-way", 2)
+    assert "EROFS" in recovery.sentence
+
+
+def journal_text(bench: Bench) -> list[str]:
+    return [file.read_text() for file in sorted((bench.root / JOURNAL_PATH).iterdir())]
 
 
 def test_recover_tells_of_an_undo_that_the_kernel_refuses(bench: Bench) -> None:
@@ -406,5 +551,7 @@ def test_a_failed_rollback_is_not_followed_again(bench: Bench) -> None:
     bench.fail(3, Fault("refuse"))
     with pytest.raises(RollbackError):
         bench.apply(bind_plan(GPU))
-    assert bench.recover() == ()
+    stores = len(bench.kernel.log)
+    assert [r.outcome for r in bench.recover()] == ["half-way"]
+    assert len(bench.kernel.log) == stores
     assert [str(o.driver) for o in bench.journal.origins().values()] == ["nouveau"]

@@ -14,7 +14,8 @@ from vfiohost.plan.hazards import ALLOWABLE
 from vfiohost.plan.in_use import stops
 from vfiohost.plan.mdev import plan_remove
 from vfiohost.plan.restore import plan_restore
-from vfiohost.plan.undo import devices_taken, plan_undo
+from vfiohost.plan.types import Origin
+from vfiohost.plan.undo import devices_changed, plan_undo
 from vfiohost.usage import Process, Usage, Use
 
 if TYPE_CHECKING:
@@ -140,15 +141,32 @@ def test_a_vgpu_that_is_open_is_not_removed() -> None:
     assert (len(plan.steps), plan.notes[-1]) == (1, "x")
 
 
-def test_an_undo_takes_only_what_it_unbinds() -> None:
+def test_an_undo_is_judged_as_any_change() -> None:
     plan = bind(a10("nouveau"), A10)
     undo = plan_undo(plan)
-    assert devices_taken(undo) == (str(A10),)
+    assert devices_changed(undo) == (A10,)
+    bound = a10("vfio-pci", overrides={str(A10): "vfio-pci"})
     use = Use("vfio-user", str(A10), "has it open", "/proc/1/fd/3", QEMU)
-    (refusal,) = refused(lambda: plan_undo(plan, usage=Usage((), (use,))))
+    used_now = attrs.evolve(bound, usage=Usage((str(A10),), (use,), ("Something is hidden.",)))
+    (refusal,) = refused(lambda: plan_undo(plan, snapshot=used_now))
     assert refusal.kind == "vfio-user"
+    allowed = plan_undo(plan, snapshot=used_now, allow=frozenset({"vfio-user"}))
+    assert (allowed.steps, allowed.notes[-1]) == (undo.steps, "Something is hidden.")
     other = attrs.evolve(use, subject="0000:b4:00.0")
-    assert plan_undo(plan, usage=Usage((), (other,))) == undo
+    assert plan_undo(plan, snapshot=attrs.evolve(bound, usage=Usage((), (other,)))) == undo
+
+
+def test_an_undo_does_not_take_a_card_from_its_virtual_functions() -> None:
+    plan = plan_restore(
+        a10("vfio-pci", overrides={str(A10): "vfio-pci"}),
+        [A10],
+        {A10: Origin(A10, "nvidia", None)},
+        MODULES,
+    )
+    vf = device("0000:65:00.4", None, physfn=str(A10))
+    now = snapshot(device(str(A10), "nvidia", total_vfs=32, group=30), vf)
+    (refusal,) = refused(lambda: plan_undo(plan, snapshot=now))
+    assert refusal.code == "pf-with-vfs"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ no plan is carried out.
 from __future__ import annotations
 
 from vfiohost.apply.pending import users_of
-from vfiohost.apply.recovery import Recovery, RecoveryOutcome, recover
+from vfiohost.apply.recovery import Recovery, RecoveryOutcome, permit, recover
 from vfiohost.apply.run import apply, never
 from vfiohost.apply.transaction import Watch
 from vfiohost.apply.unfinished import pending_for
@@ -31,6 +31,7 @@ __all__ = [
     "apply",
     "never",
     "pending_for",
+    "permit",
     "recover",
     "users_of",
 ]

@@ -9,13 +9,7 @@ import attrs
 from vfiohost.errors import PlanRefused, Refusal
 from vfiohost.model import PciAddress
 from vfiohost.plan.changes import CLEAR, DEVICES, DRIVERS, PROBE, Change
-from vfiohost.plan.hazards import (
-    ALLOW_SHARED_GROUP,
-    check_allow,
-    group_hazards,
-    hazards,
-    read_binding,
-)
+from vfiohost.plan.hazards import check_allow, hazards, read_binding
 from vfiohost.plan.in_use import use_refusals
 from vfiohost.plan.types import ChangeNodes, LoadModule, Plan, Store, WriteAttr
 from vfiohost.plan.words import listed
@@ -34,6 +28,7 @@ def plan_undo(
 ) -> Plan:
     """Plan to take back what a plan did.
 
+    Whether a group is viable is not asked: what was before comes back.
     Each step expects to find what the plan's step left behind, so a device that somebody else has
     touched since makes the undo stale and not wrong. Modules stay loaded, since removing one
     unbinds every device of its drivers. Nodes come last: those of a device that its VFIO driver has
@@ -106,8 +101,6 @@ def _refusals(undo: Plan, snapshot: Snapshot, allow: frozenset[str]) -> Iterator
             is_probe = wanted.pop("is_probe", None) is not None
             changes.append(Change(address, now, attrs.evolve(now, **wanted), is_probe=is_probe))
     yield from hazards(snapshot, changes, allow)
-    if ALLOW_SHARED_GROUP not in allow:
-        yield from group_hazards(snapshot, changes, whole=False)
     if snapshot.usage is not None:
         yield from use_refusals(snapshot.usage, mdevs_removed(undo), allow)
 
