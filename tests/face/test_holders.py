@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,56 @@ def test_a_vgpu_in_use_is_not_removed(run: Runner, server: Path) -> None:
     assert (refusal["kind"], refusal["subject"]) == ("vfio-user", UUIDS[0])
     anyway = ("mdev", "remove", UUIDS[0], "--allow", "vfio-user", "--timeout", "0.2")
     assert run(*anyway, root=server).code == 6
+
+
+def cut_off(root: Path) -> str:
+    """Make the last plan look like one of a killed run; the journal's id."""
+    journal = max((root / "var/lib/vfiohost/journal").iterdir())
+    lines = journal.read_text().splitlines(keepends=True)
+    lines[0] = re.sub(r'"pid": \d+', '"pid": 4321', lines[0])
+    journal.write_text("".join(lines[:-1]))
+    return journal.stem
+
+
+def test_what_a_killed_run_left_is_not_taken_from_a_guest(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    journal_id = cut_off(root)
+    kernel = testing.SimulatedKernel(root)
+    stores = len(kernel.stores)
+    with kernel.open_device("0000:65:00.0", pid=4242):
+        check_golden("recover-in-use", run("recover", root=root), root)
+        (recovery,) = run("recover", "--json", root=root).value["recoveries"]
+        assert recovery["outcome"] == "in-use"
+        assert [r["kind"] for r in recovery["refusals"]] == ["vfio-user"]
+        assert run("bind", "ca:00.0", root=root).code == 1
+        assert len(kernel.stores) == stores
+        check_golden("recover-keep", run("recover", "--keep", journal_id, root=root), root)
+        assert run("bind", "ca:00.0", root=root).code == 0
+        assert run("recover", root=root).out == "nothing to recover\n"
+    assert run("recover", "--keep", journal_id, root=root).code == 3
+    assert run("restore", "--all", root=root).code == 0  # nouveau is not forgotten
+
+
+def test_who_uses_what_a_killed_run_left_can_be_passed_over(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    cut_off(root)
+    anyway = ("recover", "--allow", "vfio-user", "--timeout", "0.2")
+    with testing.SimulatedKernel(root).open_device("0000:65:00.0", pid=4242):
+        assert run(*anyway, root=root).code == 6
+    assert run("recover", root=root).code == 0
+    assert run("recover", "--allow", "everything", root=root).code == 2
+
+
+def test_no_parent_is_taken_behind_a_vgpu_that_is_being_removed(run: Runner, server: Path) -> None:
+    anyway = ("--allow", "vgpu,vfio-user,host-driver", "--timeout", "0.2")
+    assert run("mdev", "remove", UUIDS[0], *anyway, root=server).code == 6
+    stores = len(testing.SimulatedKernel(server).stores)
+    waiting = run("unbind", VF, *anyway, root=server)
+    assert (waiting.code, "still waits" in waiting.err) == (6, True), waiting
+    assert len(testing.SimulatedKernel(server).stores) == stores
+    assert run("mdev", "remove", UUIDS[1], root=server).code == 0  # another on the same card
 
 
 def test_vgpus_go_with_their_parent_when_that_is_permitted(run: Runner, server: Path) -> None:

@@ -134,7 +134,19 @@ def _channel(pid: int) -> str | None:
 
 
 def _releasing(sysfs: Sysfs, step: Step) -> str | None:
-    """The PCI device of a step if its driver is on its way out (``device_release_driver``)."""
+    """The device of a step if its driver is on its way out (``device_release_driver``).
+
+    A mediated device that is being removed has left its bus, and is still there below its parent
+    (``device_del``: ``bus_remove_device``, and only then ``kobject_del``).
+    """
+    mdev = _MDEV.fullmatch(step.path) if isinstance(step, WriteAttr) else None
+    if mdev is not None:
+        on_bus = f"sys/bus/mdev/devices/{mdev[1]}"
+        places = [d for d in _directories(step) if d.endswith(mdev[1])]
+        with contextlib.suppress(KernelError):
+            if not sysfs.exists(on_bus) and any(map(sysfs.exists, places)):
+                return mdev[1]
+        return None
     found = isinstance(step, WriteAttr) and _ADDRESS.search(f"{step.value} {step.path}")
     if not found:
         return None

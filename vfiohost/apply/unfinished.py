@@ -97,7 +97,7 @@ def _pending_before(
 
 def shared_with(step: Step, plan: Plan, other: Plan, sysfs: Sysfs) -> set[str]:
     """What stands in the way of a plan while a step of another one is pending."""
-    shared = _shared(plan, other, sysfs)
+    shared = _shared(plan, other, sysfs) | (_parents(step, sysfs) & _functions(plan))
     if isinstance(step, LoadModule) and step.name in _modules(plan):
         shared.add(f"module {step.name}")
     if _takes_rescan_lock(step) and any(map(_takes_rescan_lock, plan.steps)):
@@ -132,6 +132,25 @@ def _things(plan: Plan) -> set[str]:
             for pattern in (_ADDRESS, _UUID, _MDEV_PARENT):
                 things.update(pattern.findall(f"{step.path} {step.value}"))
     return things
+
+
+def _parents(step: Step, sysfs: Sysfs) -> set[str]:
+    """Where the mediated device is that a step removes; a card goes with its virtual functions."""
+    if not isinstance(step, WriteAttr) or step.undo is None:
+        return set()
+    parents = set(_MDEV_PARENT.findall(step.undo.path))
+    return parents | _cards(parents, sysfs)
+
+
+def _functions(plan: Plan) -> set[str]:
+    """The functions whose driver a plan changes: as parents they wait for their mediated devices.
+
+    Making and removing others on the same parent does not (``mdev_unregister_parent`` takes
+    ``unreg_sem`` for itself, ``mdev_device_create`` shares it; ``drivers/vfio/mdev/mdev_core.c``).
+    """
+    stores = (step for step in plan.steps if isinstance(step, WriteAttr))
+    texts = (f"{s.path} {s.value}" for s in stores if s.path.startswith("sys/bus/pci/"))
+    return {address for text in texts for address in _ADDRESS.findall(text)}
 
 
 def _modules(plan: Plan) -> set[str]:
