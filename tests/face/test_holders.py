@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,17 @@ def test_no_parent_is_taken_behind_a_vgpu_that_is_being_removed(run: Runner, ser
     assert run("mdev", "remove", UUIDS[1], root=server).code == 0  # another on the same card
 
 
+def test_what_is_not_known_is_said_before_the_first_store(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    shutil.rmtree(root / "proc/1")
+    ran = run("bind", "65:00.0", "-v", root=root)
+    lines = ran.err.splitlines()
+    assert lines[0].startswith("vfiohost: warning: Process 1 is not in /proc")
+    assert lines[1].startswith("done ")
+    ran = run("undo", "--json", root=root)
+    assert (ran.err, ran.value["plan"]["incomplete"][0][:9]) == ("", "Process 1")
+
+
 def test_vgpus_go_with_their_parent_when_that_is_permitted(run: Runner, server: Path) -> None:
     asked = ("unbind", VF, "--json", "--timeout", "0.2")
     assert [r["code"] for r in refusals(run(*asked, root=server))] == ["mdevs-exist", "in-use"]
@@ -187,4 +199,4 @@ def test_what_a_guest_has_stays_with_it(run: Runner, simulated: Maker) -> None:
 def test_a_recording_cannot_tell_and_the_plan_says_so(run: Runner, recorded: Maker) -> None:
     ran = run("bind", "65:00.0", "--dry-run", root=recorded("a10-pair-nouveau"))
     assert ran.code == 0
-    assert "note: Process 1 is not in /proc" in ran.out
+    assert "warning: Process 1 is not in /proc" in ran.out

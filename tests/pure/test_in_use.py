@@ -91,7 +91,7 @@ def test_a_device_that_nothing_is_taken_from() -> None:
     host = used(a10(), ("vfio-group", ""), unknown="Somebody hides.")
     plan = bind(host, A10)
     assert plan.steps
-    assert "Somebody hides." not in plan.notes
+    assert "Somebody hides." not in plan.incomplete
     there = used(a10("vfio-pci", overrides={str(A10): "vfio-pci"}), ("vfio-user", ""))
     assert bind(there, A10).is_empty
 
@@ -101,9 +101,9 @@ def test_a_framebuffer_of_the_firmware_keeps_the_memory_of_a_device_without_driv
     assert refusal.kind == "framebuffer"
 
 
-def test_what_is_not_known_is_a_note() -> None:
+def test_what_is_not_known_is_said() -> None:
     plan = bind(used(a10("nouveau"), unknown="Somebody hides."), A10)
-    assert "Somebody hides." in plan.notes
+    assert plan.incomplete == ("Somebody hides.",)
 
 
 def test_restore_takes_from_a_guest_too() -> None:
@@ -138,7 +138,7 @@ def test_a_vgpu_that_is_open_is_not_removed() -> None:
     (refusal,) = refused(lambda: plan_remove(bus, [UUID], usage=usage))
     assert (refusal.code, refusal.subject) == ("in-use", UUID)
     plan = plan_remove(bus, [UUID], usage=usage, allow=frozenset({"vfio-user"}))
-    assert (len(plan.steps), plan.notes[-1]) == (1, "x")
+    assert (len(plan.steps), plan.incomplete) == (1, ("x",))
 
 
 def test_an_undo_is_judged_as_any_change() -> None:
@@ -151,7 +151,7 @@ def test_an_undo_is_judged_as_any_change() -> None:
     (refusal,) = refused(lambda: plan_undo(plan, snapshot=used_now))
     assert refusal.kind == "vfio-user"
     allowed = plan_undo(plan, snapshot=used_now, allow=frozenset({"vfio-user"}))
-    assert (allowed.steps, allowed.notes[-1]) == (undo.steps, "Something is hidden.")
+    assert (allowed.steps, allowed.incomplete) == (undo.steps, ("Something is hidden.",))
     other = attrs.evolve(use, subject="0000:b4:00.0")
     assert plan_undo(plan, snapshot=attrs.evolve(bound, usage=Usage((), (other,)))) == undo
 

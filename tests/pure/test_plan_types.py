@@ -69,6 +69,7 @@ plans = st.builds(
         st.builds(Origin, addresses, st.none() | texts, st.none() | texts), max_size=3
     ).map(tuple),
     notes=st.lists(texts, max_size=3).map(tuple),
+    incomplete=st.lists(texts, max_size=2).map(tuple),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,

@@ -10,7 +10,7 @@ from vfiohost.cli.failing import EXIT_CODES, explain, plan_fields, refused_plan_
 from vfiohost.errors import PlanRefused, VfioHostError
 from vfiohost.plan.types import Plan
 from vfiohost.render.failures import failure_code, failure_value
-from vfiohost.render.plans import plan_lines, step_line
+from vfiohost.render.plans import incomplete_lines, plan_lines, step_line
 from vfiohost.render.values import report_value
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def carry_out(
             give_up = session.gives_up_lock
             stack.enter_context(host.locked(purpose, wait=options.seconds, give_up=give_up))
             plan = plan if again is None else again()
+            warnings = [f"vfiohost: {line}" for line in incomplete_lines(plan)]
+            session.aside.say("" if options.quiet or output.json else output.text(warnings))
         report: Report = host.apply(
             plan,
             undoes=undoes,

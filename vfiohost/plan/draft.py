@@ -112,14 +112,14 @@ class Draft:
         """
         self.refusals[:0] = hazards(self.snapshot, self.changes, self.allow)
         usage = self.snapshot.usage
-        if usage is not None and any(change.unbinds for change in self.changes):
-            self.notes.extend(usage.incomplete)
+        takes = usage is not None and any(change.unbinds for change in self.changes)
         plan = Plan(
             verb=self.verb,
             subjects=tuple(str(device.address) for device in self.devices),
             steps=(*steps(self.changes, tuple(self.loads.values())), *self.endings),
             origins=tuple(c.origin for c in self.changes if c.now != c.want or c.is_probe),
             notes=tuple(self.notes),
+            incomplete=usage.incomplete if usage and takes else (),
         )
         if self.refusals:
             raise PlanRefused(self.refusals, plan)

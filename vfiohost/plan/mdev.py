@@ -134,8 +134,13 @@ def plan_remove(
     lost = [d.uuid for d in found if not isinstance(d.type_id, str)]
     if lost:
         notes.append(f"The type of {listed(lost)} could not be read: its removal has no undo.")
-    notes.extend(usage.incomplete if usage else ())
-    plan = Plan("mdev remove", wanted, tuple(_remove_step(d) for d in found), notes=tuple(notes))
+    plan = Plan(
+        "mdev remove",
+        wanted,
+        tuple(_remove_step(d) for d in found),
+        notes=tuple(notes),
+        incomplete=usage.incomplete if usage else (),
+    )
     refusals = list(use_refusals(usage, wanted, allow)) if usage else []
     if refusals:
         raise PlanRefused(refusals, plan)

@@ -65,7 +65,12 @@ def plan_reset(
         for device in found
         for refusal in _hazards(snapshot, device, facts[device.address], allow)
     ]
-    plan = Plan("reset", tuple(str(device.address) for device in found), tuple(steps))
+    plan = Plan(
+        "reset",
+        tuple(str(device.address) for device in found),
+        tuple(steps),
+        incomplete=snapshot.usage.incomplete if snapshot.usage else (),
+    )
     if refusals:
         raise PlanRefused(refusals, plan)
     return plan

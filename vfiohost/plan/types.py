@@ -278,6 +278,8 @@ class Plan:
         steps: in the order in which they are carried out.
         origins: the state before, of each device whose driver or override the plan changes.
         notes: things that the person should know but that stand in the way of nothing.
+        incomplete: what could not be found out of who uses the devices, as sentences: there may be
+            more users than those that were judged.
     """
 
     verb: str
@@ -285,6 +287,7 @@ class Plan:
     steps: tuple[Step, ...]
     origins: tuple[Origin, ...] = ()
     notes: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -306,6 +309,7 @@ class Plan:
                 for o in self.origins
             ],
             "notes": list(self.notes),
+            "incomplete": list(self.incomplete),
         }
 
     @classmethod
@@ -332,6 +336,7 @@ class Plan:
                 for o in (_object(x, "an origin") for x in _list(fields, "origins"))
             ),
             notes=tuple(_texts(fields, "notes")),
+            incomplete=tuple(_texts(fields, "incomplete")),
         )
 
 

@@ -69,8 +69,13 @@ def plan_undo(
     ]
     loaded = [step.name for step in plan.steps if isinstance(step, LoadModule)]
     notes = [f"{listed(loaded)} stays loaded."] if loaded else []
-    notes.extend(snapshot.usage.incomplete if snapshot and snapshot.usage else ())
-    undo = Plan("undo", plan.subjects, tuple(steps), notes=tuple(notes))
+    undo = Plan(
+        "undo",
+        plan.subjects,
+        tuple(steps),
+        notes=tuple(notes),
+        incomplete=snapshot.usage.incomplete if snapshot and snapshot.usage else (),
+    )
     refusals = list(_refusals(undo, snapshot, allow)) if snapshot else []
     if refusals:
         raise PlanRefused(refusals, undo)

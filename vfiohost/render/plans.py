@@ -66,7 +66,12 @@ def plan_lines(plan: Plan, root: str = "/", paint: Paint = plain) -> list[str]:
             paint(f"{margin}undo  {undo_line(step, root)}", "dim"),
         ]
     lines += [f"note: {printable(note)}" for note in plan.notes]
-    return lines
+    return lines + incomplete_lines(plan)
+
+
+def incomplete_lines(plan: Plan) -> list[str]:
+    """What is not known of who uses the devices of a plan."""
+    return [f"warning: {printable(sentence)}" for sentence in plan.incomplete]
 
 
 def refusal_lines(refusals: Iterable[Refusal], paint: Paint = plain) -> list[str]:
