@@ -19,6 +19,8 @@ UseKind = Literal[
     "vfio-group",
     "nvidia-user",
     "vgpu-manager",
+    "node",
+    "vgpu",
     "drm",
     "sound",
     "sound-control",
@@ -41,11 +43,12 @@ UseKind = Literal[
 """What a device is used for.
 
 ``vfio-user``: it is open through VFIO; ``vfio-group``: only its IOMMU group is. ``nvidia-user``,
-``drm``, ``sound``, ``storage-user``: a process has a node of it open; ``sound-control``: only the
-mixer, which sound servers always have. ``framebuffer``: the firmware's; ``console``: the kernel's
+``drm``, ``sound``, ``storage-user``: a process has a node of it open, and ``node`` any other of its
+nodes; ``sound-control``: only the mixer, which sound servers always have. ``vgpu``: it has been
+made a vGPU without mediated devices. ``framebuffer``: the firmware's; ``console``: the kernel's
 text console. ``mount``: it carries a file system or a part of one; ``root-disk``: one that the host
-runs from. ``block-holder``: dm, LVM, md, bcache, a loop device or a ZFS pool is made of it, or
-the kernel exports it. ``interface-up``: an interface is up, without address or route;
+runs from. ``block-holder``: dm, LVM, md, bcache, a loop device or a ZFS pool is made of it, or the
+kernel exports it. ``interface-up``: an interface is up, without address or route;
 ``interface-elsewhere``: it is in another network namespace; ``network-member``: a bond, a bridge or
 a VLAN has it. ``vf``, ``mdev``: it has such a child.
 """
@@ -62,6 +65,7 @@ class Process:
         user: the name of its effective user, or the number, or ``None`` when it cannot be read.
         unit: its systemd unit (``nvidia-persistenced.service``), or ``None``.
         container: the id of its container, or ``None``.
+        manager: the user whose own systemd has the unit, or ``None``: it is the system's.
     """
 
     pid: int
@@ -70,6 +74,7 @@ class Process:
     user: str | None = None
     unit: str | None = None
     container: str | None = None
+    manager: str | None = None
 
     def __str__(self) -> str:
         words = [f"pid {self.pid} ({self.command})"]

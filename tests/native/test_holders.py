@@ -76,6 +76,87 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+class TestNodesOfAnyClass:
+    """Whatever has a number below ``sys/dev`` has a node, and somebody may have it open."""
+
+    def node(self, machine: Machine, where: str, of_class: str, number: str) -> None:
+        path = f"{GPU_PATH}/{where}"
+        (machine.root / path).mkdir(parents=True)
+        up = "../" * path.count("/")
+        (machine.root / f"sys/class/{of_class}").mkdir(parents=True, exist_ok=True)
+        machine.link(f"{path}/subsystem", f"{up}class/{of_class}")
+        kind = "block" if of_class == "block" else "char"
+        machine.link(f"sys/dev/{kind}/{number}", f"../../{path.removeprefix('sys/')}")
+
+    @pytest.mark.parametrize(
+        ("where", "of_class", "number", "node"),
+        [
+            ("tty/ttyS4", "tty", "4:68", "/dev/ttyS4"),
+            ("video4linux/video0", "video4linux", "81:0", "/dev/video0"),
+            ("input/input3/event3", "input", "13:67", "/dev/input/event3"),
+            ("infiniband_verbs/uverbs0", "infiniband_verbs", "231:192", "/dev/infiniband/uverbs0"),
+            ("usb1/1-2", "usb", "189:1", "/dev/bus/usb/001/002"),
+            ("usb3/3-1", "usb", "189:300", "/dev/bus/usb/003/045"),
+            ("ptp/ptp0", "ptp", "250:0", "/dev/ptp0"),
+            ("misc/cpu!0!x", "misc", "10:5", "/dev/cpu/0/x"),
+            ("host2/bsg/2:0:0:0", "bsg", "247:0", "/dev/bsg/2:0:0:0"),
+        ],
+    )
+    def test_who_has_one_open(
+        self, machine: Machine, where: str, of_class: str, number: str, node: str
+    ) -> None:
+        machine.function()
+        self.node(machine, where, of_class, number)
+        machine.process(700, "user", ["user"], node)
+        assert machine.said() == [f"node: pid 700 (user): has {node} open"]
+
+    def test_a_kind_of_its_own_is_kept_and_others_nodes_do_not_count(
+        self, machine: Machine
+    ) -> None:
+        machine.function()
+        self.node(machine, "drm/renderD128", "drm", "226:128")
+        machine.in_class("drm", f"{GPU_PATH}/drm/renderD128")
+        self.node(machine, "vfio-dev/vfio3", "vfio-dev", "511:3")
+        machine.link("sys/dev/char/1:3", "../../devices/virtual/mem/null")
+        machine.link("sys/dev/char/nonsense", f"../../{GPU_PATH.removeprefix('sys/')}/drm/x")
+        machine.process(700, "user", ["user"], "/dev/dri/renderD128", "/dev/null", "/dev/vfio3")
+        assert machine.said() == ["drm: pid 700 (user): has /dev/dri/renderD128 open"]
+
+
+class TestVgpusWithoutMediatedDevices:
+    VF = "0000:65:00.4"
+
+    def card(self, machine: Machine, text: str) -> Path:
+        machine.function(sriov_totalvfs="32\n")
+        vf = machine.function(self.VF, **{"nvidia/current_vgpu_type": text})
+        machine.link(f"{GPU_PATH.rpartition('/')[0]}/{self.VF}/physfn", "../0000:65:00.0")
+        return vf
+
+    def test_a_type_that_is_set_is_a_use_of_the_function_and_its_card(
+        self, machine: Machine
+    ) -> None:
+        self.card(machine, "1148\n")
+        uses = machine.usage("0000:65:00.0").uses
+        assert [(use.kind, use.subject) for use in uses] == [
+            ("vf", "0000:65:00.0"),
+            ("vgpu", self.VF),
+        ]
+        assert uses[1].detail == "it is a vGPU of type 1148"
+        assert uses[1].via == f"/{GPU_PATH.rpartition('/')[0]}/{self.VF}/nvidia/current_vgpu_type"
+
+    def test_none_is_set(self, machine: Machine) -> None:
+        self.card(machine, "0\n")
+        assert machine.said(self.VF) == []
+
+    def test_a_driver_that_does_not_answer_is_not_taken_for_none(self, machine: Machine) -> None:
+        vf = self.card(machine, "0\n")
+        (vf / "nvidia/current_vgpu_type").unlink()
+        os.mkfifo(vf / "nvidia/current_vgpu_type")
+        usage = machine.usage(self.VF)
+        assert usage.uses == ()
+        assert usage.incomplete[0].startswith(f"Whether {self.VF} is a vGPU is not known: ")
+
+
 class TestVfio:
     QEMU = "pid 4242 (qemu-system-x86_64 -name web)"
 

@@ -53,6 +53,7 @@ def used(
         ("network-member", "network"),
         ("interface-up", "network"),
         ("interface-elsewhere", "network"),
+        ("node", "node"),
     ],
 )
 def test_each_kind_has_one_word(kind: UseKind, word: str) -> None:
@@ -175,6 +176,10 @@ def test_an_undo_does_not_take_a_card_from_its_virtual_functions() -> None:
         (QEMU, "end pid 4242"),
         (attrs.evolve(QEMU, unit="nvidia-dcgm.service"), "`systemctl stop nvidia-dcgm`"),
         (attrs.evolve(QEMU, unit="user@1000.service"), "end pid 4242"),
+        (
+            attrs.evolve(QEMU, unit="web.service", manager="ada"),
+            "`systemctl --user -M ada@ stop web`",
+        ),
         (attrs.evolve(QEMU, unit="session-2.scope"), "end pid 4242"),
         (attrs.evolve(QEMU, name="nvidia-persiste"), "`systemctl stop nvidia-persistenced`"),
         (attrs.evolve(QEMU, name="nv-hostengine"), "`systemctl stop nvidia-dcgm`"),

@@ -16,6 +16,7 @@ ALLOW_WORDS = (
     "display",
     "host-driver",
     "network",
+    "node",
     "shared-group",
     "storage",
     "vfio-user",

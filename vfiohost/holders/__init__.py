@@ -14,6 +14,7 @@ from vfiohost.holders.nodes import Nodes, vfio_uses
 from vfiohost.holders.processes import VFIO_DEVICE, Processes, find_processes
 from vfiohost.holders.storage import storage_uses
 from vfiohost.holders.subjects import find_subjects
+from vfiohost.holders.vgpus import vgpu_uses
 from vfiohost.usage import Usage, Use
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def find_usage(
     found: list[Use] = [
         *_children(subjects),
         *vfio_uses(sysfs, subjects, processes),
+        *vgpu_uses(sysfs, subjects, incomplete),
         *nodes.uses(processes),
         *storage_uses(sysfs, subjects, processes.mount_namespaces, incomplete),
         *network_uses(sysfs, subjects, incomplete),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from vfiohost.holders.processes import VFIO_DEVICE
-from vfiohost.holders.reading import class_links, names_in, text_of
+from vfiohost.holders.reading import class_links, names_in, target_of, text_of
 from vfiohost.holders.storage import disks_of, stacks
 from vfiohost.holders.subjects import owners
 from vfiohost.usage import Use
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from vfiohost.sysfs import Sysfs
     from vfiohost.usage import UseKind
 
+# Classes that have a folder of their own in dev: what their devnode functions say.
+_FOLDERS = {
+    "accel": "accel/",
+    "bsg": "bsg/",
+    "drm": "dri/",
+    "infiniband_mad": "infiniband/",
+    "infiniband_verbs": "infiniband/",
+    "input": "input/",
+    "sound": "snd/",
+    "usbmisc": "usb/",
+}
+_NUMBER = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
+_MOST_NUMBERS = 1 << 17
 _NVIDIA_GPUS = "proc/driver/nvidia/gpus"
 _MINOR = re.compile(r"^Device Minor:\s*([0-9]{1,9})\s*$", re.MULTILINE)
 _NVIDIA_NODE = re.compile(r"/dev/nvidia[0-9]+")
@@ -60,6 +73,7 @@ class Nodes:
             for disk, _, _ in stacks(sysfs, disks):
                 self._add(f"/dev/{disk}", subject_name, "storage-user")
         self._add_nvidia(sysfs, [s for s in functions if _is_on_nvidia(s)])
+        self._add_others(sysfs, functions)
         vfio = [node for subject in subjects for node in vfio_nodes(subject)]
         self.names = frozenset((*self._owners, *vfio, VFIO_DEVICE))
 
@@ -72,6 +86,25 @@ class Nodes:
 
     def _add(self, node: str, subject: str, kind: UseKind) -> None:
         self._owners[node].append((subject, kind))
+
+    def _add_others(self, sysfs: Sysfs, functions: Sequence[Subject]) -> None:
+        """Nodes of any class (a serial line, a camera, an InfiniBand device, a USB device).
+
+        ``sys/dev`` has each device that has a number, as a link to its directory
+        (``device_create_sys_dev_entry`` in ``drivers/base/core.c``). Names are as the ``devnode``
+        of a class makes them; ``uevent``, which has them too, takes the device lock.
+        """
+        for kind in ("char", "block") if functions else ():
+            numbers = names_in(sysfs, f"sys/dev/{kind}", self.incomplete)
+            if len(numbers) > _MOST_NUMBERS:
+                self.incomplete.append(f"Only {_MOST_NUMBERS} of /sys/dev/{kind} were looked at.")
+            for number in numbers[:_MOST_NUMBERS]:
+                path = target_of(sysfs, f"sys/dev/{kind}/{number}")
+                path = path if _NUMBER.fullmatch(number) else None
+                for subject in owners(sysfs, path, functions) if path else ():
+                    node = _node_of(sysfs, path or "", number)
+                    if node is not None and node not in self._owners:
+                        self._add(node, subject.name, "node")
 
     def _add_nvidia(self, sysfs: Sysfs, functions: Sequence[Subject]) -> None:
         """Number N of ``/dev/nvidiaN`` is the order of probing: only the driver tells whose it is.
@@ -94,6 +127,24 @@ class Nodes:
                 f"/{_NVIDIA_GPUS} does not say which node of /dev is that of {', '.join(unknown)}: "
                 f"who has it open is not known."
             )
+
+
+def _node_of(sysfs: Sysfs, path: str, number: str) -> str | None:
+    """Where the node of a device is; ``None`` for those of VFIO, which are looked at by themselves.
+
+    Args:
+        sysfs: the host.
+        path: the device's directory.
+        number: its number, as ``MAJOR:MINOR``.
+    """
+    name = path.rpartition("/")[2]
+    of_class = (target_of(sysfs, f"{path}/subsystem") or "").rpartition("/")[2]
+    if of_class == "vfio-dev":
+        return None
+    if of_class == "usb":  # usb_devnode in drivers/usb/core/usb.c
+        minor = int(number.partition(":")[2])
+        return f"/dev/bus/usb/{minor // 128 + 1:03}/{minor % 128 + 1:03}"
+    return f"/dev/{_FOLDERS.get(of_class, '')}{name.replace('!', '/')}"
 
 
 def vfio_nodes(subject: Subject) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ _NAMED = 5
 _INITIAL_NAMESPACE = "pid:[4026531836]"
 _DELETED = " (deleted)"
 _UNIT = re.compile(r"[^/]+\.(?:service|scope|socket)")
+_USER_MANAGER = re.compile(r"/user@([0-9]+)\.service/.*\.(?:service|scope|socket)(?:/|$)")
 _CONTAINER = re.compile(
     r"(?:(?:docker|libpod|crio|cri-containerd)-|/)([0-9a-f]{64})(?:\.scope)?(?:/|$)"
     r"|/lxc(?:\.payload\.|/)([^/]+)",
@@ -185,17 +186,20 @@ class Processes:
             user=self._user(text_of(sysfs, f"proc/{pid}/status") or ""),
             unit=unit_of(cgroup),
             container=container_of(cgroup),
+            manager=self._named(manager_of(cgroup)),
         )
 
     def _user(self, status: str) -> str | None:
         found = re.search(r"^Uid:\s+\d+\s+(\d+)", status, re.MULTILINE)
-        if found is None:
-            return None
-        for line in (text_of(self._sysfs, "etc/passwd") or "").splitlines():
+        return None if found is None else self._named(found[1])
+
+    def _named(self, uid: str | None) -> str | None:
+        """The name of a user, or the number where it has none."""
+        for line in (text_of(self._sysfs, "etc/passwd") or "").splitlines() if uid else ():
             fields = line.split(":")
-            if fields[2:3] == [found[1]]:
+            if fields[2:3] == [uid]:
                 return fields[0]
-        return found[1]
+        return uid
 
 
 def unit_of(cgroup: str) -> str | None:
@@ -203,6 +207,15 @@ def unit_of(cgroup: str) -> str | None:
     paths = _cgroup_paths(cgroup)
     units = [name for path in paths for name in path.split("/") if _UNIT.fullmatch(name)]
     return units[-1] if units else None
+
+
+def manager_of(cgroup: str) -> str | None:
+    """The number of the user whose own systemd has the unit, in the text of ``proc/PID/cgroup``."""
+    for path in _cgroup_paths(cgroup):
+        found = _USER_MANAGER.search(path)
+        if found is not None:
+            return found[1]
+    return None
 
 
 def container_of(cgroup: str) -> str | None:

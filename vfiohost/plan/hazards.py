@@ -23,6 +23,7 @@ from vfiohost.plan.in_use import (
     ALLOW_CONSOLE,
     ALLOW_DISPLAY,
     ALLOW_NETWORK,
+    ALLOW_NODE,
     ALLOW_STORAGE,
     ALLOW_VFIO_USER,
     ALLOW_VGPU,
@@ -44,6 +45,7 @@ ALLOWABLE = frozenset(
         ALLOW_DISPLAY,
         ALLOW_HOST_DRIVER,
         ALLOW_NETWORK,
+        ALLOW_NODE,
         ALLOW_SHARED_GROUP,
         ALLOW_STORAGE,
         ALLOW_VFIO_USER,
@@ -63,7 +65,7 @@ def check_allow(words: Iterable[str]) -> None:
         close = get_close_matches(word, ALLOWABLE, n=1)
         raise ParseError(
             word,
-            f"something that can be allowed ({listed(sorted(ALLOWABLE))})",
+            f"something that can be allowed ({', '.join(sorted(ALLOWABLE))})",
             where="allow",
             hint=f"Did you mean {close[0]}?" if close else None,
         )

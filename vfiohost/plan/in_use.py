@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ALLOW_CONSOLE = "console"
 ALLOW_DISPLAY = "display"
 ALLOW_NETWORK = "network"
+ALLOW_NODE = "node"
 ALLOW_STORAGE = "storage"
 ALLOW_VFIO_USER = "vfio-user"
 ALLOW_VGPU = "vgpu"
@@ -52,6 +53,8 @@ _RULES: dict[UseKind, _Rule] = {
     "vfio-user": _Rule(ALLOW_VFIO_USER, "Shut down the guest"),
     "vfio-group": _Rule(ALLOW_VFIO_USER, "Shut down the guest"),
     "nvidia-user": _Rule(None),
+    "node": _Rule(ALLOW_NODE),
+    "vgpu": _Rule(ALLOW_VGPU, "Shut down its guest, then write 0 to {via}"),
     "drm": _Rule(ALLOW_DISPLAY),
     "sound": _Rule(ALLOW_DISPLAY),
     "framebuffer": _Rule(
@@ -160,7 +163,8 @@ def stops(process: Process) -> str:
         return f"stop container {process.container[:12]}"
     unit = process.unit or ""
     if unit.endswith(".service") and not unit.startswith("user@"):
-        return f"`systemctl stop {unit.removesuffix('.service')}`"
+        whose = f"--user -M {process.manager}@ " if process.manager is not None else ""
+        return f"`systemctl {whose}stop {unit.removesuffix('.service')}`"
     if process.name in _SERVICES:
         return f"`systemctl stop {_SERVICES[process.name]}`"
     return f"end pid {process.pid}"
