@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from tests.kernel.lab.vm import Machine, version_of_qemu
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_PARTS = 4  # of each command, so that all processes have something to do to the end
 _MEMORY = Path("/dev/shm")  # a host is hundreds of tiny files, which disks are slow at
 
 
@@ -45,9 +47,10 @@ def main() -> int:
     else:
         verdicts = []
         with ProcessPoolExecutor(arguments.jobs) as pool:
-            for found in pool.map(_simulated, chosen):
+            parts = [(scenario, part) for scenario in chosen for part in range(_PARTS)]
+            for found in pool.map(_simulated, parts):
                 verdicts += found
-                sys.stderr.write(f"{found[0].scenario}: {len(verdicts)} faults so far\n")
+                sys.stderr.write(f"{len(verdicts)} faults so far\n")
                 write("simulation", "The simulation", verdicts, time.monotonic() - began)
     bad = [verdict for verdict in verdicts if verdict.outcome in ("lost", "silent")]
     for verdict in bad:
@@ -56,10 +59,12 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def _simulated(scenario: Scenario) -> list[Verdict]:
+def _simulated(work: tuple[Scenario, int]) -> list[Verdict]:
+    """Every fault of a part of a scenario."""
+    scenario, part = work
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
         bench = Bench(Simulation(Path(folder)), scenario)
-        return [bench.try_one(*fault) for fault in bench.faults()]
+        return [bench.try_one(*fault) for fault in islice(bench.faults(), part, None, _PARTS)]
 
 
 def _in_lab(flavour: str, chosen: list[Scenario]) -> Iterator[tuple[str, list[Verdict]]]:

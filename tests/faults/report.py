@@ -23,14 +23,16 @@ HEAD = """\
 Each fault is injected once at every place where it can strike: at each line of the journal, at each
 store, and at each store of the `recover` that follows. Then `vfiohost recover` runs, as often as it
 is told to, and the whole host is compared with what it was before the command and with what the
-command makes of it.
+command makes of it: drivers, overrides, groups, virtual functions, mediated devices and their
+counts, VFIO nodes with owner and mode, NVIDIA's `unbindLock`, reset methods. Not compared are the
+attributes that `mdev create --attr` sets: no rule says how they read back.
 
 | outcome | the host in the end |
 |---|---|
 | before | is as it was before the command |
 | completed | is as the command makes it, and no failure was reported |
-| named | is neither; the report names what a person has to do, and doing just that brings it back |
-| lost | is neither, and what was named does not bring it back |
+| named | is neither; the lines that were printed, pasted, bring it back, and `recover` says so |
+| lost | is neither, and what was named does not bring it back; or the next plan is blocked |
 | silent | is not as the exit code says |
 
 Loaded modules do not count: they stay loaded, since to unload one unbinds devices. *No effect* is a

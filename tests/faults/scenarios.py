@@ -66,6 +66,18 @@ SCENARIOS = (
     Scenario("bind of three", ("bind", A10, NIC, PCIE_NIC)),
     Scenario("restore of two", ("restore", "--all"), prepare=(("bind", A10, NIC),)),
     Scenario("undo", ("undo",), prepare=(("bind", A10, PCIE_NIC),)),
+    Scenario("bind --owner", ("bind", NIC, "--owner", "65534:65534", "--mode", "0660")),
+    Scenario(
+        "bind --owner of one that is bound",
+        ("bind", NIC, "--owner", "65534", "--mode", "0666"),
+        prepare=(("bind", NIC, "--owner", "0:65534"),),
+    ),
+    Scenario(
+        "undo of --owner",
+        ("undo",),
+        prepare=(("bind", NIC), ("bind", NIC, "--owner", "65534:65534")),
+    ),
+    Scenario("reset --method", ("reset", A10, "--method", "flr"), prepare=(("unbind", A10),)),
 )
 """The shortest first: the table grows with each."""
 
@@ -127,6 +139,8 @@ def faults(lines: int, stores: int) -> Iterator[Fault]:
     yield from ((kind, [at]) for kind in LINE_FAULTS for at in _upto(lines))
     yield from ((kind, [at]) for kind in STORE_FAULTS for at in _upto(stores))
     yield from ((kind, [0]) for kind in ONCE_FAULTS)
+    if not stores:
+        return  # what a kill leaves between two stores
     yield from ((f"journal: {kind}", [at]) for kind in TAMPERINGS for at in {1, stores})
     yield ("recover: two at once", [stores, 0])
     for kind in LINE_FAULTS:

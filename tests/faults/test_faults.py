@@ -11,9 +11,12 @@ import pytest
 from tests.faults import report
 from tests.faults.places import Bench, Simulation
 from tests.faults.scenarios import SCENARIOS, faults
+from vfiohost.journal import Event, JournalWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.faults.scenarios import Fault
 
 _MEMORY = Path("/dev/shm")
 KINDS = tuple(dict.fromkeys(kind for kind, _ in faults(1, 1)))
@@ -27,8 +30,11 @@ def simulation() -> Iterator[Simulation]:
 
 @pytest.mark.parametrize("number", range(len(KINDS)), ids=KINDS)
 def test_no_fault_is_lost_or_silent(simulation: Simulation, number: int) -> None:
-    bench = Bench(simulation, SCENARIOS[number % len(SCENARIOS)])
-    places = [fault for fault in bench.faults() if fault[0] == KINDS[number]]
+    places: list[Fault] = []
+    while not places:  # not each command has stores, for one
+        bench = Bench(simulation, SCENARIOS[number % len(SCENARIOS)])
+        places = [fault for fault in bench.faults() if fault[0] == KINDS[number % len(KINDS)]]
+        number += len(KINDS)
     verdict = bench.try_one(*places[len(places) // 2])
     assert verdict.outcome in ("before", "completed", "named"), verdict.detail
 
@@ -40,6 +46,40 @@ def test_the_judge_sees_a_host_that_is_left_half_way(
     monkeypatch.setattr("vfiohost.apply.transaction.Transaction.undo_all", lambda _: ())
     verdict = bench.try_one("kill after the store", [bench.stores - 1])
     assert verdict.outcome == "lost", verdict.detail
+
+
+def test_the_judge_sees_nodes_that_are_not_given_back(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(simulation, next(s for s in SCENARIOS if s.name.endswith("is bound")))
+    monkeypatch.setattr("vfiohost.nodes.take_back", lambda *_: None)
+    verdict = bench.try_one("kill, line written", [bench.lines - 1])
+    assert verdict.outcome == "silent", verdict.detail
+
+
+def test_the_judge_sees_a_store_that_was_not_journaled(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(simulation, next(s for s in SCENARIOS if s.name == "bind"))
+    record = JournalWriter.record
+
+    def forgetting(writer: JournalWriter, event: Event) -> None:
+        if event.kind != "begin":
+            record(writer, event)
+
+    monkeypatch.setattr(JournalWriter, "record", forgetting)
+    verdict = bench.try_one("kill after the store", [bench.stores])
+    assert verdict.outcome == "lost", verdict.detail
+
+
+def test_the_judge_sees_a_journal_in_the_way(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(simulation, SCENARIOS[0])
+    monkeypatch.setattr("vfiohost.apply.transaction.Transaction.end", lambda *_: None)
+    verdict = bench.try_one("kill in the store", [1])
+    assert verdict.outcome == "lost", verdict.detail
+    assert "left open" in verdict.detail
 
 
 def test_the_judge_sees_a_success_that_is_none(

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shlex
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any
 
 from tests.faults import strike, tamper
 from tests.kernel.lab import hoststate
+from tests.kernel.lab.layout import EDU
 from vfiohost import testing
-from vfiohost.errors import KernelError
+from vfiohost.errors import KernelError, LockBusyError
 from vfiohost.journal import Journal, JournalEntry, lock
-from vfiohost.sysfs import LiveKernel, Sysfs
+from vfiohost.sysfs import Sysfs
 
 TIMEOUT = "8"
 PENDING, HALF_WAY, LOCK_BUSY = 6, 7, 8
+_AS_BEFORE = "the host is as it was before"
+_SHELL = ("printf", "echo", "chmod", "chown", "d=")
 
 OUTCOMES = ("before", "completed", "named", "lost", "silent")
 """What can become of the host: it is as it was; it is as the command makes it; it is neither, and
@@ -42,7 +46,27 @@ def state(root: str) -> dict[str, str]:
         if is_of_mdev or (key.startswith("driver ") and not value):
             continue
         found[key] = value.rpartition(" ")[0] if key.startswith("mdev ") else value
+    return found | _nodes(root) | _attributes(root)
+
+
+def _nodes(root: str) -> dict[str, str]:
+    """Owner and mode of each VFIO node."""
+    found = {}
+    for folder in ("dev/vfio", "dev/vfio/devices"):
+        for path in sorted(Path(root, folder).glob("*")):
+            now = path.stat()
+            found[f"/{folder}/{path.name} owner"] = f"{now.st_uid}:{now.st_gid} {now.st_mode:o}"
     return found
+
+
+def _attributes(root: str) -> dict[str, str]:
+    """Files besides, that plans store to."""
+    patterns = (
+        "proc/driver/nvidia/gpus/*/unbindLock",
+        "sys/bus/pci/devices/*/reset_method",
+    )
+    files = [path for pattern in patterns for path in sorted(Path(root).glob(pattern))]
+    return {str(path.relative_to(root)): path.read_text() for path in files}
 
 
 def prepare(root: str, commands: list[list[str]], unload: str) -> None:
@@ -113,14 +137,21 @@ def _recover_with(root: str, kind: str, at: int) -> list[str]:
         thread.start()
     for thread in threads:
         thread.join()
+    assert all(told.startswith("exit 0:") for told in done), done  # the second one waits
     return done
 
 
 def _judge(
     root: str, first: dict[str, Any], states: list[dict[str, str]], said: list[str]
 ) -> list[str]:
-    """Recover until nothing is pending, and see what the host has become."""
+    """Recover until nothing is pending, and see what the host has become.
+
+    Whatever it is, the next plan must not find a journal open or the lock taken.
+    """
     last = _recover(root, said)
+    in_the_way = _in_the_way(root)
+    if in_the_way:
+        return ["lost", "\n".join([*said, in_the_way])]
     before, after = states
     now = state(root)
     detail = "\n".join(said)
@@ -132,6 +163,7 @@ def _judge(
     if now == after and not commands:
         # A kill may come after the last line; a failure that has happened must not look done.
         is_honest = claimed or first["code"] == -signal.SIGKILL
+        is_honest = is_honest and (before == after or _AS_BEFORE not in last["said"])
         return ["completed" if is_honest else "silent", detail]
     differs = {k: v for k, v in now.items() if before.get(k) != v}
     detail += f"\n{differs}"
@@ -139,7 +171,22 @@ def _judge(
         return ["lost", detail]
     _by_hand(root, commands)
     left = state(root)
-    return ["named" if left == before else "lost", f"{detail}\nby hand: {commands}"]
+    seen = strike.run(root, ["recover"])  # which has told of it until now
+    detail += f"\nby hand: {commands}\n{_told(seen)}"
+    return ["named" if left == before and seen["code"] == 0 else "lost", detail]
+
+
+def _in_the_way(root: str) -> str:
+    """What would keep the next plan from being carried out, about whatever device."""
+    with Sysfs(root) as sysfs:
+        entries = Journal(sysfs).open_entries()
+        if entries:
+            return f"left open: {', '.join(map(str, entries))}"
+        try:
+            with lock(sysfs, purpose="a look"):
+                return ""
+        except LockBusyError as busy:
+            return str(busy)
 
 
 def _recover(root: str, said: list[str]) -> dict[str, Any]:
@@ -186,12 +233,15 @@ def _judge_tampered(
         is_told = last["code"] == 0 and "other-boot" in last["said"]
     else:
         is_told = last["code"] == 1 and name in last["said"]
-        again = strike.run(root, ["bind", "01:00.0"])  # until somebody has looked, nothing is done
+        again = strike.run(root, ["bind", EDU])  # until somebody has looked, nothing is done
         is_told = is_told and again["code"] == 1 and "damaged" in again["said"]
     tamper.put_back(root, texts)
     strike.run(root, ["recover"])
-    is_back = state(root) in states
-    return ["named" if is_told and is_back else "silent", "\n".join(said)]
+    now = state(root)
+    if now not in states:
+        differs = {k: v for k, v in now.items() if states[0].get(k) != v}
+        return ["lost", "\n".join([*said, str(differs)])]
+    return ["named" if is_told else "silent", "\n".join(said)]
 
 
 def _commands(said: list[str]) -> list[str]:
@@ -199,19 +249,21 @@ def _commands(said: list[str]) -> list[str]:
     for text in reversed(said):
         if text.startswith(f"exit {HALF_WAY}:"):
             lines = (line.strip() for line in text.splitlines() if line.startswith("  "))
-            return [line for line in lines if line.startswith(("printf", "echo"))]
+            return [line for line in lines if line.startswith(_SHELL)]
     return []
 
 
 def _by_hand(root: str, commands: list[str]) -> None:
-    """Do what a person would: paste the lines."""
+    """Do what a person would: paste the lines. A simulated kernel is no shell's to store to."""
     for line in commands:
+        if root == "/" or not line.startswith(("printf", "echo")):
+            subprocess.run(["sh", "-c", line], check=False)
+            continue
         words = shlex.split(line)
         value = "\n" if words[0] == "echo" else words[2]
         path = str(Path(words[-1]).relative_to(root))
-        with contextlib.suppress(KernelError), Sysfs(root) as sysfs:
-            kernel = LiveKernel(sysfs) if root == "/" else testing.SimulatedKernel(root)
-            kernel.store(path, value, timeout=10)
+        with contextlib.suppress(KernelError):
+            testing.SimulatedKernel(root).store(path, value, timeout=10)
 
 
 def _told(done: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.native.trees import NOBODY, Tree
 from vfiohost.holders import find_usage
-from vfiohost.holders.processes import container_of, unit_of
+from vfiohost.holders.processes import container_of, manager_of, unit_of
 from vfiohost.model import PciAddress
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
@@ -355,6 +355,19 @@ class TestProcesses:
         self, cgroup: str, unit: str | None, container: str | None
     ) -> None:
         assert (unit_of(cgroup), container_of(cgroup)) == (unit, container)
+
+    @pytest.mark.parametrize(
+        ("below", "manager"),
+        [
+            ("user@1000.service/app.slice/web.service", "1000"),
+            ("user@1000.service/session.slice/pipewire.socket", "1000"),
+            ("user@1000.service/init.scope", "1000"),
+            ("user@1000.service", None),
+            ("session-2.scope", None),
+        ],
+    )
+    def test_whose_systemd_has_a_unit(self, below: str, manager: str | None) -> None:
+        assert manager_of(f"0::/user.slice/user-1000.slice/{below}\n") == manager
 
 
 class TestStorage:
