@@ -406,6 +406,8 @@ class Host:
     ) -> Plan:
         """Plan to give devices back the driver that they had before, else their native one.
 
+        A journal that is damaged stands in ``incomplete`` of the plan: what it said is not known.
+
         Args:
             devices: which; ``None`` for all that vfiohost has changed since the host booted.
             allow: as for :meth:`plan_bind`.
@@ -414,18 +416,25 @@ class Host:
         Raises:
             ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
         """
+        from attrs import evolve
+
         from vfiohost.plan.bind import plan_restore
 
         snapshot = self._scanned(snapshot)
         chosen = self.changed(snapshot) if devices is None else devices
         addresses = self._addresses(chosen, snapshot)
-        return plan_restore(
+        plan = plan_restore(
             self._judged(snapshot, addresses),
             addresses,
             self.journal.origins(),
             self._modules(snapshot),
             frozenset(allow),
         )
+        unknown = (
+            f"What devices had before may stand in a journal that is damaged: {entry.reason}"
+            for entry in self.journal.damaged()
+        )
+        return evolve(plan, incomplete=(*plan.incomplete, *unknown))
 
     def changed(self, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
         """The devices that vfiohost has changed since the host booted, as far as they still exist.

@@ -322,6 +322,24 @@ def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> N
     assert run("recover", root=root).out == "nothing to recover\n"
 
 
+def test_a_damaged_journal_that_has_ended_is_told_and_blocks_nobody(
+    run: Runner, simulated: Maker
+) -> None:
+    root = simulated("a10-pair-nouveau")
+    assert run("bind", "65:00.0", root=root).code == 0
+    journal = next((root / "var/lib/vfiohost/journal").iterdir())
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([lines[0], "nonsense\n", *lines[2:]]))
+    assert run("bind", "ca:00.0", root=root).code == 0
+    told = run("recover", root=root)
+    assert (told.code, str(journal) in told.out) == (1, True)
+    for words in (("restore", "65:00.0"), ("restore", "--all")):
+        dry = run(*words, "-n", root=root)
+        assert "warning: What devices had before may stand in a journal that is" in dry.out
+    journal.unlink()
+    assert run("recover", root=root).out == "nothing to recover\n"
+
+
 def test_keep_going_dry_run_shows_each_plan(run: Runner, simulated: Maker) -> None:
     root = simulated("rtx-workstation")
     words = ["bind", "01:00.0", "02:00.0", "--keep-going", "-n"]

@@ -285,6 +285,16 @@ class Journal:
             or (e.is_left_half_way and e.boot_id == boot_id)
         )
 
+    def damaged(self) -> tuple[DamagedJournal, ...]:
+        """The journals that cannot be understood and may be of this boot, oldest first.
+
+        Raises:
+            KernelError, UnsupportedError: as :meth:`entries`.
+        """
+        boots = (self.boot_id, None)
+        entries = self.entries()
+        return tuple(e for e in entries if isinstance(e, DamagedJournal) and e.boot_id in boots)
+
     def get(self, entry_id: str) -> JournalEntry:
         """The journal with this id.
 

@@ -278,8 +278,8 @@ class Plan:
         steps: in the order in which they are carried out.
         origins: the state before, of each device whose driver or override the plan changes.
         notes: things that the person should know but that stand in the way of nothing.
-        incomplete: what could not be found out of who uses the devices, as sentences: there may be
-            more users than those that were judged.
+        incomplete: what could not be found out, as sentences: of who uses the devices, so that
+            there may be more users than were judged; or of what they had before.
     """
 
     verb: str
