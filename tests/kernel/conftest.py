@@ -95,7 +95,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     Its own way to say so, the mark ``xdist_group``, does nothing with pytest 9.2.
     """
-    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - installed for the lab alone
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only where it is used
 
     class ByKernel(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:
