@@ -348,6 +348,28 @@ def test_what_is_half_way_is_told_until_somebody_has_finished_it(bench: Bench) -
     assert bench.state()[GPU] == before[GPU]
 
 
+def test_what_was_half_way_is_brought_back_when_the_first_step_is(bench: Bench) -> None:
+    """The one step that could not be taken back shows nothing of it any more."""
+    before = bench.state()
+    crash(bench, bind_plan(GPU), 3)
+    bench.fail(0, Fault("refuse"))
+    (first,) = bench.recover()
+    assert first.outcome == "half-way"
+    for store in ("vfio-pci/unbind", "nouveau/bind"):
+        bench.kernel._act(f"sys/bus/pci/drivers/{store}", GPU)
+    bench.kernel._act(f"{DEVICES}/{GPU}/driver_override", "\n")
+    assert bench.state() == before
+    assert [r.outcome for r in bench.recover()] == ["recovered"]
+
+
+def test_an_undo_that_was_done_is_no_failure_whatever_its_errno(bench: Bench) -> None:
+    before = bench.state()
+    crash(bench, bind_plan(GPU), 3)
+    bench.fail(0, Fault("refuse", effect=True, errno=errno.EINTR))
+    assert [r.outcome for r in bench.recover()] == ["recovered"]
+    assert bench.state() == before
+
+
 def test_what_is_half_way_is_not_told_after_a_reboot(bench: Bench) -> None:
     crash(bench, bind_plan(GPU), 3)
     bench.kernel._act(f"{DEVICES}/{GPU}/driver_override", "foreign")

@@ -283,7 +283,7 @@ def _kept(entry: JournalEntry, transaction: Transaction) -> Recovery:
 
 def _told_again(entry: JournalEntry, transaction: Transaction) -> Recovery:
     """A journal that was left half-way: nothing is tried again, only looked at."""
-    left = transaction.left()
+    left = transaction.left(entry.last_events)
     if not left:
         transaction.try_to_open_journal()
         transaction.end("recovered")

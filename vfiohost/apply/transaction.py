@@ -398,14 +398,16 @@ class Transaction:
                 failures.append(UndoFailure(index, exc, undo.shell(self._sysfs.root)))
         return tuple(failures)
 
-    def _undos(self) -> list[tuple[int, Step, Store | ChangeNodes]]:
-        """The steps of :attr:`to_undo` that an undo takes back, the last first.
+    def _undos(
+        self, steps: Iterable[int] | None = None
+    ) -> list[tuple[int, Step, Store | ChangeNodes]]:
+        """The steps of :attr:`to_undo`, or some others, that an undo takes back, the last first.
 
         Nodes come last: those of a device that its VFIO driver has let go of by then are gone.
         """
         stores: list[tuple[int, Step, Store | ChangeNodes]] = []
         others: list[tuple[int, Step, Store | ChangeNodes]] = []
-        for index in sorted(self.to_undo, reverse=True):
+        for index in sorted(self.to_undo if steps is None else steps, reverse=True):
             step = self.plan.steps[index]
             changes = self.node_changes.get(index)
             if isinstance(step, WriteAttr) and step.undo is not None:
@@ -415,12 +417,16 @@ class Transaction:
                 others.append((index, step, back))
         return stores + others
 
-    def left(self) -> tuple[int, ...]:
+    def left(self, begun: Iterable[int] | None = None) -> tuple[int, ...]:
         """Those steps of :attr:`to_undo` that the host still shows, in the order of taking back.
 
         What was taken back by hand meanwhile is not among them.
+
+        Args:
+            begun: all steps that were begun, where some of them were taken back: the host is as
+                before when it is as it was before the first of these.
         """
-        as_before = self._is_as_before()
+        as_before = self._is_as_before(begun)
         return tuple(
             index
             for index, step, _ in self._undos()
@@ -451,7 +457,13 @@ class Transaction:
         if standing != "before":
             self._note("undo-begin", index)
             self._tell(index, back=True)
-            self._store(index, undo.path, undo.value)
+            try:
+                self._store(index, undo.path, undo.value)
+            except KernelError:
+                # What can be seen overrules an errno: a helper may be killed behind its store.
+                wanted = undo.after or step.before
+                if wanted is None or not self._facts.holds(wanted):
+                    raise
             self._check_undo(step, undo)
 
     def _undone(self, index: int) -> None:
@@ -485,7 +497,7 @@ class Transaction:
                 f"did not have its effect: {self._facts.sentence(wanted, seen)}"
             )
 
-    def _is_as_before(self) -> bool:
+    def _is_as_before(self, steps: Iterable[int] | None = None) -> bool:
         """Whether the host is as it was before the first of the steps that have to be taken back.
 
         A plan may change one file twice and leave it as it was (an override that is set and then
@@ -494,7 +506,7 @@ class Transaction:
         expectations tell.
         """
         first: dict[str, Expect] = {}
-        for _, step, _ in reversed(self._undos()):
+        for _, step, _ in reversed(self._undos(steps)):
             if not isinstance(step, WriteAttr):
                 continue  # nodes are looked at one by one
             if step.before is None or (step.after or step.before).path != step.before.path:
