@@ -344,7 +344,8 @@ FULL: dict[str, str | bytes] = {
     "proc/iomem": f"a0000000-afffffff : {GPU}\n  a0000000-a02fffff : BOOTFB\n",
     "proc/812/comm": "virt-handler\n",
     "proc/813/comm": "alices-secret\n",
-    "proc/driver/nvidia/version": "NVRM version: 550.90.07\nGCC version: 12\n",
+    "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  "
+    "550.90.07  Release Build  (root@SECRET-host)  \nGCC version: 12\n",
     "sys/class/dmi/id/sys_vendor": "QEMU\n",
     "sys/class/dmi/id/product_serial": "SECRET\n",
     "sys/kernel/irq/30/chip_name": "PCI-MSIX-0000:65:00.0\n",

@@ -266,6 +266,18 @@ class TestProcesses:
             "has /dev/nvidia1 open"
         )
 
+    def test_a_process_that_has_a_node_open_many_times_uses_it_once(self, machine: Machine) -> None:
+        """CUDA 13 on an H100 has 23 descriptors of /dev/nvidia0."""
+        machine.function()
+        machine.bound("nvidia")
+        machine.write("proc/driver/nvidia/gpus/0000:65:00.0/information", "Device Minor: \t 0\n")
+        for pid in (461, 462):
+            machine.process(pid, "python3", ["python3"], *["/dev/nvidia0"] * 23)
+        assert machine.said() == [
+            "nvidia-user: pid 461 (python3): has /dev/nvidia0 open",
+            "nvidia-user: pid 462 (python3): has /dev/nvidia0 open",
+        ]
+
     def test_a_driver_that_does_not_say_it_is_not_guessed(self, machine: Machine) -> None:
         machine.function()
         machine.bound("nvidia")
@@ -327,7 +339,30 @@ class TestProcesses:
                 os.seteuid(0)
         assert usage.uses == ()
         (said,) = usage.incomplete
-        assert said.startswith("2 processes could not be looked into (pid 7, 8)")
+        assert said == (
+            "2 processes could not be looked into (pid 7, 8): only root (CAP_SYS_PTRACE) sees what "
+            "they have open."
+        )
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_root_is_not_told_that_root_could_look(self, machine: Machine) -> None:
+        machine.function()
+        machine.write("proc/self/status", "Name:\tx\nCapEff:\t000001fffeffffff\n")
+        os.chmod(machine.root, 0o755)
+        machine.process(7, "secret", ["secret"], "/dev/nvidia0")
+        os.chmod(machine.root / "proc/7/fd", 0o000)
+        with Sysfs(machine.root) as sysfs:
+            snapshot = scan(sysfs)
+            os.seteuid(NOBODY)
+            try:
+                usage = find_usage(sysfs, snapshot, snapshot.pci)
+            finally:
+                os.seteuid(0)
+        (said,) = usage.incomplete
+        assert said == (
+            "1 process could not be looked into (pid 7): a security module or a user namespace "
+            "hides from root too what they have open."
+        )
 
     def test_what_vanishes_or_makes_no_sense_is_no_error(self, machine: Machine) -> None:
         machine.function()

@@ -94,6 +94,15 @@ def keep_nothing(_content: bytes) -> bytes:
     return b""
 
 
+_BUILDER = re.compile(rb"\([^()\s]*@[^()\s]*\)")
+
+
+def keep_nvidia(content: bytes) -> bytes | None:
+    """Of the version of NVIDIA's driver all but who has built it: often this host (``(root@name)``)."""
+    kept = lines_that(rb"NVRM version:")(content)
+    return None if kept is None else re.sub(rb"\s+\n", b"\n", _BUILDER.sub(b"", kept))
+
+
 _CPU_FLAGS = (b"hypervisor", b"svm", b"vmx")
 
 
@@ -202,7 +211,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source("proc/sys/vm/overcommit_memory"),
     Source("proc/fb"),
     Source("proc/iomem", keep_framebuffer, limit=4 << 20),
-    Source("proc/driver/nvidia/version", lines_that(rb"NVRM version:")),
+    Source("proc/driver/nvidia/version", keep_nvidia),
     Source(f"{DRIVERCTL}/pci-*", limit=4096),
     *(Source(f"{directory}/*.conf", keep_modprobe) for directory in MODPROBE),
     Source(f"{UDEV_RULES}/*.rules", keep_mention),

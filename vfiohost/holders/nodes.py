@@ -78,10 +78,17 @@ class Nodes:
         self.names = frozenset((*self._owners, *vfio, VFIO_DEVICE))
 
     def uses(self, processes: Processes) -> Iterator[Use]:
-        """What processes have open of these nodes."""
+        """What processes have open of these nodes.
+
+        A process that has a node open many times (CUDA has ``/dev/nvidia0`` some 20 times) uses it
+        once.
+        """
         for node, users in self._owners.items():
+            first: dict[int, OpenFile] = {}
+            for file in processes.files.get(node, ()):
+                first.setdefault(file.process.pid, file)
             for subject, kind in users:
-                for file in processes.files.get(node, ()):
+                for file in first.values():
                     yield Use(kind, subject, f"has {node} open", file.via, file.process)
 
     def _add(self, node: str, subject: str, kind: UseKind) -> None:

@@ -31,6 +31,7 @@ _NAMED = 5
 # PROC_PID_INIT_INO of include/linux/proc_ns.h: the PID namespace that has all processes.
 _INITIAL_NAMESPACE = "pid:[4026531836]"
 _DELETED = " (deleted)"
+_CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 _UNIT = re.compile(r"[^/]+\.(?:service|scope|socket)")
 _USER_MANAGER = re.compile(r"/user@([0-9]+)\.service/.*\.(?:service|scope|socket)(?:/|$)")
 _CONTAINER = re.compile(
@@ -130,10 +131,21 @@ class Processes:
         if self._hidden:
             number, some = len(self._hidden), ", ".join(map(str, self._hidden[:_NAMED]))
             more = ", …" if number > _NAMED else ""
+            why = (
+                "a security module or a user namespace hides from root too what they have open"
+                if self._may_look()
+                else "only root (CAP_SYS_PTRACE) sees what they have open"
+            )
             self.incomplete.append(
                 f"{number} process{'' if number == 1 else 'es'} could not be looked into (pid "
-                f"{some}{more}): only root (CAP_SYS_PTRACE) sees what they have open."
+                f"{some}{more}): {why}."
             )
+
+    def _may_look(self) -> bool:
+        """Whether this process has what the kernel asks for (``ptrace_may_access``)."""
+        status = text_of(self._sysfs, "proc/self/status") or ""
+        found = re.search(r"^CapEff:\s+([0-9a-f]{1,16})$", status, re.MULTILINE)
+        return found is not None and bool(int(found[1], 16) >> _CAP_SYS_PTRACE & 1)
 
     def _is_namespace(self) -> bool:
         links = (target_of(self._sysfs, f"proc/{name}/ns/pid") for name in ("1", "self"))
