@@ -65,6 +65,7 @@ function 0000:01:00.0 at pci0000:00/0000:00:01.0
 file proc/driver/nvidia/gpus/0000:01:00.0/information
   content = Device Minor: 3
 
+link proc/1/fd/3 -> /dev/vfio/15
 link sys/class/net/eth0 -> ../../devices/pci0000:00/0000:00:02.0/virtio0/net/eth0
 link sys/class/drm/card0 -> ../../devices/pci0000:00/0000:00:01.0/0000:01:00.0/drm/card0
 

@@ -92,6 +92,9 @@ def _gpus(sysfs: Sysfs) -> Iterator[File]:
         path = f"{_GPUS}/{name}/information"
         text = text_of(sysfs, path)
         if text is not None:
-            lines = [*_INFORMATION.findall(text), f"GPU UUID: \t GPU-{number:032x}"]
+            lines = [
+                *_INFORMATION.findall(text),
+                f"GPU UUID: \t GPU-00000000-0000-4000-8000-{number:012x}",
+            ]
             kept = "\n".join(lines)
             yield File(path, f"{kept}\n".encode())

@@ -76,7 +76,7 @@ def _owner(path: str, functions: Mapping[str, str]) -> str | None:
     """The innermost function that something is made of, if it is."""
     above, name = posixpath.split(path)
     while above not in functions:
-        if not above:
+        if above in ("", "/"):  # a link may be absolute
             return None
         above, name = posixpath.split(above)
     return None if name.startswith(_OF_THE_FUNCTION) else functions[above]
