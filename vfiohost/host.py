@@ -672,6 +672,7 @@ class Host:
         *,
         allow: Iterable[str] = (),
         keep: str | None = None,
+        dry_run: bool = False,
         timeout: float = STORE_TIMEOUT,
         wait: float = 0.0,
         give_up: GiveUp = never,
@@ -682,6 +683,7 @@ class Host:
         Args:
             allow: words that permit to take a device from those who use it by now.
             keep: the id of a journal that is closed, and what it did stays; the others wait.
+            dry_run: only look, and say what would become of each.
             timeout: seconds that one store may take.
             wait: seconds to wait for another vfiohost to end, 0 for not at all.
             give_up: asked while it is waited for; ``True`` ends the wait.
@@ -705,6 +707,7 @@ class Host:
             journal=self.journal,
             judge=lambda plan: self._undo_of(plan, allow),
             keep=keep,
+            dry_run=dry_run,
             timeout=timeout,
             wait=wait,
             give_up=give_up,
