@@ -173,3 +173,11 @@ def test_only_devices_of_functions_are_recorded(machine: Machine) -> None:
     paths = {file.path for file in captured(machine.root).files}
     assert "sys/class/net/br0" in paths  # above one
     assert not {"sys/class/net/lo", "sys/class/block/sr0"} & paths
+
+
+def test_a_disk_that_nobody_uses_is_known_to_be_free(machine: Machine, tmp_path: Path) -> None:
+    machine.write("proc/1/mountinfo", "26 22 1:1 / /cdrom rw - iso9660 /dev/sr0 rw\n")
+    expand(captured(machine.root), tmp_path / "again")
+    assert (tmp_path / "again/proc/self/mountinfo").read_text() == ""
+    (machine.root / "proc/1/mountinfo").unlink()
+    assert "proc/self/mountinfo" not in {file.path for file in captured(machine.root).files}

@@ -109,8 +109,9 @@ class _Disks:
                     yield self._places.link(f"{target}/slaves/{name}", path)
 
     def file_systems(self) -> Iterator[File]:
-        mounted = "".join(self._mounts())
-        if mounted:
+        unknown: list[str] = []
+        mounted = "".join(self._mounts(unknown))
+        if not unknown:
             yield File(_MOUNTS, mounted.encode())
         swaps = self._swaps()
         if swaps:
@@ -126,12 +127,12 @@ class _Disks:
             yield from (self._places.link(f"{masked}/{n}", self.names[n]) for n in ours)
             number += bool(ours)
 
-    def _mounts(self) -> Iterator[str]:
+    def _mounts(self, unknown: list[str]) -> Iterator[str]:
         """Lines of ``mountinfo``, but for the options of a mount and for what is mounted of it."""
         by_number = {text_of(self._sysfs, f"{_BLOCK}/{name}/dev"): name for name in self.names}
         by_node = self._by_node()
         others: dict[str, str] = {}
-        for mount in read_mounts(self._sysfs, {}, []):
+        for mount in read_mounts(self._sysfs, {}, unknown):
             disk = by_number.get(mount.number)
             disk = disk or next((by_node[node] for node in mount.nodes if node in by_node), None)
             if disk is None or not mount.is_host:
