@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.recording import Recording
+    from vfiohost.selectors import ByName
     from vfiohost.sysfs import Kernel
     from vfiohost.usage import Usage
 
@@ -195,8 +196,8 @@ class Host:
         """The devices that are meant, each once, in the order of the request.
 
         Args:
-            devices: selectors (``65:00.0``, ``class:gpu``, ``10de:2236``, ``group:12``), addresses,
-                devices.
+            devices: selectors (``65:00.0``, ``class:gpu``, ``10de:2236``, ``group:12``, ``eth0``;
+                all are in :mod:`vfiohost.selectors`), addresses, devices.
             snapshot: where to look; by default a new scan.
 
         Raises:
@@ -207,7 +208,14 @@ class Host:
 
         many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
         texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
-        return select_all(texts, self.scan() if snapshot is None else snapshot)
+        found = self.scan() if snapshot is None else snapshot
+
+        def lookup(by: ByName) -> tuple[PciAddress, ...]:
+            from vfiohost.identities import find_named
+
+            return find_named(self.sysfs, found, by)
+
+        return select_all(texts, found, lookup)
 
     def probe(
         self,
