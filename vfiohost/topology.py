@@ -83,13 +83,16 @@ class _Arrangement:
             self._by_path.setdefault(device.path, device.address)
         self._below: dict[PciAddress | str, list[PciDevice]] = defaultdict(list)
         self._vfs: dict[PciAddress, list[PciDevice]] = defaultdict(list)
+        above = {device.address: self._above(device) for device in snapshot.devices}
+        bridges = frozenset(above.values())
         for device in snapshot.devices:
             physfn = device.physfn
             known = snapshot.pci.get(physfn) if isinstance(physfn, PciAddress) else None
-            if known is not None and not known.is_vf:
+            # Nothing is behind a virtual function; where a tree says so, it is shown like others.
+            if known is not None and not known.is_vf and device.address not in bridges:
                 self._vfs[known.address].append(device)
             else:
-                self._below[self._above(device)].append(device)
+                self._below[above[device.address]].append(device)
         self._chosen = None if chosen is None else frozenset(chosen)
 
     def bridges(self) -> tuple[Bridge, ...]:

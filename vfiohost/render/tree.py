@@ -91,12 +91,14 @@ def tree_lines(
     left = None if width is None else width - sum(widths) - 6
     briefs = ["NAME", *(printable(row.brief) for row in rows)]
     lines = []
-    for ((label, kind), driver, group, (name, name_kind)), brief in zip(grid, briefs, strict=True):
-        fields = [(label, kind, widths[0]), (*driver, widths[1]), (*group, -widths[2])]
+    trees = ["", *(_tree(row, art) for row in rows)]
+    for (label, driver, group, (name, kind)), brief, tree in zip(grid, briefs, trees, strict=True):
+        branch = [(tree, "dim"), (label[0].removeprefix(tree), label[1])]
+        fields = [(branch, widths[0]), ([driver], widths[1]), ([group], -widths[2])]
         if left is None or columns_of(name) <= left:
-            fields.append((name, name_kind, 0))
+            fields.append(([(name, kind)], 0))
         elif left >= _LEAST_NAME:
-            fields.append((cut(brief, left, dots), name_kind, 0))
+            fields.append(([(cut(brief, left, dots), kind)], 0))
         lines.append(_line(fields, width, dots, paint))
     if any(row.driver[0].endswith("*") for row in rows):
         lines.append(paint(_LEGEND if width is None else cut(_LEGEND, width, dots), "dim"))
@@ -267,15 +269,15 @@ def _cells(row: Row) -> tuple[Cell, Cell, Cell]:
 
 
 def _line(
-    fields: Iterable[tuple[str, Kind, int]], width: int | None, dots: str, paint: Paint
+    fields: Iterable[tuple[list[Cell], int]], width: int | None, dots: str, paint: Paint
 ) -> str:
     """Fields two spaces apart; a negative width aligns to the right. Cut where it has to be."""
-    parts: list[tuple[str, Kind]] = []
-    for text, kind, size in fields:
-        blank = " " * (abs(size) - columns_of(text))
+    parts: list[Cell] = []
+    for pieces, size in fields:
+        blank: Cell = (" " * (abs(size) - sum(columns_of(text) for text, _ in pieces)), "plain")
         if parts:
             parts.append(("  ", "plain"))
-        parts += [(blank, "plain"), (text, kind)] if size < 0 else [(text, kind), (blank, "plain")]
+        parts += [blank, *pieces] if size < 0 else [*pieces, blank]
     whole = "".join(text for text, _ in parts).rstrip()
     left = columns_of(whole) if width is None else min(width, columns_of(whole))
     shown = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
@@ -112,7 +113,7 @@ class _Picture:
     def _bands(self, top: int) -> Iterator[str]:
         """The background of each host bridge."""
         starts = [n for n, row in enumerate(self._rows) if row.kind == "bridge"]
-        for start, end in zip(starts, [*starts[1:], len(self._rows)], strict=True):
+        for start, end in pairwise([*starts, len(self._rows)]):
             y, height = top + start * _LINE + 2, (end - start) * _LINE - 4
             yield _box((_MARGIN - 4, y, self._width - 2 * _MARGIN + 8, height), "band", 6)
 
