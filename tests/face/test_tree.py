@@ -18,7 +18,9 @@ UUIDS = ("3d1d9e1a-4b6f-4c59-a8a0-6f4dbe0c7f01", "3d1d9e1a-4b6f-4c59-a8a0-6f4dbe
 
 
 @pytest.mark.parametrize("width", ["80", "200"])
-@pytest.mark.parametrize("name", ["rtx-workstation", "a10-pair-vgpu", "vmd-domain"])
+@pytest.mark.parametrize(
+    "name", ["rtx-workstation", "a10-pair-vgpu", "vmd-domain", "hgx-h100", "consumer-board"]
+)
 def test_a_tree(
     run: Runner, recorded: Maker, monkeypatch: pytest.MonkeyPatch, name: str, width: str
 ) -> None:

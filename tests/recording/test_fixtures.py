@@ -59,7 +59,8 @@ def function_at(host: Recording, address: str) -> Function:
 def test_the_fixtures_that_others_rely_on_are_there() -> None:
     assert {
         *("a10-pair", "a10-pair-nouveau", "a10-pair-vgpu", "rtx-workstation", "no-iommu"),
-        *("minimal-no-uevent", "vmd-domain", "mtty", "h200-microvm"),
+        *("minimal-no-uevent", "vmd-domain", "mtty", "h200-microvm", "hgx-h100"),
+        "consumer-board",
     } <= HOSTS.keys()
     assert fixtures.names()["no-iommu"] == HOSTS["no-iommu"].title
 
@@ -236,7 +237,7 @@ def test_one_console_and_only_on_vga(host: Recording) -> None:
     consoles = [f for f in host.functions if "boot_vga" in f.attributes]
     assert all(class_of(f) >> 8 == 0x0300 for f in consoles)
     assert [f for f in host.functions if class_of(f) >> 8 == 0x0300] == consoles
-    assert [text(f, "boot_vga") for f in consoles] in ([], ["1"])
+    assert [text(f, "boot_vga") for f in consoles].count("1") == min(1, len(consoles))
 
 
 @each_host

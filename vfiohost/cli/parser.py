@@ -169,8 +169,8 @@ def build(argv: Sequence[str]) -> Parser:
             fill(made)
 
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
-    verb("tree", "Draw the topology: bridges, functions, drivers, groups, NUMA nodes.", _tree)
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
+    verb("tree", "Draw the topology: bridges, functions, drivers, groups, NUMA nodes.", _tree)
     verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
     verb("unbind", "Take the driver away from devices.", _unbind)

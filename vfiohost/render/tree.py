@@ -41,7 +41,7 @@ class Row:
         driver: the driver, as a cell; empty for a host bridge.
         group: the IOMMU group or groups.
         name: what it is.
-        brief: the same without the class, for where there is little room.
+        briefs: shorter names, for where there is little room: without the class, and the vendor.
         kind: ``bridge`` for a host bridge, ``port`` for a bridge, ``gpu`` for a display or an
             accelerator, ``vfs`` for virtual functions, ``function`` for others.
         devices: the functions that the row stands for.
@@ -53,7 +53,7 @@ class Row:
     driver: Cell
     group: str
     name: str
-    brief: str
+    briefs: tuple[str, ...]
     kind: str
     devices: tuple[PciDevice, ...] = ()
 
@@ -89,16 +89,18 @@ def tree_lines(
     ]
     widths = [max((columns_of(cells[i][0]) for cells in grid), default=0) for i in range(3)]
     left = None if width is None else width - sum(widths) - 6
-    briefs = ["NAME", *(printable(row.brief) for row in rows)]
+    briefs = [(), *(row.briefs for row in rows)]
     lines = []
     trees = ["", *(_tree(row, art) for row in rows)]
     for (label, driver, group, (name, kind)), brief, tree in zip(grid, briefs, trees, strict=True):
         branch = [(tree, "dim"), (label[0].removeprefix(tree), label[1])]
         fields = [(branch, widths[0]), ([driver], widths[1]), ([group], -widths[2])]
-        if left is None or columns_of(name) <= left:
-            fields.append(([(name, kind)], 0))
-        elif left >= _LEAST_NAME:
-            fields.append(([(cut(brief, left, dots), kind)], 0))
+        names = [name, *map(printable, brief)]
+        fits = next((each for each in names if left is None or columns_of(each) <= left), None)
+        if fits is not None:
+            fields.append(([(fits, kind)], 0))
+        elif left is not None and left >= _LEAST_NAME:
+            fields.append(([(cut(names[-1], left, dots), kind)], 0))
         lines.append(_line(fields, width, dots, paint))
     if any(row.driver[0].endswith("*") for row in rows):
         lines.append(paint(_LEGEND if width is None else cut(_LEGEND, width, dots), "dim"))
@@ -152,7 +154,7 @@ class _Maker:
             driver=empty,
             group="",
             name=name,
-            brief=name,
+            briefs=(),
             kind="bridge",
         )
         for node in bridge.nodes:
@@ -161,7 +163,7 @@ class _Maker:
     def _node(self, node: Node, ancestors: tuple[bool, ...], *, is_last: bool) -> Iterator[Row]:
         device = node.device
         mdevs = _mdevs(self._mdevs[str(device.address)])
-        kind, name = self._class_and_name(device)
+        kind, name, short = self._words(device)
         yield Row(
             ancestors,
             is_last,
@@ -169,7 +171,7 @@ class _Maker:
             self._driver(device),
             text_of(device.iommu_group),
             f"{kind}: {name}{mdevs}",
-            f"{name}{mdevs}",
+            (f"{name}{mdevs}", f"{short}{mdevs}"),
             _kind(device),
             (device,),
         )
@@ -197,7 +199,7 @@ class _Maker:
         name = span + _mdevs(sum(self._mdevs[str(vf.address)] for vf in vfs))
         groups = _span([vf.iommu_group for vf in vfs])
         driver = self._driver(vfs[0])
-        return Row(ancestors, is_last, count, driver, groups, name, name, "vfs", vfs)
+        return Row(ancestors, is_last, count, driver, groups, name, (), "vfs", vfs)
 
     def _address(self, device: PciDevice) -> str:
         return str(device.address)[5:] if self._is_short else str(device.address)
@@ -216,11 +218,13 @@ class _Maker:
             return text, kind
         return (f"{text}*", kind) if override == text else (f"{text} -> {override}*", "warn")
 
-    def _class_and_name(self, device: PciDevice) -> tuple[str, str]:
+    def _words(self, device: PciDevice) -> tuple[str, str, str]:
+        """What it is: its class, its name, and that without the vendor."""
         if self._names is None:
-            return f"{device.class_code >> 8:04x}", device.ids
-        names = self._names
-        return names.class_name(device.class_code), names.full(device.vendor_id, device.device_id)
+            return f"{device.class_code >> 8:04x}", device.ids, device.ids
+        kind = self._names.class_name(device.class_code)
+        ids = (device.vendor_id, device.device_id)
+        return kind, self._names.full(*ids), self._names.device(*ids)
 
 
 def _mdevs(count: int) -> str:
