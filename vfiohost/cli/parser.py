@@ -162,7 +162,7 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _holders, _record, _doctor, _tree)
+            only_reads = fill in (_list, _groups, _holders, _record, _doctor, _tree, _completion)
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
@@ -182,6 +182,7 @@ def build(argv: Sequence[str]) -> Parser:
     verb("reset", "Reset devices that nobody uses.", _reset)
     verb("record", "Record this host in a file, without what identifies it.", _record)
     verb("sim", "Make a simulated host in a directory.", _sim)
+    verb("completion", "Print the script that completes command lines in a shell.", _completion)
 
     verb("mdev", "List, create and remove mediated devices.", partial(_mdev, common, allow))
     return parser
@@ -310,6 +311,12 @@ def _sim(parser: Parser) -> None:
     parser.add_argument("words", metavar="HOST DIR", nargs="*", help="a host, a directory to make")
     parser.add_argument(
         "--list", action="store_true", help="list the hosts that come with vfiohost"
+    )
+
+
+def _completion(parser: Parser) -> None:
+    parser.add_argument(
+        "shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="which shell"
     )
 
 

@@ -30,6 +30,11 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str], session: Session) -> int:
     options = session.options
+    if words[:1] == ["__complete"]:  # a shell asks: see vfiohost.cli.shells
+        from vfiohost.cli.completing import complete
+
+        session.output.lines(complete(words[1:]))
+        return 0
     try:
         parse(words, options)
     except Shown as shown:
@@ -61,6 +66,7 @@ _MODULES = {
     "reset": "using",
     "record": "recording",
     "tree": "drawing",
+    "completion": "completing",
     "doctor": "examining",
     "sim": "simulating",
 }

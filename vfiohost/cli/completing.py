@@ -1,0 +1,286 @@
+"""Completion of command lines: what can stand where the cursor is, from grammar and host."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from vfiohost.cli.options import ALLOW_WORDS
+from vfiohost.cli.parser import build
+from vfiohost.cli.shells import SCRIPTS
+from vfiohost.errors import VfioHostError
+from vfiohost.render.table import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from vfiohost.cli.session import Session
+    from vfiohost.host import Host
+    from vfiohost.model import Snapshot
+
+COMPLETE = "__complete"
+"""The word that stands for the verb where a shell asks what can follow."""
+
+FILES, DIRECTORIES = (":files", ""), (":directories", "")
+"""Candidates that tell a shell to offer what it knows itself."""
+
+Candidate = tuple[str, str]
+"""A word, and what it is."""
+
+
+def completion(session: Session) -> None:
+    """``vfiohost completion SHELL``: print the script that makes a shell ask."""
+    shell = session.options.shell or ""
+    session.document = SCRIPTS[shell]
+    session.value["completion"] = {"shell": shell, "script": SCRIPTS[shell]}
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {"completion": completion}
+"""The verbs of this module."""
+
+
+def complete(words: Sequence[str]) -> list[str]:
+    """The lines that answer a shell: a candidate and what it is, with a tabulator between them.
+
+    Args:
+        words: the command line behind the command, the last word as far as it is typed.
+
+    Returns:
+        What can stand for the last word. Nothing where that is not known, or the host cannot be
+        read: a completion has nobody to tell.
+    """
+    try:
+        line = _Line.read(words)
+        found = list(line.candidates())
+    except (VfioHostError, OSError):
+        return []
+    typed = line.current
+    told = (c for c in found if c in (FILES, DIRECTORIES) or c[0].startswith(typed))
+    return [f"{printable(word)}\t{printable(what)}" for word, what in dict.fromkeys(told)]
+
+
+@attrs.frozen
+class _Line:
+    """A command line up to the cursor.
+
+    Attributes:
+        parser: of the verb, as far as one is named.
+        verbs: the names that led there.
+        values: of the options before, by their name in :class:`Options`.
+        positionals: the words before that are no options.
+        option: the option whose value is being typed.
+        current: the word that is being typed, or the part of it behind ``=`` or the last comma.
+        prefix: what stands before that part.
+    """
+
+    parser: argparse.ArgumentParser
+    verbs: tuple[str, ...]
+    values: Mapping[str, str]
+    positionals: tuple[str, ...]
+    option: argparse.Action | None
+    current: str
+    prefix: str
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> _Line:
+        *before, current = words or [""]
+        parser: argparse.ArgumentParser = build(before)
+        verbs, positionals = [], []
+        values: dict[str, str] = {}
+        option: argparse.Action | None = None
+        for word in before:
+            if option is not None:
+                values[option.dest], option = word, None
+            elif word.startswith("-") and word != "-":
+                name, equals, value = word.partition("=")
+                action = _option(parser, name)
+                if action is not None and equals:
+                    values[action.dest] = value
+                elif action is not None and action.nargs != 0:
+                    option = action
+            elif (verb := _verbs(parser).get(word)) is not None:
+                parser = verb
+                verbs.append(word)
+            else:
+                positionals.append(word)
+        prefix = ""
+        if option is None and current.startswith("--") and "=" in current:
+            prefix, option = (
+                f"{current.partition('=')[0]}=",
+                _option(parser, current.partition("=")[0]),
+            )
+        if option is not None and option.dest in _BY_COMMAS:
+            kept = current.removeprefix(prefix).rpartition(",")
+            prefix += "".join(kept[:2])
+        return cls(parser, tuple(verbs), values, tuple(positionals), option, current, prefix)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """What can stand here; what does not begin as the current word is still among it."""
+        if self.option is not None:
+            values = _Values(self).of(self.option)
+            yield from (
+                (c if c in (FILES, DIRECTORIES) else (self.prefix + c[0], c[1])) for c in values
+            )
+        elif self.current.startswith("-"):
+            for action in self.parser._actions:  # noqa: SLF001 - argparse has no other way to ask
+                shown = [n for n in action.option_strings if n.startswith("--")]
+                if shown and action.help != argparse.SUPPRESS:
+                    yield shown[-1], action.help or ""
+        elif verbs := _verbs(self.parser):
+            helps = _verb_helps(self.parser)
+            yield from ((name, helps[name]) for name in verbs if name in helps)
+        else:
+            positional = [a for a in self.parser._actions if not a.option_strings]  # noqa: SLF001
+            for action in positional[:1]:
+                yield from _Values(self).of(action)
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> argparse._SubParsersAction[Any] | None:
+    actions = parser._actions  # noqa: SLF001 - argparse has no other way to ask
+    return next((a for a in actions if isinstance(a, argparse._SubParsersAction)), None)  # noqa: SLF001
+
+
+def _verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    found = _subparsers(parser)
+    return {} if found is None else found.choices
+
+
+def _verb_helps(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What each verb does, by its name; an alias (``ls``) is none of them."""
+    found = _subparsers(parser)
+    listed = [] if found is None else found._choices_actions  # noqa: SLF001 - as above
+    return {action.dest: action.help or "" for action in listed}
+
+
+def _option(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
+    actions = parser._actions  # noqa: SLF001 - argparse has no other way to ask
+    return next((a for a in actions if name in a.option_strings), None)
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+_BY_COMMAS = frozenset({"allow", "class_", "columns", "driver", "group", "vendor"})
+"""Options whose value may be several, by commas."""
+
+
+class _Values:
+    """What can be the value of an option or a word: read from the host when it is asked for."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+
+    def of(self, action: argparse.Action) -> Iterable[Candidate]:
+        if action.choices is not None:
+            return [(str(choice), "") for choice in action.choices]
+        make = getattr(self, f"_{action.dest.rstrip('_')}", None)
+        return () if make is None else make()
+
+    @cached_property
+    def _host(self) -> Host:
+        from vfiohost.host import Host
+
+        root = self._line.values.get("root") or os.environ.get("VFIOHOST_ROOT") or "/"
+        return Host(root)
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return self._host.scan(mdev=True)
+
+    def _devices(self) -> Iterator[Candidate]:
+        from vfiohost.selectors import CLASSES
+
+        verb = self._line.verbs[:1]
+        names = None if "no_names" in self._line.values else self._host.names
+        for device in self._snapshot.devices:
+            if device.is_bridge and verb in (("bind",), ("unbind",), ("probe",), ("reset",)):
+                continue  # which goes to no guest
+            driver = device.driver if isinstance(device.driver, str) else "no driver"
+            name = names.full(device.vendor_id, device.device_id) if names else device.ids
+            yield str(device.address), f"{name} ({driver})"
+        ids = {device.ids: device for device in self._snapshot.devices}
+        for each, device in ids.items():
+            yield each, names.full(device.vendor_id, device.device_id) if names else "all of these"
+        yield from ((f"class:{name}", "all of this class") for name in CLASSES)
+        yield from ((f"group:{n}", "the endpoints of a group") for n in self._snapshot.groups)
+
+    def _ids(self) -> Iterator[Candidate]:
+        for number, group in self._snapshot.groups.items():
+            yield str(number), ", ".join(str(member.address) for member in group.members)
+
+    def _group(self) -> Iterator[Candidate]:
+        yield from self._ids()
+        yield "none", "what is in no group"
+
+    def _driver(self) -> Iterator[Candidate]:
+        if self._line.verbs[:1] == ("bind",):
+            yield "vfio-pci", "for guests"
+            yield "auto", "the best VFIO variant driver"
+        yield "none", "no driver"
+        yield from ((name, "") for name in self._snapshot.drivers)
+
+    def _class(self) -> Iterator[Candidate]:
+        from vfiohost.selectors import CLASSES
+
+        yield from ((name, f"class code {' '.join(codes)}") for name, codes in CLASSES.items())
+
+    def _vendor(self) -> Iterator[Candidate]:
+        for vendor in dict.fromkeys(device.vendor_id for device in self._snapshot.devices):
+            yield f"{vendor:04x}", self._host.names.vendor(vendor)
+
+    def _columns(self) -> Iterator[Candidate]:
+        from vfiohost.render.listing import COLUMNS
+
+        yield from ((name, "") for name in COLUMNS)
+
+    def _allow(self) -> Iterator[Candidate]:
+        yield from ((word, "") for word in ALLOW_WORDS)
+
+    def _parent(self) -> Iterator[Candidate]:
+        for parent in self._snapshot.mdev.parents if self._snapshot.mdev else ():
+            yield parent.name, f"{len(parent.types)} types"
+
+    def _type(self) -> Iterator[Candidate]:
+        wanted = self._line.values.get("parent")
+        for parent in self._snapshot.mdev.parents if self._snapshot.mdev else ():
+            if wanted in (None, parent.name, parent.name[5:]):
+                for kind in parent.types:
+                    left = kind.available_instances
+                    yield kind.type_id, f"{kind.name or ''} ({left} left)"
+
+    def _uuids(self) -> Iterator[Candidate]:
+        for mdev in self._snapshot.mdev.devices if self._snapshot.mdev else ():
+            yield mdev.uuid, f"{mdev.type_name or mdev.type_id} on {mdev.parent}"
+
+    def _journal_id(self) -> Iterator[Candidate]:
+        for entry in self._host.journal.entries():
+            yield entry.id, str(entry)
+
+    def _keep(self) -> Iterator[Candidate]:
+        yield from ((entry.id, str(entry)) for entry in self._host.journal.unfinished())
+
+    def _method(self) -> Iterator[Candidate]:
+        methods = ("acpi", "af_flr", "bus", "cxl_bus", "device_specific", "flr", "pm")
+        yield from ((method, "") for method in methods)  # drivers/pci/pci.c, pci_reset_fn_methods
+
+    def _words(self) -> Iterator[Candidate]:
+        """Of ``sim``: a host that comes with vfiohost or a file, then a directory."""
+        if self._line.positionals:
+            yield DIRECTORIES
+            return
+        from vfiohost.testing import fixtures
+
+        yield from fixtures.names().items()
+        yield FILES
+
+    def _root(self) -> Iterator[Candidate]:
+        yield DIRECTORIES
+
+    def _file(self) -> Iterator[Candidate]:
+        yield FILES
+
+    def _svg(self) -> Iterator[Candidate]:
+        yield FILES

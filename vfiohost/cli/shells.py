@@ -1,0 +1,68 @@
+"""The completion scripts of shells. Each asks ``vfiohost __complete`` what can stand here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+BASH: Final = r"""# bash completion for vfiohost: eval "$(vfiohost completion bash)"
+_vfiohost() {
+    local line=${COMP_LINE:0:COMP_POINT} words current candidate
+    # Not COMP_WORDS: bash breaks words at colons, which addresses have.
+    read -ra words <<<"$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    current=${words[${#words[@]} - 1]}
+    COMPREPLY=()
+    while IFS=$'\t' read -r candidate _; do
+        case $candidate in
+            :files) compopt -o filenames; mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$current") ;;
+            :directories) compopt -o filenames; mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -d -- "$current") ;;
+            *) COMPREPLY+=("${candidate#"${current%"${current##*:}"}"}") ;;
+        esac
+    done < <("${words[0]}" __complete "${words[@]:1}" 2>/dev/null)
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+    return 0
+}
+complete -F _vfiohost vfiohost
+"""
+
+ZSH: Final = r"""#compdef vfiohost
+# zsh completion for vfiohost: eval "$(vfiohost completion zsh)", or a file _vfiohost in $fpath
+_vfiohost() {
+    local line
+    local -a found
+    for line in "${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+        case $line in
+            '') ;;
+            :files) _files ;;
+            :directories) _files -/ ;;
+            *) found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
+        esac
+    done
+    (( ${#found} )) && _describe -V vfiohost found
+}
+if [[ ${funcstack[1]} == _vfiohost ]]; then
+    _vfiohost "$@"
+else
+    compdef _vfiohost vfiohost
+fi
+"""
+
+FISH: Final = r"""# fish completion for vfiohost: vfiohost completion fish | source
+function __vfiohost_complete
+    set -l words (commandline -opc) (commandline -ct)
+    for line in ($words[1] __complete $words[2..-1] 2>/dev/null)
+        switch $line
+            case ':files'
+                __fish_complete_path (commandline -ct)
+            case ':directories'
+                __fish_complete_directories (commandline -ct)
+            case '*'
+                echo $line
+        end
+    end
+end
+complete -c vfiohost -f -a '(__vfiohost_complete)'
+"""
+
+SCRIPTS: Final = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+"""By the name of the shell."""
