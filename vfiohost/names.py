@@ -133,7 +133,10 @@ class PciNames:
         """The card with its numbers, as ``lspci -nn`` prints it: ``NVIDIA … A10 [10de:1482]``.
 
         Args:
-            vendor_id, device_id, subvendor_id, subdevice_id: as for :meth:`subsystem`.
+            vendor_id: the device's vendor.
+            device_id: the device.
+            subvendor_id: vendor of the card.
+            subdevice_id: the card, as its vendor numbers it.
         """
         known = self._card(vendor_id, device_id, subvendor_id, subdevice_id)
         pair = _numbered(self._vendor(subvendor_id), known, subvendor_id, subdevice_id)
