@@ -127,11 +127,12 @@ def _section(name: int, kind: int, offset: int, size: int) -> bytes:
     return struct.pack("<2I4Q2I2Q", name, kind, 0, 0, offset, size, 0, 0, 1, 0)
 
 
-def lspci(root: Path, modules: Path, scratch: Path, *argv: str) -> str:
+def lspci(root: Path, modules: Path, scratch: Path, *argv: str, warning: str = "") -> str:
     """What lspci prints of the host below a root, with this folder as its kernel's modules.
 
     It gets the names from the ``pci.ids`` that vfiohost takes, and from nowhere else: neither from
-    udev's database nor from what a user has once asked the network.
+    udev's database nor from what a user has once asked the network. ``warning`` is how the one
+    line ends that lspci is to say on stderr.
     """
     ids = root / "usr/share/misc/pci.ids"
     script = _IN_NAMESPACE.replace("{modprobe}", " ".join(MODPROBE))
@@ -145,7 +146,10 @@ def lspci(root: Path, modules: Path, scratch: Path, *argv: str) -> str:
         env={**os.environ, "HOME": str(scratch), "LC_ALL": "C.UTF-8"},
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, b""), done.stderr
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    assert said.count("\n") == bool(warning), said
+    assert said.rstrip().endswith(warning), said
     return done.stdout.decode()
 
 
@@ -169,12 +173,15 @@ def _config(function: Path, *, is_multiple: bool) -> bytes:
     PCI Local Bus Specification 3.0, 6.1 and appendix E (PCI bridges); a bridge has its subsystem
     in a capability (PCI-to-PCI Bridge Architecture Specification 1.2, 3.2.4.9).
     """
-    vendor, device, kind, revision = (
+    names = ("vendor", "device", "class", "revision", "subsystem_vendor", "subsystem_device")
+    vendor, device, kind, revision, *ids = (
         int((function / name).read_text(), 16) if (function / name).is_file() else 0
-        for name in ("vendor", "device", "class", "revision")
+        for name in names
     )
-    modalias = Modalias.parse((function / "modalias").read_text())
-    card = struct.pack("<HH", int(modalias.subvendor, 16), int(modalias.subdevice, 16))
+    if not (function / "subsystem_vendor").is_file():
+        modalias = Modalias.parse((function / "modalias").read_text())
+        ids = [int(modalias.subvendor, 16), int(modalias.subdevice, 16)]
+    card = struct.pack("<HH", *ids)
     header = {0x0604: 1, 0x0607: 2}.get(kind >> 8, 0)
     space = bytearray(256)
     struct.pack_into("<HH", space, 0x00, vendor, device)
