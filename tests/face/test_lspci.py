@@ -273,12 +273,14 @@ def test_what_cannot_be_read_is_said_and_hides_nothing(tmp_path: Path, run: Runn
     root = odd_host(tmp_path / "host")
     device = root / "sys/bus/pci/devices/0000:00:00.0"
     (device / "label").mkdir()
+    os.mkfifo(root / "sys/bus/pci/devices/0000:00:02.0/label")
     (root / "lib/modules/6.12.0/modules.alias").unlink()
     (root / "lib/modules/6.12.0/modules.alias").mkdir()
-    shown = run("list", "00:00.0", "--lspci", root=root)
+    shown = run("list", "00:00.0", "00:02.0", "--lspci", root=root)
     assert shown.code == 0
     assert shown.out.startswith("00:00.0 VGA compatible controller [0300]: ")
     assert "label of 0000:00:00.0: Is a directory." in shown.err
+    assert "label of 0000:00:02.0: no answer in time." in shown.err
     assert "Kernel modules are not known: " in shown.err
 
 
