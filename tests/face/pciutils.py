@@ -16,6 +16,7 @@ import struct
 import subprocess
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,7 +24,7 @@ import attrs
 from vfiohost.modalias import MODPROBE, Modalias, module_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _IN_NAMESPACE = """\
 set -e
@@ -53,8 +54,9 @@ def why_not() -> str | None:
     missing = [name for name in ("lspci", "depmod", "unshare", "mount") if _tool(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (Debian: pciutils, kmod, util-linux, mount)"
-    tried = subprocess.run([*_unshare(), "true"], capture_output=True, check=False)
-    return f"no mount namespace for us: {tried.stderr.decode()}" if tried.returncode else None
+    with TemporaryDirectory() as name:
+        tried = _in_namespace(Path(name), Path(name), Path(name), ["true"])
+    return f"no mounts of our own: {tried.stderr.decode()}" if tried.returncode else None
 
 
 def _tool(name: str) -> str | None:
@@ -62,8 +64,18 @@ def _tool(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def _unshare() -> list[str]:
-    return ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+def _in_namespace(
+    root: Path, modules: Path, scratch: Path, command: Sequence[str]
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that takes these modules and this root's ``modprobe.d`` for the machine's."""
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    script = _IN_NAMESPACE.replace("{modprobe}", " ".join(MODPROBE))
+    return subprocess.run(
+        [*unshare, "sh", "-c", script, "sh", str(modules), str(scratch), str(root), *command],
+        capture_output=True,
+        env={**os.environ, "HOME": str(scratch), "LC_ALL": "C.UTF-8"},
+        check=False,
+    )
 
 
 @attrs.frozen
@@ -135,17 +147,11 @@ def lspci(root: Path, modules: Path, scratch: Path, *argv: str, warning: str = "
     line ends that lspci is to say on stderr.
     """
     ids = root / "usr/share/misc/pci.ids"
-    script = _IN_NAMESPACE.replace("{modprobe}", " ".join(MODPROBE))
-    done = subprocess.run(
-        [
-            *(*_unshare(), "sh", "-c", script, "sh", str(modules), str(scratch), str(root)),
-            *("lspci", "-O", f"sysfs.path={root}/sys/bus/pci", "-O", "hwdb.disable=1"),
-            *("-A", "linux-sysfs", *(["-i", str(ids)] if ids.is_file() else []), *argv),
-        ],
-        capture_output=True,
-        env={**os.environ, "HOME": str(scratch), "LC_ALL": "C.UTF-8"},
-        check=False,
-    )
+    command = [
+        *("lspci", "-A", "linux-sysfs", "-O", f"sysfs.path={root}/sys/bus/pci"),
+        *("-O", "hwdb.disable=1", *(["-i", str(ids)] if ids.is_file() else []), *argv),
+    ]
+    done = _in_namespace(root, modules, scratch, command)
     said = done.stderr.decode()
     assert done.returncode == 0, said
     assert said.count("\n") == bool(warning), said
