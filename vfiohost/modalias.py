@@ -23,7 +23,7 @@ import attrs
 from vfiohost.errors import ParseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from vfiohost.model import PciDevice
 
@@ -251,7 +251,8 @@ class ModuleIndex:
         return frozenset(module_name(module) for _, module in named)
 
 
-@attrs.frozen
+# Not slotted, as ModuleIndex is not: each text is taken apart once, for all devices.
+@attrs.frozen(slots=False)
 class ModuleLookup:
     """Which modules libkmod finds for a modalias: the ``Kernel modules:`` of lspci.
 
@@ -283,26 +284,17 @@ class ModuleLookup:
             text = f"{Modalias.parse(modalias)}\n"
         except ParseError:
             return ()
-        found = (
-            [module for pattern, module in self._configured() if _covers(pattern, text)]
-            or self._loadable(text)
-            or self._built_in(text)
-        )
+        configured = [module for pattern, module in self._configured if _covers(pattern, text)]
+        found = configured or self._loadable(text) or self._built_in(text)
         # lspci.c:next_module_filtered leaves out what it has just printed.
         return tuple(module for module, _ in groupby(found))
 
-    def _configured(self) -> Iterator[tuple[str, str]]:
-        for line in _CONTINUED.sub("", self.config).splitlines():
-            match line.split():
-                case ["alias", pattern, module, *_]:
-                    yield pattern.replace("-", "_"), module.replace("-", "_")
-
-    def _loadable(self, text: str) -> Iterable[str]:
+    def _loadable(self, text: str) -> list[str]:
         # Sorted by the module's place in depmod's order, in which it has written the file.
         matching = [] if self.index is None else self.index.matching(text)
         return list(dict.fromkeys(module for pattern, module in matching if pattern.endswith("*")))
 
-    def _built_in(self, text: str) -> Iterable[str]:
+    def _built_in(self, text: str) -> list[str]:
         """Built-in modules, all of one priority: libkmod has them in reverse order of its search.
 
         It goes down the letters of the modalias; at each of them, the patterns come first that have
@@ -316,10 +308,24 @@ class ModuleLookup:
             at = wildcard.start() if wildcard else len(pattern)
             return at, "*?[".find(pattern[at : at + 1]), pattern + _LAST
 
-        lines = (line.partition("=") for line in self.builtin.split("\0") if ".alias=pci:" in line)
-        found = ((pattern, name.partition(".")[0]) for name, _, pattern in lines)
-        matching = [each for each in found if _covers(each[0], text)]
+        matching = [each for each in self._aliased if _covers(each[0], text)]
         return [module for _, module in sorted(matching, key=place, reverse=True)]
+
+    @cached_property
+    def _configured(self) -> list[tuple[str, str]]:
+        """Pattern and module of the ``alias`` lines (``libkmod-config.c:kmod_config_parse``)."""
+        lines = (line.split() for line in _CONTINUED.sub("", self.config).splitlines())
+        return [
+            (words[1].replace("-", "_"), words[2].replace("-", "_"))
+            for words in lines
+            if len(words) > len(("alias", "pattern")) and words[0] == "alias"
+        ]
+
+    @cached_property
+    def _aliased(self) -> list[tuple[str, str]]:
+        """Pattern and module of the ``pci:`` aliases of what is built in."""
+        lines = (line.partition("=") for line in self.builtin.split("\0") if ".alias=pci:" in line)
+        return [(pattern, name.partition(".")[0]) for name, _, pattern in lines]
 
 
 def module_name(text: str) -> str:
