@@ -162,13 +162,14 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _holders, _record, _doctor)
+            only_reads = fill in (_list, _groups, _holders, _record, _doctor, _tree)
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
             fill(made)
 
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
+    verb("tree", "Draw the topology: bridges, functions, drivers, groups, NUMA nodes.", _tree)
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
     verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
@@ -216,6 +217,13 @@ def _list(parser: Parser) -> None:
     add("--group", metavar="N", help="only this IOMMU group; none: what is in no group")
     add("-o", "--columns", metavar="COLS", help="columns, by commas; +COLS: besides the usual ones")
     add("--lspci", action="store_true", help="print what lspci -nnk prints")
+
+
+def _tree(parser: Parser) -> None:
+    _devices(parser)
+    add = parser.add_argument
+    add("--svg", metavar="FILE", help="draw a picture; - for stdout")
+    add("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _groups(parser: Parser) -> None:

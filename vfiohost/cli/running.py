@@ -60,6 +60,7 @@ _MODULES = {
     "probe": "using",
     "reset": "using",
     "record": "recording",
+    "tree": "drawing",
     "doctor": "examining",
     "sim": "simulating",
 }
