@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vfiohost.errors import PendingError
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
+    from vfiohost.model import Problem
     from vfiohost.names import PciNames
     from vfiohost.native import GiveUp
     from vfiohost.plan.owners import Ownership
@@ -216,6 +217,38 @@ class Host:
             return find_named(self.sysfs, found, by)
 
         return select_all(texts, found, lookup)
+
+    def lspci(
+        self,
+        devices: Devices | None = None,
+        *,
+        snapshot: Snapshot | None = None,
+        names: bool = True,
+        timeout: float = READ_TIMEOUT,
+    ) -> tuple[str, tuple[Problem, ...]]:
+        """Say of devices what ``lspci -nnk`` prints of them, byte for byte, without it.
+
+        Args:
+            devices: which, in this order; by default all.
+            snapshot: the host as it is; by default a new scan.
+            names: look up names; without them, what ``lspci -nk`` prints.
+            timeout: seconds that the firmware's names may take.
+
+        Returns:
+            The text (pciutils 3.9.0, which is Debian 12's), and what could not be read for it.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+        """
+        from vfiohost.lspci import read_lspci
+        from vfiohost.render.lspci import lspci_text
+
+        snapshot = self.scan() if snapshot is None else snapshot
+        chosen = snapshot.devices if devices is None else self.select(devices, snapshot)
+        facts, problems = read_lspci(self.sysfs, snapshot, chosen, timeout=timeout)
+        domains = any(device.address.domain for device in snapshot.devices)
+        text = lspci_text(chosen, facts, self.names if names else None, domains=domains)
+        return text, problems
 
     def probe(
         self,

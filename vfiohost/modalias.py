@@ -5,6 +5,9 @@ here: ``pci:`` for the drivers that take a device by its ids, and ``vfio_pci:`` 
 drivers, which take a device only when its ``driver_override`` names them
 (``scripts/mod/file2alias.c:do_pci_entry``, ``PCI_DRIVER_OVERRIDE_DEVICE_VFIO``). The names are
 those of *modules*; a driver may have another name.
+
+What libkmod finds for a modalias, and lspci prints, is more than that file says:
+:class:`ModuleLookup`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import attrs
@@ -50,6 +54,13 @@ _DRIVERS = {
     "xhci_pci": "xhci_hcd",
 }
 _MODULES = {driver: module for module, driver in _DRIVERS.items()}
+
+MODPROBE = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "lib/modprobe.d")
+"""Where libkmod's configuration is; of ``*.conf`` files with one name the first counts."""
+
+_CONTINUED = re.compile(r"\\\n")
+_WILDCARD = re.compile(r"[*?[]")
+_LAST = "\U0010ffff"  # sorts behind whatever a pattern has
 
 # Vendor and device as far as a pattern has them without wildcards.
 _Key = tuple[str, str | None] | None
@@ -171,11 +182,18 @@ class ModuleIndex:
         Raises:
             ParseError: ``modalias`` is not one of a PCI device.
         """
+        return tuple(dict.fromkeys(module for _, module in self.matching(modalias)))
+
+    def matching(self, modalias: str | Modalias) -> list[tuple[str, str]]:
+        """The patterns that cover the device by its ids, with their modules, in file order.
+
+        Raises:
+            ParseError: ``modalias`` is not one of a PCI device.
+        """
         wanted = _modalias(modalias)
         keys = ((wanted.vendor, wanted.device), (wanted.vendor, None), None)
         lines = sorted(line for key in keys for line in self._pci.get(key, ()))
-        matching = (module for _, pattern, module in lines if wanted.matches(pattern))
-        return tuple(dict.fromkeys(matching))
+        return [(pattern, module) for _, pattern, module in lines if wanted.matches(pattern)]
 
     def best_vfio_module(self, modalias: str | Modalias) -> str | None:
         """The VFIO driver's module that fits the device most closely.
@@ -233,6 +251,83 @@ class ModuleIndex:
         return frozenset(module_name(module) for _, module in named)
 
 
+# Not slotted, as ModuleIndex is not: each text is taken apart once, for all devices.
+@attrs.frozen(slots=False)
+class ModuleLookup:
+    """Which modules libkmod finds for a modalias: the ``Kernel modules:`` of lspci.
+
+    libkmod asks one source after the other, and the first that knows the modalias answers alone
+    (``libkmod/libkmod-module.c:kmod_module_new_from_lookup``): aliases of ``modprobe.d``, then
+    ``modules.alias``, then the aliases of what is built in. What is blacklisted is found as well.
+    Read in the sources of kmod 30 and pciutils 3.9.0, which are Debian 12's.
+
+    Attributes:
+        config: the ``*.conf`` files of ``modprobe.d`` one after the other, sorted by name.
+        index: what ``modules.alias`` says; ``None`` where the kernel's modules are not there.
+        builtin: ``modules.builtin.modinfo`` (``MODULE.alias=PATTERN``, a NUL behind each).
+    """
+
+    config: str = attrs.field(repr=False)
+    index: ModuleIndex | None
+    builtin: str = attrs.field(repr=False)
+
+    def modules(self, modalias: str) -> tuple[str, ...]:
+        r"""The modules for a modalias, in lspci's order; none for what is no PCI device's.
+
+        Args:
+            modalias: the attribute's text. lspci (3.9.0) hands libkmod its newline too, so that
+                only a pattern which ends in ``*``, as all the kernel's do, covers it.
+        """
+        if self.index is None:  # lspci cannot load libkmod's resources, then
+            return ()
+        try:
+            text = f"{Modalias.parse(modalias)}\n"
+        except ParseError:
+            return ()
+        configured = [module for pattern, module in self._configured if _covers(pattern, text)]
+        found = configured or self._loadable(text) or self._built_in(text)
+        # lspci.c:next_module_filtered leaves out what it has just printed.
+        return tuple(module for module, _ in groupby(found))
+
+    def _loadable(self, text: str) -> list[str]:
+        # Sorted by the module's place in depmod's order, in which it has written the file.
+        matching = [] if self.index is None else self.index.matching(text)
+        return list(dict.fromkeys(module for pattern, module in matching if pattern.endswith("*")))
+
+    def _built_in(self, text: str) -> list[str]:
+        """Built-in modules, all of one priority: libkmod has them in reverse order of its search.
+
+        It goes down the letters of the modalias; at each of them, the patterns come first that have
+        a wildcard there, in alphabetical order, a shorter one behind the longer that it begins
+        (``libkmod/libkmod-index.c:index_mm_searchwild_node`` and ``add_value``).
+        """
+
+        def place(found: tuple[str, str]) -> tuple[int, int, str]:
+            pattern = found[0]
+            wildcard = _WILDCARD.search(pattern)
+            at = wildcard.start() if wildcard else len(pattern)
+            return at, "*?[".find(pattern[at : at + 1]), pattern + _LAST
+
+        matching = [each for each in self._aliased if _covers(each[0], text)]
+        return [module for _, module in sorted(matching, key=place, reverse=True)]
+
+    @cached_property
+    def _configured(self) -> list[tuple[str, str]]:
+        """Pattern and module of the ``alias`` lines (``libkmod-config.c:kmod_config_parse``)."""
+        lines = (line.split() for line in _CONTINUED.sub("", self.config).splitlines())
+        return [
+            (words[1].replace("-", "_"), words[2].replace("-", "_"))
+            for words in lines
+            if len(words) > len(("alias", "pattern")) and words[0] == "alias"
+        ]
+
+    @cached_property
+    def _aliased(self) -> list[tuple[str, str]]:
+        """Pattern and module of the ``pci:`` aliases of what is built in."""
+        lines = (line.partition("=") for line in self.builtin.split("\0") if ".alias=pci:" in line)
+        return [(pattern, name.partition(".")[0]) for name, _, pattern in lines]
+
+
 def module_name(text: str) -> str:
     """The kernel's name of a module: no folder, no ``.ko``, underscores (``vfio_pci``)."""
     return text.rsplit("/", 1)[-1].split(".ko", 1)[0].replace("-", "_")
@@ -258,3 +353,7 @@ def _modalias(given: str | Modalias) -> Modalias:
 
 def _is_glob(text: str) -> bool:
     return any(c in text for c in "*?[")
+
+
+def _covers(pattern: str, text: str) -> bool:
+    return len(pattern) <= _PATTERN_MAX and fnmatchcase(text, pattern)

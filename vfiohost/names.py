@@ -89,9 +89,7 @@ class PciNames:
             subvendor_id: vendor of the card.
             subdevice_id: the card, as its vendor numbers it.
         """
-        known = self._subsystem(vendor_id, device_id, subvendor_id, subdevice_id)
-        if known is None and (vendor_id, device_id) == (subvendor_id, subdevice_id):
-            known = self._device(vendor_id, device_id)
+        known = self._card(vendor_id, device_id, subvendor_id, subdevice_id)
         vendor = self._vendor(subvendor_id)
         if vendor is None:
             return known or f"Device {subvendor_id:04x}:{subdevice_id:04x}"
@@ -110,6 +108,39 @@ class PciNames:
         base_name = self._class_base(base)
         number = f"{base:02x}{sub:02x}"
         return f"{base_name} [{number}]" if base_name else f"Class {number}"
+
+    def numbered_class(self, class_code: int) -> str:
+        """The class with its number, as ``lspci -nn`` prints it: ``3D controller [0302]``."""
+        name = self._class(class_code >> 16, class_code >> 8 & 0xFF)
+        name = name or self._class_base(class_code >> 16) or "Class"
+        return _cut_as_lspci(f"{name} [{class_code >> 8:04x}]", _NAME_BUFFER)
+
+    def numbered_device(self, vendor_id: int, device_id: int) -> str:
+        """Vendor and device with their numbers, as ``lspci -nn`` prints them.
+
+        Returns:
+            ``NVIDIA Corporation GA102GL [A10] [10de:2236]``, or ``NVIDIA Corporation Device
+            [10de:2236]``, or ``Device [10de:2236]``.
+        """
+        pair = _numbered(
+            self._vendor(vendor_id), self._device(vendor_id, device_id), vendor_id, device_id
+        )
+        return _cut_as_lspci(pair, _NAME_BUFFER)
+
+    def numbered_subsystem(
+        self, vendor_id: int, device_id: int, subvendor_id: int, subdevice_id: int
+    ) -> str:
+        """The card with its numbers, as ``lspci -nn`` prints it: ``NVIDIA … A10 [10de:1482]``.
+
+        Args:
+            vendor_id: the device's vendor.
+            device_id: the device.
+            subvendor_id: vendor of the card.
+            subdevice_id: the card, as its vendor numbers it.
+        """
+        known = self._card(vendor_id, device_id, subvendor_id, subdevice_id)
+        pair = _numbered(self._vendor(subvendor_id), known, subvendor_id, subdevice_id)
+        return _cut_as_lspci(pair, _SUBSYSTEM_BUFFER)
 
     def of(self, device: PciDevice) -> DeviceNames:
         """All names of one function."""
@@ -130,6 +161,14 @@ class PciNames:
 
     def _device(self, vendor_id: int, device_id: int) -> str | None:
         return self._line(f"{vendor_id:04x}", f"\t{device_id:04x}  ")
+
+    def _card(
+        self, vendor_id: int, device_id: int, subvendor_id: int, subdevice_id: int
+    ) -> str | None:
+        known = self._subsystem(vendor_id, device_id, subvendor_id, subdevice_id)
+        if known is None and (vendor_id, device_id) == (subvendor_id, subdevice_id):
+            known = self._device(vendor_id, device_id)
+        return known
 
     def _subsystem(
         self, vendor_id: int, device_id: int, subvendor_id: int, subdevice_id: int
@@ -165,6 +204,25 @@ class PciNames:
         if key not in self._found:
             self._found[key] = find()
         return self._found[key]
+
+
+# The buffers that lspci gives to a name (lspci.c:show_terse), in bytes with the final NUL.
+_NAME_BUFFER = 128
+_SUBSYSTEM_BUFFER = 256
+
+
+def _numbered(vendor: str | None, name: str | None, vendor_id: int, number: int) -> str:
+    """Names and numbers as in lspci's ``format_name_pair``: no name counts without its vendor's."""
+    words = ["Device"] if vendor is None else [vendor, name or "Device"]
+    return f"{' '.join(words)} [{vendor_id:04x}:{number:04x}]"
+
+
+def _cut_as_lspci(text: str, size: int) -> str:
+    """What of a name fits lspci's buffer (``lib/names.c:format_name``): the rest is dots."""
+    encoded = text.encode()
+    if len(encoded) < size:
+        return text
+    return encoded[: size - 4].decode("utf-8", "backslashreplace") + "..."
 
 
 # Where a block ends: at the next line that is not indented so far. Comments and empty lines end

@@ -20,6 +20,8 @@ GOLDEN_RUNS = [
     ("doctor-no-iommu", "no-iommu", "doctor", 11),
     ("doctor-rtx", "rtx-workstation", "doctor --all", 0),
     ("doctor-vgpu", "a10-pair-vgpu", "doctor 10de:2236:0", 0),
+    ("doctor-l40s", "l40s-vgpu", "doctor", 0),
+    ("doctor-gh200", "gh200", "doctor --all", 0),
     ("doctor-vmd", "vmd-domain", "doctor class:nvme -q", 0),
     ("doctor-minimal", "minimal-no-uevent", "doctor --all", 0),
     ("doctor-not-there", "a10-pair", "doctor 65:00.1", 3),

@@ -75,6 +75,26 @@ def test_class_names(names: PciNames) -> None:
     assert names.class_name(0xFF0000) == "Unassigned class [ff00]"
 
 
+def test_numbered_names_are_those_of_lspci_nn(names: PciNames) -> None:
+    assert names.numbered_class(0x030200) == "3D controller [0302]"
+    assert names.numbered_class(0x039900) == "Display controller [0399]"
+    assert names.numbered_class(0x999900) == "Class [9999]"
+    a10 = (0x10DE, 0x2236)
+    assert names.numbered_device(*a10) == "NVIDIA Corporation GA102GL [A10] [10de:2236]"
+    assert names.numbered_device(0x10DE, 0x0001) == "NVIDIA Corporation Device [10de:0001]"
+    assert names.numbered_device(0x1234, 0x0001) == "Device [1234:0001]"
+    assert names.numbered_subsystem(*a10, 0x10DE, 0x1482) == "NVIDIA Corporation A10 [10de:1482]"
+    assert names.numbered_subsystem(*a10, 0x1234, 0x0001) == "Device [1234:0001]"
+
+
+def test_a_numbered_name_is_cut_at_the_byte_where_lspci_cuts_it() -> None:
+    names = PciNames.from_text(f"10de  {'N' * 50}\n\t0001  {'x' * 64}\n\t0002  {'x' * 65}\n")
+    assert names.numbered_device(0x10DE, 1) == f"{'N' * 50} {'x' * 64} [10de:0001]"
+    assert names.numbered_device(0x10DE, 2) == f"{'N' * 50} {'x' * 65} [10de:0..."
+    names = PciNames.from_text(f"10de  {'é' * 50}\n\t0001  {'x' * 20}\n")
+    assert names.numbered_device(0x10DE, 1) == f"{'é' * 50} {'x' * 20} [1..."
+
+
 def test_no_file_at_all() -> None:
     names = PciNames.from_text("")
     assert names.full(0x10DE, 0x2236) == "Device 10de:2236"

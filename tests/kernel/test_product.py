@@ -27,6 +27,13 @@ def test_list_shows_what_lspci_shows(lab: Machine) -> None:
         assert f"[{line.split()[1]}]" in other
 
 
+def test_list_lspci_is_what_lspci_prints(lab: Machine) -> None:
+    lab.call(guest.load, "nouveau")
+    shown = lab.call(guest.run, ["lspci", "-nnk"])["stdout"]
+    assert "\n\tKernel modules: nvidiafb, nouveau\n" in shown
+    assert vfiohost(lab, "list", "--lspci") == shown
+
+
 def test_a10_goes_to_a_guest_and_comes_back(lab: Machine) -> None:
     lab.call(guest.load, "nouveau")
     assert driver(lab, A10) == "nouveau"

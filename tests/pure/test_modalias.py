@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.pure.hosts import ALIASES, MODULES, device
 from vfiohost.errors import ParseError
-from vfiohost.modalias import Modalias, ModuleIndex, module_name
+from vfiohost.modalias import Modalias, ModuleIndex, ModuleLookup, module_name
 
 A10 = "pci:v000010DEd00002236sv000010DEsd00001482bc03sc02i00"
 
@@ -112,4 +112,50 @@ def test_a_pattern_of_megabytes_is_none_of_the_kernels() -> None:
     began = time.monotonic()
     for fields in ("*" * (1 << 22), f"v{'[0-9]' * (1 << 20)}d*sv*sd*bc*sc*i*"):
         assert not modalias.matches(f"pci:{fields}")
+    assert time.monotonic() - began < 1
+
+
+BUILT_IN = "pcieportdrv.alias=pci:v*d*sv*sd*bc06sc04i00*\0pcieportdrv.license=GPL\0"
+CONFIG = """\
+# alias pci:* commented_out
+alias pci:v0000\\
+10DEd*  mine
+alias pci:v000010DEd*i00 without_the_newline
+blacklist nouveau
+alias incomplete
+"""
+PORT = "pci:v00008086d00003C02sv00000000sd00000000bc06sc04i00"
+
+
+def test_the_first_source_that_knows_the_modalias_answers_alone() -> None:
+    lookup = ModuleLookup("blacklist nouveau\n", MODULES, BUILT_IN)
+    assert lookup.modules(A10) == ("nvidiafb", "nouveau")
+    assert lookup.modules(A10 + "\n") == ("nvidiafb", "nouveau")
+    assert ModuleLookup(CONFIG, MODULES, BUILT_IN).modules(A10) == ("mine",)
+    assert lookup.modules(PORT) == ("pcieportdrv",)
+    assert ModuleLookup(CONFIG, MODULES, "").modules(PORT) == ()
+
+
+def test_lspci_sees_no_module_whose_pattern_ends_before_the_newline() -> None:
+    aliases = f"alias {A10} exact\nalias {A10}* open_ended\nalias pci:*sc02i00 exact_too\n"
+    index = ModuleIndex.from_texts(aliases, ())
+    assert index.candidates(A10) == ("exact", "open_ended", "exact_too")
+    assert ModuleLookup("", index, "").modules(A10) == ("open_ended",)
+
+
+def test_without_the_kernels_modules_and_for_no_pci_device_there_is_none() -> None:
+    assert ModuleLookup(CONFIG, None, BUILT_IN).modules(A10) == ()
+    for text in ("", "usb:v1D6Bp0002", A10.lower()):
+        assert ModuleLookup("alias * any\n", MODULES, BUILT_IN).modules(text) == ()
+
+
+@given(st.text(), st.text(), modaliases)
+def test_no_configuration_is_too_odd(config: str, builtin: str, modalias: Modalias) -> None:
+    found = ModuleLookup(f"{config}\nalias * x", MODULES, builtin).modules(str(modalias))
+    assert found or "\\" in config
+
+
+def test_a_configured_pattern_of_megabytes_matches_nothing() -> None:
+    began = time.monotonic()
+    assert ModuleLookup(f"alias {'*' * (1 << 22)} x", MODULES, "").modules(PORT) == ()
     assert time.monotonic() - began < 1

@@ -12,12 +12,14 @@ from vfiohost import recording
 from vfiohost.errors import NotFoundError, ParseError
 from vfiohost.modalias import ModuleIndex
 from vfiohost.model import PciAddress
+from vfiohost.nvidia import VgpuDescription, VgpuTypeName
 from vfiohost.recording import Function, Recording, modalias_text, uevent_text
 from vfiohost.testing import fixtures
 from vfiohost.testing.releases import release_of
 
 HOSTS = {name: fixtures.load(name) for name in fixtures.names()}
 KERNEL = "6.12.117+deb12-amd64"
+ARM_KERNEL = "6.12.117+deb12-arm64"
 RECORDED = {"a10-pair", "a10-pair-nouveau", "a10-pair-vgpu", "mtty", "no-iommu"}
 """Those that come from the kernel lab."""
 ELSEWHERE = {"h200-microvm": "6.18.44"}
@@ -60,7 +62,7 @@ def test_the_fixtures_that_others_rely_on_are_there() -> None:
     assert {
         *("a10-pair", "a10-pair-nouveau", "a10-pair-vgpu", "rtx-workstation", "no-iommu"),
         *("minimal-no-uevent", "vmd-domain", "mtty", "h200-microvm", "hgx-h100"),
-        "consumer-board",
+        *("consumer-board", "t4-v100-vgpu", "l40s-vgpu", "gh200"),
     } <= HOSTS.keys()
     assert fixtures.names()["no-iommu"] == HOSTS["no-iommu"].title
 
@@ -91,7 +93,7 @@ def test_a_file_that_is_no_recording_is_named(tmp_path: Path) -> None:
 def test_the_header_says_where_it_comes_from(host: Recording) -> None:
     assert host.title
     name = next(name for name, each in HOSTS.items() if each is host)
-    assert host.kernel in (ELSEWHERE.get(name, KERNEL), None)
+    assert host.kernel in (ELSEWHERE.get(name, KERNEL), ARM_KERNEL, None)
     if name in RECORDED:
         assert host.source.startswith(f"recorded from Linux {KERNEL} in a virtual machine of QEMU ")
         again = f"To record it again: python -m tests.kernel.lab fixtures {name}"
@@ -307,6 +309,60 @@ def test_the_a10_types_are_those_of_nvidias_table() -> None:
     assert len(offering) == 64
     assert all(f.driver == "nvidia" and f.physfn is not None for f in offering)
     assert len({f.iommu_group for f in offering}) == 64
+
+
+def test_before_ampere_the_cards_themselves_are_the_parents() -> None:
+    host = HOSTS["t4-v100-vgpu"]
+    tables = {table.name: table for table in host.mdev_tables}
+    for address, ids, brand, numbers in (
+        ("0000:3b:00.0", "1eb8 12a2", "T4", {"16Q": 234, "1B4": 252, "4C": 319}),
+        ("0000:af:00.0", "1db4 1214", "V100", {"16Q": 109, "1B4": 247, "4C": 299}),
+    ):
+        card = function_at(host, address)
+        names = ("device", "subsystem_device")
+        assert [text(card, n) for n in names] == [f"0x{each}" for each in ids.split()]
+        assert (card.driver, card.physfn) == ("nvidia", None)
+        table = tables[card.mdev_table or ""]
+        found = {t.name: t for t in table.types}
+        assert len(found) == 17
+        for name, number in numbers.items():
+            assert found[f"GRID {brand}-{name}"].type_id == f"nvidia-{number}"
+        for each in table.types:
+            described = VgpuDescription.parse(each.description or "")
+            size = VgpuTypeName.parse((each.name or "").removesuffix("4")).memory_gb
+            assert described.framebuffer_mib == size * 1024
+            assert described.max_instance == each.max_instances == 16 // size
+        assert (table.scope, table.homogeneous, table.per_parent) == ("parent", True, None)
+
+
+def test_the_functions_of_the_l40s_take_types_and_are_no_parents() -> None:
+    host = HOSTS["l40s-vgpu"]
+    assert host.mdev_tables == ()
+    card = function_at(host, "0000:c1:00.0")
+    assert not any(name.startswith("nvidia/") for name in card.attributes)
+    functions = [f for f in host.functions if f.physfn == card.address]
+    assert len(functions) == 32
+    for function in functions:
+        assert function.driver == "nvidia"
+        assert text(function, "nvidia/current_vgpu_type") == "0"
+        header, *lines = text(function, "nvidia/creatable_vgpu_types").split("\n")
+        assert header == "ID    : vGPU Name"
+        types = {name: int(number) for number, name in (line.split(" : ") for line in lines)}
+        assert types["NVIDIA L40S-2Q"] == 1148
+        assert all(VgpuTypeName.parse(name).gpu == "L40S" for name in types)
+        assert all(line == f"{types[line[8:]]:<5} : {line[8:]}" for line in lines)
+
+
+def test_grace_hoppers_have_a_domain_a_node_and_a_vfio_driver_of_their_own() -> None:
+    host = HOSTS["gh200"]
+    cards = [f for f in host.functions if text(f, "device") == "0x2342"]
+    assert [f.address.domain for f in cards] == [0x9, 0x19, 0x29, 0x39]
+    assert [text(f, "numa_node") for f in cards] == ["0", "1", "2", "3"]
+    assert [f.driver for f in cards] == [None] * 4
+    aliases = "".join(f"alias {a} {m.name}\n" for m in host.modules for a in m.aliases)
+    index = ModuleIndex.from_texts(aliases, [])
+    for card in cards:
+        assert index.best_vfio_module(text(card, "modalias")) == "nvgrace_gpu_vfio_pci"
 
 
 def test_the_workstations_card_has_four_functions_on_four_drivers_in_one_group() -> None:

@@ -55,6 +55,7 @@ class Options(argparse.Namespace):
     driver: str | None = None
     group: str | None = None
     columns: str | None = None
+    lspci: bool = False
 
     ids: Sequence[str] = ()
     why: bool = False

@@ -217,6 +217,7 @@ def _list(parser: Parser) -> None:
     add("--driver", metavar="D", help="only what this driver has; none: what has no driver")
     add("--group", metavar="N", help="only this IOMMU group; none: what is in no group")
     add("-o", "--columns", metavar="COLS", help="columns, by commas; +COLS: besides the usual ones")
+    add("--lspci", action="store_true", help="print what lspci -nnk prints")
 
 
 def _tree(parser: Parser) -> None:
@@ -407,6 +408,10 @@ def _check_words(options: Options, command: str) -> None:
         raise _missing(prog, "-t TYPE")
     if command == "restore" and bool(options.devices) == options.all:
         raise _missing(prog, "either DEV or --all")
+    if options.lspci and (options.json or options.columns is not None):
+        other = "--json" if options.json else "--columns"
+        hint = f"It is the text of lspci; {other} has another form."
+        raise ParseError("--lspci", f"given without {other}", hint=hint)
     if command == "sim":
         _check_sim_words(options, prog)
 

@@ -29,7 +29,9 @@ def list_devices(session: Session) -> None:
     options = session.options
     columns = _columns(options.columns, names=not options.no_names)
     tests = _tests(options)
-    snapshot = session.host.with_releasing(session.scan())
+    snapshot = session.scan()
+    if not options.lspci:
+        snapshot = session.host.with_releasing(snapshot)
     devices: Iterable[PciDevice] = snapshot.devices
     if options.devices:
         devices = session.host.select(options.devices, snapshot)
@@ -44,6 +46,11 @@ def list_devices(session: Session) -> None:
         return
     if not devices:
         _nothing(session, "There is no PCI function here." if not tests else "No device fits.")
+        return
+    if options.lspci:
+        named = not options.no_names
+        session.document, problems = session.host.lspci(devices, snapshot=snapshot, names=named)
+        session.problems.update(dict.fromkeys(problems))
         return
     names = session.names if listing.NAME_COLUMNS.intersection(columns) else None
     paint = session.output.paint_for(sys.stdout)

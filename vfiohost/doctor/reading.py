@@ -21,6 +21,8 @@ from vfiohost.doctor.facts import HostFacts, Own, addresses_in
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, Process
 from vfiohost.model import Unavailable
+from vfiohost.nvidia import DRIVER as NVIDIA
+from vfiohost.nvidia import is_gpu
 from vfiohost.scan import read_modules, with_details
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def read_facts(
     facts = HostFacts(with_details(sysfs, snapshot, subjects, timeout=timeout), subjects)
     for device in facts.devices:
         _read_device(sysfs, device, files, names)
+    _list_vgpus(sysfs, snapshot, names)
     _read_ports(sysfs, facts, files, is_live=is_live, timeout=timeout)
     return HostFacts(
         snapshot=facts.snapshot,
@@ -175,6 +178,14 @@ def _read_device(sysfs: Sysfs, device: PciDevice, files: Files, names: Names) ->
         path = f"{device.path}/{name}"
         _read_file(sysfs, path, sources.Source(path), files)
     _list(sysfs, device.path, names)
+
+
+def _list_vgpus(sysfs: Sysfs, snapshot: Snapshot, names: Names) -> None:
+    """List the virtual functions of NVIDIA's cards: those that can be vGPUs have a directory."""
+    cards = (d for d in snapshot.devices if is_gpu(d) and d.driver == NVIDIA)
+    for card in cards:
+        for function in snapshot.virtual_functions.get(card.address, ()):
+            _list(sysfs, function.path, names)
 
 
 def _unavailable(error: KernelError) -> Unavailable:

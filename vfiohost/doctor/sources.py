@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from vfiohost.modalias import MODPROBE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -23,7 +25,6 @@ DRIVERCTL: Final = "etc/driverctl.d"
 MDEVCTL: Final = "etc/mdevctl.d"
 LIBVIRT_HOOKS: Final = "etc/libvirt/hooks"
 UDEV_RULES: Final = "etc/udev/rules.d"
-MODPROBE: Final = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "lib/modprobe.d")
 HUGEPAGES: Final = "sys/kernel/mm/hugepages"
 
 IOMMU_TABLES: Final = {"DMAR": "Intel VT-d", "IVRS": "AMD-Vi", "IORT": "Arm SMMU", "VIOT": "virtio"}

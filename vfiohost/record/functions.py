@@ -63,6 +63,10 @@ _PLAIN = (
 )
 # Those that take it, on some kernels.
 _LOCKED = ("driver_override", "sriov_numvfs", "sriov_vf_total_msix", "uevent")
+# Those that NVIDIA's vGPU host driver answers, of a virtual function that can be a vGPU.
+_VGPU = ("nvidia/creatable_vgpu_types", "nvidia/current_vgpu_type")
+# What a helper process reads: it may not come back.
+_SLOW = (*_LOCKED, *_VGPU)
 _GROUP_FILES = ("name", "reserved_regions", "type")
 _CMDLINE = "proc/cmdline"
 _FILES = (
@@ -236,8 +240,8 @@ class _Capture:
         paths = [
             f"{path}/{name}"
             for address, path in self.paths.items()
-            for name in _LOCKED
-            if name in self.names[address]
+            for name in _SLOW
+            if name.partition("/")[0] in self.names[address]
         ]
         answers = native.read_bounded(self.sysfs.fd, paths, timeout=timeout)
         return dict(zip(paths, answers, strict=True))
@@ -265,7 +269,7 @@ class _Capture:
         tells_reset = "reset" in names and "reset_method" not in names
         write_only = {"reset": tells_reset, "reset_subordinate": "reset_subordinate" in names}
         found |= self._attributes(path, [name for name, tells in write_only.items() if tells])
-        for name in _LOCKED:
+        for name in _SLOW:
             full = f"{path}/{name}"
             if full not in self.locked:
                 continue

@@ -2,7 +2,7 @@
 
 Sources: ``drivers/pci/pci-sysfs.c``, ``drivers/pci/iov.c``, ``drivers/base/core.c``,
 ``drivers/base/bus.c``, ``drivers/base/power/sysfs.c``, ``drivers/iommu/iommu.c``,
-``drivers/vfio/mdev/mdev_sysfs.c`` (Linux 6.12).
+``drivers/vfio/mdev/mdev_sysfs.c`` (Linux 6.12); ``nvidia/`` is from NVIDIA's vGPU documentation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _READ_WRITE = frozenset(
         "link/l1_aspm",
         "msi_bus",
         "numa_node",
+        "nvidia/current_vgpu_type",
         "power/autosuspend_delay_ms",
         "power/control",
         "power/wakeup",

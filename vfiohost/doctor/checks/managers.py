@@ -15,11 +15,11 @@ from vfiohost.doctor.sources import (
     LIBVIRT_HOOKS,
     MANAGERS,
     MDEVCTL,
-    MODPROBE,
     PEACEFUL,
     UDEV_RULES,
 )
 from vfiohost.errors import ParseError
+from vfiohost.modalias import MODPROBE
 from vfiohost.model import PciAddress
 
 if TYPE_CHECKING:
