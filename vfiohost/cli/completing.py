@@ -43,8 +43,8 @@ VERBS: Mapping[str, Callable[[Session], None]] = {"completion": completion}
 """The verbs of this module."""
 
 
-def complete(words: Sequence[str]) -> list[str]:
-    """The lines that answer a shell: a candidate and what it is, with a tabulator between them.
+def complete(words: Sequence[str]) -> str:
+    """What answers a shell: on each line a candidate and what it is, a tabulator between them.
 
     Args:
         words: the command line behind the command, the last word as far as it is typed.
@@ -57,10 +57,11 @@ def complete(words: Sequence[str]) -> list[str]:
         line = _Line.read(words)
         found = list(line.candidates())
     except (VfioHostError, OSError):
-        return []
+        return ""
     typed = line.current
     told = (c for c in found if c in (FILES, DIRECTORIES) or c[0].startswith(typed))
-    return [f"{printable(word)}\t{printable(what)}" for word, what in dict.fromkeys(told)]
+    lines = ("\t".join(printable(text) for text in c if text) for c in dict.fromkeys(told))
+    return "".join(f"{line}\n" for line in lines)
 
 
 @attrs.frozen
@@ -114,8 +115,9 @@ class _Line:
                 _option(parser, current.partition("=")[0]),
             )
         if option is not None and option.dest in _BY_COMMAS:
-            kept = current.removeprefix(prefix).rpartition(",")
-            prefix += "".join(kept[:2])
+            kept, comma, _ = current.removeprefix(prefix).rpartition(",")
+            plus = "+" if not kept and current.startswith("+") else ""  # of `list -o +COLS`
+            prefix += kept + comma + plus
         return cls(parser, tuple(verbs), values, tuple(positionals), option, current, prefix)
 
     def candidates(self) -> Iterator[Candidate]:
@@ -130,9 +132,9 @@ class _Line:
                 shown = [n for n in action.option_strings if n.startswith("--")]
                 if shown and action.help != argparse.SUPPRESS:
                     yield shown[-1], action.help or ""
-        elif verbs := _verbs(self.parser):
-            helps = _verb_helps(self.parser)
-            yield from ((name, helps[name]) for name in verbs if name in helps)
+        elif _verbs(self.parser):
+            helps = {} if self.positionals else _verb_helps(self.parser)
+            yield from helps.items()
         else:
             positional = [a for a in self.parser._actions if not a.option_strings]  # noqa: SLF001
             for action in positional[:1]:
@@ -201,6 +203,8 @@ class _Values:
             driver = device.driver if isinstance(device.driver, str) else "no driver"
             name = names.full(device.vendor_id, device.device_id) if names else device.ids
             yield str(device.address), f"{name} ({driver})"
+            if self._line.current and device.address.domain == 0:
+                yield str(device.address)[5:], f"{name} ({driver})"
         ids = {device.ids: device for device in self._snapshot.devices}
         for each, device in ids.items():
             yield each, names.full(device.vendor_id, device.device_id) if names else "all of these"

@@ -33,7 +33,7 @@ def _run(words: Sequence[str], session: Session) -> int:
     if words[:1] == ["__complete"]:  # a shell asks: see vfiohost.cli.shells
         from vfiohost.cli.completing import complete
 
-        session.output.lines(complete(words[1:]))
+        session.output.document(complete(words[1:]))
         return 0
     try:
         parse(words, options)

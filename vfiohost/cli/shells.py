@@ -14,13 +14,16 @@ _vfiohost() {
     COMPREPLY=()
     while IFS=$'\t' read -r candidate _; do
         case $candidate in
-            :files) compopt -o filenames; mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$current") ;;
-            :directories) compopt -o filenames; mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -d -- "$current") ;;
+            :files) _vfiohost_paths -f "$current" ;;
+            :directories) _vfiohost_paths -d "$current" ;;
             *) COMPREPLY+=("${candidate#"${current%"${current##*:}"}"}") ;;
         esac
     done < <("${words[0]}" __complete "${words[@]:1}" 2>/dev/null)
-    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
     return 0
+}
+_vfiohost_paths() {
+    compopt -o filenames 2>/dev/null
+    mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen "$1" -- "$2")
 }
 complete -F _vfiohost vfiohost
 """
@@ -28,14 +31,17 @@ complete -F _vfiohost vfiohost
 ZSH: Final = r"""#compdef vfiohost
 # zsh completion for vfiohost: eval "$(vfiohost completion zsh)", or a file _vfiohost in $fpath
 _vfiohost() {
-    local line
+    local line word
     local -a found
     for line in "${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
         case $line in
             '') ;;
             :files) _files ;;
             :directories) _files -/ ;;
-            *) found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
+            *)
+                word=${line%%$'\t'*}
+                found+=("${word//:/\\:}:${line#*$'\t'}")
+                ;;
         esac
     done
     (( ${#found} )) && _describe -V vfiohost found
