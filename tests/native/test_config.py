@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -285,7 +284,7 @@ def test_anything_is_taken_apart(config: bytes) -> None:
     found = decode(config)
     offsets = [c.offset for c in found.capabilities]
     assert len(offsets) == len(set(offsets)) <= 48 + 960
-    assert all(o % 4 == 0 and 0x40 <= o and o + 2 <= min(len(config), 4096) for o in offsets)
+    assert all(o % 4 == 0 and 0x40 <= o <= min(len(config), 4096) - 2 for o in offsets)
     assert decode(config) == found
     for capability in found.capabilities:
         at = capability.offset
@@ -294,8 +293,6 @@ def test_anything_is_taken_apart(config: bytes) -> None:
             assert capability == Capability(header & 0xFFFF, at, header >> 16 & 0xF)
         else:
             assert capability == Capability(config[at], at)
-    # Nothing behind what was read has a say.
-    assert decode(config[:4096]) == decode(config[:4096] + b"") or len(config) > 4096
 
 
 @given(ANYTHING, st.integers(0, 4096))
@@ -337,11 +334,11 @@ def check_against_lspci(config: bytes, said: str) -> int:
     listed = [(c.offset, c.version) for c in found.capabilities]
     pairs.append((listed, [(int(o, 16), int(v or 0)) for o, v in heads]))
     if found.power is not None:
-        compare(r"Flags: PMEClk.* D1(.) D2(.)", *map(_sign, ("D1" in found.power.states,
-                                                            "D2" in found.power.states)))  # fmt: skip
-        compare(r"PME\((.*)\)", ",".join(
-            f"{s}{_sign(s in found.power.pme)}" for s in ("D0", "D1", "D2", "D3hot", "D3cold")
-        ))  # fmt: skip
+        states = found.power.states
+        compare(r"Flags: PMEClk.* D1(.) D2(.)", _sign("D1" in states), _sign("D2" in states))
+        names = ("D0", "D1", "D2", "D3hot", "D3cold")
+        wakes = ",".join(f"{name}{_sign(name in found.power.pme)}" for name in names)
+        compare(r"PME\((.*)\)", wakes)
         compare(
             r"Status: (D\d) NoSoftRst(.) PME-Enable(.)",
             found.power.state.removesuffix("hot"),
