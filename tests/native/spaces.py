@@ -70,7 +70,7 @@ def express(kind: int, *, version: int = 2, rng: random.Random | None = None) ->
 
 
 def random_space(rng: random.Random) -> bytes:
-    """A sound space with any of the capabilities that are decoded, their registers left to chance."""
+    """A sound space with any of the capabilities that are decoded, and chance in registers."""
     kind = rng.choice((0, 1, 4, 5, 6, 7, 8, 9, 10))
     standard = [express(kind, version=rng.choice((1, 2)), rng=rng)]
     for number, size in ((0x01, 6), (0x05, 22), (0x11, 10), (0x09, 14), (0x03, 6), (0x13, 4)):

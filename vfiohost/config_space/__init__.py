@@ -7,6 +7,7 @@ walk of the C core; ``reading`` gets the bytes, where that wakes nothing.
 from __future__ import annotations
 
 from vfiohost.config_space.decoding import decode
+from vfiohost.config_space.reading import find_sleepers, read_spaces
 from vfiohost.config_space.values import Capability, ConfigSpace, Link
 
-__all__ = ["Capability", "ConfigSpace", "Link", "decode"]
+__all__ = ["Capability", "ConfigSpace", "Link", "decode", "find_sleepers", "read_spaces"]

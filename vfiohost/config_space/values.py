@@ -52,6 +52,9 @@ ACS_CONTROLS: Final = (
 )
 """What Access Control Services can do, from bit 0 of the two registers on."""
 
+_CAP_VPD: Final = 0x03
+_EXT_CAP_DSN: Final = 0x03
+
 _STATES: Final = ("D0", "D1", "D2", "D3hot", "D3cold")
 
 _STANDARD: Mapping[int, str] = {
@@ -149,6 +152,16 @@ class Capability:
     def is_extended(self) -> bool:
         """It lies behind the first 256 bytes."""
         return self.offset >= EXTENDED
+
+    @property
+    def is_vpd(self) -> bool:
+        """Vital product data."""
+        return self.id == _CAP_VPD and not self.is_extended
+
+    @property
+    def is_serial(self) -> bool:
+        """The device's serial number."""
+        return self.id == _EXT_CAP_DSN and self.is_extended
 
     @property
     def name(self) -> str:
@@ -334,16 +347,12 @@ class ConfigSpace:
     @property
     def has_vpd(self) -> bool:
         """There are vital product data; to read them takes writes to the device."""
-        return any(c.id == CAP_VPD and not c.is_extended for c in self.capabilities)
+        return any(capability.is_vpd for capability in self.capabilities)
 
     @property
     def has_flr(self) -> bool:
         """It can be reset by a Function Level Reset."""
         return bool(self.af_flr) or (self.express is not None and self.express.flr)
-
-
-CAP_VPD: Final = 0x03
-EXT_CAP_DSN: Final = 0x03
 
 
 def power_states(mask: int) -> tuple[str, ...]:
