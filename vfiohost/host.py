@@ -279,7 +279,10 @@ class Host:
 
         snapshot = self.scan() if snapshot is None else snapshot
         found = self.select(devices, snapshot)
-        modules = self._modules(snapshot)
+        try:
+            modules = self._modules(snapshot)
+        except KernelError:
+            modules = None  # as where there is no list of them: the rest is still worth knowing
         return inspect(self.sysfs, snapshot, found, modules, wake=wake, timeout=timeout)
 
     def record(

@@ -56,6 +56,7 @@ _MODULES = {
     "mdev list": "reading",
     "mdev create": "mediated",
     "mdev remove": "mediated",
+    "show": "showing",
     "holders": "holding",
     "probe": "using",
     "reset": "using",
