@@ -41,10 +41,8 @@ def inspection_lines(
     width = max(len(key) for key, _ in rows)
     head = paint(str(inspection.device.address), "head")
     title = printable(_name(inspection.device, names))
-    shown = (
-        f"  {paint(key.ljust(width), 'dim')}  {printable(text)}".rstrip() for key, text in rows
-    )
-    return [f"{head}  {title}", *shown]
+    facts = ((paint(key.ljust(width), "dim"), printable(text)) for key, text in rows)
+    return [f"{head}  {title}", *(f"  {key}  {text}".rstrip() for key, text in facts)]
 
 
 # ---- what it is --------------------------------------------------------------------------------
@@ -96,7 +94,7 @@ def _binding(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
     if inspection.modules is None:
         yield "modules", "unknown: there is no list of this kernel's modules"
     else:
-        yield "modules", " ".join(inspection.modules) or "none is for it"
+        yield "modules", " ".join(inspection.modules) or "none that modules.alias knows"
     yield "VFIO driver", inspection.vfio_driver
     if inspection.nodes:
         yield "VFIO nodes", " ".join(f"/{node}" for node in inspection.nodes)
@@ -114,9 +112,12 @@ def _group(inspection: Inspection, names: PciNames | None) -> Iterator[Row]:
         yield "IOMMU group", _text(inspection.device.iommu_group, "none")
         return
     kind = f" ({inspection.group_type})" if isinstance(inspection.group_type, str) else ""
-    viable = "viable" if group.is_viable else "not viable now"
-    yield "IOMMU group", f"{group.number}{kind}, {viable}" + ", alone" * (len(group.members) == 1)
     blockers = {member.address for member in group.blockers}
+    viable = "not viable" if blockers else "viable"
+    if blockers == {inspection.device.address}:
+        viable = f"viable once {inspection.device.driver} lets go of it"
+    alone = "alone, " * (len(group.members) == 1)
+    yield "IOMMU group", f"{group.number}{kind}, {alone}{viable}"
     others = [m for m in group.members if m.address != inspection.device.address]
     for member in islice(others, _LISTED):
         blocks = " (blocks)" if member.address in blockers else ""
@@ -168,7 +169,7 @@ def _power(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
     elif reset.has_reset:
         yield "reset", "yes; this kernel does not say by which method"
     elif not isinstance(reset.methods, Unavailable):
-        yield "reset", "no method is known"
+        yield "reset", "none"
     if inspection.link is not None:
         yield "link", _link(inspection.link)
 
