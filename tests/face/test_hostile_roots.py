@@ -37,6 +37,7 @@ SECONDS = 60
 ARGUMENTS = {
     "list": "-o +override,boot-vga",
     "groups": "--why",
+    "show": f"{GPU} --wake",
     "bind": f"{GPU} --driver none",
     "unbind": GPU,
     "restore": GPU,
