@@ -97,7 +97,7 @@ PHYSICAL = space(
     [
         Cap(0x01, words(0xC803, 0x0008)),
         Cap(0x05, words(0x0188) + bytes(20)),
-        Cap(0x10, words(0x0002) + bytes.fromhex("01800010 50280000 04494500 00000211") + bytes(40)),
+        Cap(0x10, words(0x0002) + bytes.fromhex("01800010 30280000 04494500 00000211") + bytes(40)),
         Cap(0x11, words(0x8005) + bytes(8)),
         Cap(0x03, bytes(6)),
         Cap(0x7F, b"\x04\x00"),

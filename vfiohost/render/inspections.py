@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import ENOENT
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def _identity(inspection: Inspection, names: PciNames | None) -> Iterator[Row]:
     if vendor and card is not None:
         ids = f"{vendor:04x}:{card:04x}"
         given = (device.vendor_id, device.device_id, vendor, card)
-        yield "card", f"{names.subsystem(*given)} [{ids}]" if names else ids
+        yield "card", _named(names.subsystem(*given) if names else "", ids)
 
 
 def _place(inspection: Inspection, names: PciNames | None) -> Iterator[Row]:
@@ -77,9 +78,12 @@ def _listed(key: str, devices: tuple[PciDevice, ...], names: PciNames | None) ->
 
 
 def _name(device: PciDevice, names: PciNames | None) -> str:
-    if names is None:
-        return f"[{device.ids}]"
-    return f"{names.full(device.vendor_id, device.device_id)} [{device.ids}]"
+    return _named(names.full(device.vendor_id, device.device_id) if names else "", device.ids)
+
+
+def _named(name: str, ids: str) -> str:
+    """A name with its ids, where it does not consist of them."""
+    return name if ids in name else f"{name} [{ids}]".lstrip()
 
 
 # ---- who has it --------------------------------------------------------------------------------
@@ -87,19 +91,27 @@ def _name(device: PciDevice, names: PciNames | None) -> str:
 
 def _binding(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
     device, details = inspection.device, inspection.details
-    driver = "on its way out" if inspection.snapshot.is_releasing(device) else _driver(device)
+    driver = _text(device.driver)
+    if inspection.snapshot.is_releasing(device):
+        driver = "on its way out"
     yield "driver", driver + (f" (module {inspection.module})" if inspection.module else "")
-    override = "unknown" if details is None else _text(details.driver_override, "not set")
-    yield "driver_override", override
+    yield "driver_override", _override(None if details is None else details.driver_override)
     if inspection.modules is None:
         yield "modules", "unknown: there is no list of this kernel's modules"
     else:
         yield "modules", " ".join(inspection.modules) or "none that modules.alias knows"
-    yield "VFIO driver", inspection.vfio_driver
+    if not device.is_bridge:
+        yield "VFIO driver", inspection.vfio_driver
     if inspection.nodes:
         yield "VFIO nodes", " ".join(f"/{node}" for node in inspection.nodes)
     if details is not None and details.boot_vga is True:
         yield "console", "the firmware's is on it"
+
+
+def _override(override: str | None | Unavailable) -> str:
+    if isinstance(override, Unavailable) and override.errno == ENOENT:
+        return "cannot be set: there is no such file"
+    return _text(override, "not set")
 
 
 def _driver(device: PciDevice) -> str:
@@ -158,7 +170,8 @@ def _virtual(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
 
 def _power(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
     power = inspection.power
-    said = [text for text in (power.state, power.runtime_status) if isinstance(text, str)]
+    known = (power.state if power.state != "unknown" else None, power.runtime_status)
+    said = [text for text in known if isinstance(text, str)]
     said += ["kept awake"] * (power.control == "on") + ["may sleep"] * (power.control == "auto")
     said += ["never without power (d3cold_allowed 0)"] * (power.d3cold_allowed is False)
     if said:
@@ -187,13 +200,16 @@ def _regions(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
         yield "BARs", _text(inspection.regions)
         return
     for region in inspection.regions:
-        yield region.name, _region(region)
+        yield region.name, _region(region, inspection.device.total_vfs)
 
 
-def _region(region: Region) -> str:
+def _region(region: Region, total_vfs: object) -> str:
+    size = size_text(region.size)
+    if region.name.startswith("VF ") and isinstance(total_vfs, int) and total_vfs:
+        size += f" ({size_text(region.size // total_vfs)} each)"
     where = f"{region.start:#x}" if region.is_assigned else "no address"
     kinds = [region.kind, *["64-bit"] * region.is_64bit, *["prefetchable"] * region.is_prefetchable]
-    return f"{where}, {size_text(region.size)}, {', '.join(kinds)}"
+    return f"{where}, {size}, {', '.join(kinds)}"
 
 
 def _capabilities(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
@@ -223,7 +239,7 @@ def _why_none(inspection: Inspection) -> str:
     if isinstance(inspection.space, Unavailable):
         return _text(inspection.space)
     if inspection.sleeper is None:
-        return "unknown: there is no config of it here (vfiohost record --with-config keeps it)"
+        return "not recorded (record --with-config does that)"
     who = inspection.sleeper
     sleeps = "it sleeps" if who == inspection.device.address else f"{who} in front of it sleeps"
     return f"not read: {sleeps}, and would be woken (--wake does that)"
