@@ -301,6 +301,18 @@ def test_nonsense_is_said_to_be_unknown(text: str, run: Runner, spoilt: Maker) -
     assert one(run, root)["power"]["d3cold_allowed"] == {"unavailable": "malformed", "errno": 0}
 
 
+def test_a_physical_function_of_which_sysfs_tells_little(run: Runner, spoilt: Maker) -> None:
+    root = spoilt("a10-pair")
+    folder = (root / "sys/bus/pci/devices" / GPU).resolve()
+    for name in ("offset", "stride", "vf_device"):
+        (folder / f"sriov_{name}").unlink()
+    (folder / "sriov_drivers_autoprobe").write_text("0\n")
+    assert "0 of 32\n" in run("show", GPU, root=root).out
+    assert "no driver takes new ones by itself" in run("show", GPU, root=root).out
+    nothing = {"offset": None, "stride": None, "vf_device_id": None, "autoprobe": False}
+    assert one(run, root)["sriov"] == nothing
+
+
 def test_modules_that_cannot_be_read_hide_nothing_else(run: Runner, spoilt: Maker) -> None:
     root = spoilt("a10-pair")
     (aliases,) = (root / "lib/modules").glob("*/modules.alias")

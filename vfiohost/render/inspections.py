@@ -157,9 +157,15 @@ def _virtual(inspection: Inspection, _names: PciNames | None) -> Iterator[Row]:
     if found:
         said += f": {found[0].address}" + f" to {found[-1].address}" * (len(found) > 1)
     yield "virtual functions", said
-    numbers = [f"device {sriov.vf_device_id:04x}"] * isinstance(sriov.vf_device_id, int)
-    numbers += [f"offset {sriov.offset}"] * isinstance(sriov.offset, int)
-    numbers += [f"stride {sriov.stride}"] * isinstance(sriov.stride, int)
+    numbers = [
+        f"{name} {value:{form}}"
+        for name, value, form in (
+            ("device", sriov.vf_device_id, "04x"),
+            ("offset", sriov.offset, "d"),
+            ("stride", sriov.stride, "d"),
+        )
+        if isinstance(value, int)
+    ]
     numbers += ["no driver takes new ones by itself"] * (sriov.autoprobe is False)
     if numbers:
         yield "", ", ".join(numbers)
