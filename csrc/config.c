@@ -16,7 +16,7 @@
 
 #define STANDARD_START 0x40
 #define STANDARD_END 0x100
-#define ABSENT -1
+#define ABSENT (-1)
 
 /* pci_af_flr() in drivers/pci/pci.c wants both. */
 #define AF_FLR (PCI_AF_CAP_TP | PCI_AF_CAP_FLR)
