@@ -186,7 +186,7 @@ STATES = [
     (("unsupported", "D0"), ("unsupported", "D0"), None),
     (("active", "D0"), ("suspended", "D3cold"), GPU),
     (("active", "D0"), ("suspending", "D0"), GPU),
-    (("active", "D0"), ("suspended", "unknown"), GPU),
+    (("active", "D0"), ("suspended", "unknown"), None),
     (("active", "D0"), ("error", "D0"), GPU),
     (("active", "D0"), (None, "D0"), GPU),
     (("suspended", "D3hot"), ("suspended", "D3hot"), PORT),

@@ -42,7 +42,7 @@ def test_every_function_is_what_lspci_shows(lab: Machine) -> None:
         block = blocks.pop(found["device"]["address"])
         heads = re.findall(r"Capabilities: \[([0-9a-f]+)(?: v(\d+))?\]", block)
         config = found["config"]
-        assert config is not None, found
+        assert config is not None, (found["device"]["address"], found["sleeper"], found["power"])
         assert [(c["offset"], c["version"]) for c in config["capabilities"]] == [
             (int(offset, 16), int(version or 0)) for offset, version in heads
         ]

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 # What runtime_status_show() in drivers/base/power/sysfs.c says of those whom no read resumes: they
 # are awake, or runtime power management is off for them.
 _AWAKE: Final = ("active", "resuming", "unsupported")
-# The registers of one that is suspended to one of these can be read while it sleeps on.
-_READABLE: Final = ("D0", "D1", "D2", "D3hot")
+# One that is suspended to one of these sleeps on while its registers are read: the kernel resumes
+# those in D3cold. "unknown" is what a function has that no driver ever used.
+_READABLE: Final = ("D0", "D1", "D2", "D3hot", "unknown")
 
 
 def find_sleepers(
