@@ -16,8 +16,6 @@ import attrs
 from vfiohost.config_space import ConfigSpace, Link, find_sleepers, read_spaces
 from vfiohost.errors import KernelError
 from vfiohost.inspection.types import (
-    BARS,
-    WINDOWS,
     Inspection,
     Power,
     Region,
@@ -62,6 +60,8 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,9}")
 _VIRTFN: Final = re.compile(r"virtfn([0-9]{1,5})")
 _SPEED: Final = re.compile(r"([0-9.]{1,6} GT/s)(?: PCIe)?")
 _MOST_REGIONS: Final = 64
+_BARS: Final = 6  # of a function, at most; then comes the ROM in ``resource``
+_WINDOWS: Final = 4  # lines that a bridge has for what lies behind it, at the end
 _MALFORMED: Final = Unavailable(0, "malformed")
 
 
@@ -213,12 +213,13 @@ def _region_name(index: int, count: int) -> str:
     Bridges have lines for their windows, after those of virtual functions where the kernel was
     built with SR-IOV.
     """
-    if index < BARS:
+    if index < _BARS:
         return f"BAR {index}"
-    if index == BARS:
+    if index == _BARS:
         return "ROM"
-    after = count - WINDOWS if count in (BARS + 1 + WINDOWS, 2 * BARS + 1 + WINDOWS) else count
-    return f"window {index - after}" if index >= after else f"VF BAR {index - BARS - 1}"
+    of_bridges = (_BARS + 1 + _WINDOWS, 2 * _BARS + 1 + _WINDOWS)
+    windows = count - _WINDOWS if count in of_bridges else count
+    return f"window {index - windows}" if index >= windows else f"VF BAR {index - _BARS - 1}"
 
 
 def _reserved(text: str) -> tuple[ReservedRegion, ...] | Unavailable:

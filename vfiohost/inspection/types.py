@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -186,10 +186,3 @@ class Inspection:
         driver = self.device.driver
         known = self.snapshot.drivers.get(driver) if isinstance(driver, str) else None
         return None if known is None else known.module
-
-
-BARS: Final = 6
-"""How many BARs a function has at most; then comes the ROM in ``resource``."""
-
-WINDOWS: Final = 4
-"""How many lines of ``resource`` a bridge has for what lies behind it, at the end."""
