@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.recording import Recording
+    from vfiohost.selectors import ByName
     from vfiohost.sysfs import Kernel
     from vfiohost.usage import Usage
 
@@ -196,8 +197,8 @@ class Host:
         """The devices that are meant, each once, in the order of the request.
 
         Args:
-            devices: selectors (``65:00.0``, ``class:gpu``, ``10de:2236``, ``group:12``), addresses,
-                devices.
+            devices: selectors (``65:00.0``, ``class:gpu``, ``10de:2236``, ``group:12``, ``eth0``;
+                all are in :mod:`vfiohost.selectors`), addresses, devices.
             snapshot: where to look; by default a new scan.
 
         Raises:
@@ -208,7 +209,14 @@ class Host:
 
         many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
         texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
-        return select_all(texts, self.scan() if snapshot is None else snapshot)
+        found = self.scan() if snapshot is None else snapshot
+
+        def lookup(by: ByName) -> tuple[PciAddress, ...]:
+            from vfiohost.identities import find_named
+
+            return find_named(self.sysfs, found, by)
+
+        return select_all(texts, found, lookup)
 
     def probe(
         self,
@@ -706,6 +714,7 @@ class Host:
         *,
         allow: Iterable[str] = (),
         keep: str | None = None,
+        dry_run: bool = False,
         timeout: float = STORE_TIMEOUT,
         wait: float = 0.0,
         give_up: GiveUp = never,
@@ -716,6 +725,7 @@ class Host:
         Args:
             allow: words that permit to take a device from those who use it by now.
             keep: the id of a journal that is closed, and what it did stays; the others wait.
+            dry_run: only look, and say what would become of each.
             timeout: seconds that one store may take.
             wait: seconds to wait for another vfiohost to end, 0 for not at all.
             give_up: asked while it is waited for; ``True`` ends the wait.
@@ -739,6 +749,7 @@ class Host:
             journal=self.journal,
             judge=lambda plan: self._undo_of(plan, allow),
             keep=keep,
+            dry_run=dry_run,
             timeout=timeout,
             wait=wait,
             give_up=give_up,

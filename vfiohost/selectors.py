@@ -10,19 +10,29 @@
                            management controller, which ``class:display`` hits as well
 ``10de:2236``              vendor and device
 ``group:8``                the endpoints of an IOMMU group; its bridges go to nobody
+``path:pci0000:64/02.0/00.0``  a place: device and function on the way down from a host bridge.
+                           Bus numbers, which may be others after the next boot, are no part of it
+``eth0``, ``net:lan``      the device of a network interface; ``net:`` where no digit is in the name
+``/dev/nvme0n1``           the device that has a disk, a partition, a screen or a GPU's node
+``slot:3``                 the functions in a slot, as the firmware numbers it
+``serial:S5GXNX0T``        the device with a serial number (of an NVMe disk, or the device's own)
+``GPU-2c7c…``              the GPU with a UUID, as NVIDIA's driver tells it
 =========================  ===============================================================
 
-All but the first two name a *set*. ``:N`` behind a set picks one of it: the N-th in the order of
-addresses, counted from 0 (``class:gpu:0``, ``10de:2236:1``, ``group:8:0``, ``65:00.*:1``).
-A set that hits nothing is an error, so that nothing happens to no device by accident.
+Addresses, globs to ``group``, and places are looked up in a :class:`Snapshot`; what a host calls a
+device (:class:`ByName`) is read when it is asked for. All but the first two and these names stand
+for a *set*. ``:N`` behind a set picks one of it: the N-th in the order of addresses, counted from 0
+(``class:gpu:0``, ``10de:2236:1``, ``group:8:0``, ``65:00.*:1``). What hits nothing is an error, so
+that nothing happens to no device by accident.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import attrs
 
@@ -36,7 +46,9 @@ if TYPE_CHECKING:
 
 FORMS = (
     "a PCI address (0000:65:00.0 or 65:00.0), a glob over addresses (65:00.*), "
-    "a class (class:gpu), vendor:device (10de:2236) or an IOMMU group (group:8)"
+    "a class (class:gpu), vendor:device (10de:2236), an IOMMU group (group:8), a place "
+    "(path:pci0000:64/02.0/00.0), an interface (eth0), a node (/dev/nvme0n1), a slot (slot:3), "
+    "a serial number (serial:S5GXNX0T) or a GPU's UUID (GPU-…)"
 )
 """What a selector can be, for messages."""
 
@@ -70,6 +82,18 @@ _CODE = re.compile(r"(?:0x)?((?:[0-9a-f]{2}){1,3})")
 _GLOB = re.compile(r"(?:[0-9a-f:.*?]|\[!?[0-9a-f-]+\])+")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NTH = re.compile(r"(.+):([0-9]{1,9})")
+_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
+_HOP = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_PLACE = re.compile(r"path:(pci[0-9a-f]{4,8}:[0-9a-f]{2}(?:/[0-9a-z:.]+)+)")
+# IFNAMSIZ; a name without a digit is rather a word that was meant to be something else.
+_INTERFACE = re.compile(r"(?=.{1,15}$)[A-Za-z][\w.-]*[0-9][\w.-]*", re.ASCII)
+_NAMES: dict[NameKind, re.Pattern[str]] = {
+    "interface": re.compile(r"net:([^/\s:]{1,15})"),
+    "node": re.compile(r"(/dev/\S+)"),
+    "slot": re.compile(r"slot:([^/\s]+)"),
+    "serial": re.compile(r"serial:(\S+)"),
+    "gpu": re.compile(r"((?i:gpu)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"),
+}
 # Texts that are no selectors, and what was meant. A full address in other clothes comes first: a
 # path in sysfs, libvirt's pci_0000_65_00_0, lspci's neighbours with other dots and fewer zeros.
 _LOOSE = re.compile(
@@ -177,7 +201,51 @@ class ByGpu:
         return ByClass(CLASSES["gpu"]).hits(device) and not device.is_vf and not is_bmc
 
 
-Criterion = ByAddress | ByGlob | ByClass | ByGpu | ByIds | ByGroup
+@attrs.frozen
+class ByPlace:
+    """One device by its place: the host bridge, and device and function of each hop down."""
+
+    place: str
+
+    def hits(self, device: PciDevice) -> bool:
+        """Say whether the device is meant."""
+        return place_of(device) == self.place
+
+
+NameKind = Literal["interface", "node", "slot", "serial", "gpu"]
+"""What a name is one of: a network interface, a node in ``/dev``, a slot, a serial number, a GPU's
+UUID."""
+
+
+@attrs.frozen
+class ByName:
+    """The devices that a host calls by a name.
+
+    Attributes:
+        kind: what the name is one of.
+        name: the name, as it was given.
+    """
+
+    kind: NameKind
+    name: str
+
+
+Criterion = ByAddress | ByGlob | ByClass | ByGpu | ByIds | ByGroup | ByPlace
+Lookup = Callable[[ByName], Collection[PciAddress]]
+"""Says which devices a host calls by a name; raises :class:`NotFoundError`."""
+
+
+def place_of(device: PciDevice) -> str | None:
+    """The place of a device: ``pci0000:64/02.0/00.0``; ``None`` where its path shows none.
+
+    It stays the same when buses are numbered anew, as long as the device stays where it is. The
+    hops are those of ``sys/devices``; a VMD's or a hypervisor's domain behind a bridge has two.
+    """
+    _, _, below = device.path.partition("sys/devices/")
+    bridge, *hops = below.split("/")
+    if _BRIDGE.fullmatch(bridge) is None or not hops:
+        return None
+    return "/".join([bridge, *(hop[-4:] if _HOP.fullmatch(hop) else hop for hop in hops)])
 
 
 @attrs.frozen
@@ -191,13 +259,13 @@ class Selector:
     """
 
     text: str
-    criterion: Criterion
+    criterion: Criterion | ByName
     nth: int | None = None
 
     @property
     def is_set(self) -> bool:
         """It may hit several devices."""
-        return self.nth is None and not isinstance(self.criterion, ByAddress)
+        return self.nth is None and not isinstance(self.criterion, ByAddress | ByPlace | ByName)
 
     def __str__(self) -> str:
         return self.text
@@ -214,7 +282,7 @@ def parse(text: str, *, where: str | None = None) -> Selector:
         ParseError: the text is no selector; it says what was probably meant.
     """
     lowered = text.lower()
-    criterion = _criterion(lowered)
+    criterion = _criterion(lowered) or _named(text)
     if criterion is not None:
         return Selector(text, criterion)
     counted = _NTH.fullmatch(lowered)
@@ -226,16 +294,34 @@ def parse(text: str, *, where: str | None = None) -> Selector:
         lacks_function = isinstance(criterion, ByGlob) and "." not in criterion.pattern
         if criterion is not None and not lacks_function:
             return Selector(text, criterion, int(counted[2]))
-    raise ParseError(text, FORMS, where=where, hint=_meant(lowered))
+    hint = _meant(lowered)
+    if hint is None and _INTERFACE.fullmatch(text):
+        return Selector(text, ByName("interface", text))
+    raise ParseError(text, FORMS, where=where, hint=hint)
 
 
-def select(selector: Selector, snapshot: Snapshot) -> tuple[PciDevice, ...]:
+def knows_no_names(by: ByName) -> NoReturn:
+    """Look names up where there is no host to ask."""
+    raise NotFoundError(by.kind, by.name, detail="Names take a host to look them up.")
+
+
+def select(
+    selector: Selector, snapshot: Snapshot, lookup: Lookup = knows_no_names
+) -> tuple[PciDevice, ...]:
     """The devices that a selector hits, in order of address; at least one.
+
+    Args:
+        selector: what is meant.
+        snapshot: what there is.
+        lookup: says which devices the host calls by a name.
 
     Raises:
         NotFoundError: it hits nothing; names what is close.
     """
     criterion = selector.criterion
+    if isinstance(criterion, ByName):
+        named = lookup(criterion)
+        return tuple(device for device in snapshot.devices if device.address in named)
     if isinstance(criterion, ByAddress):
         device = snapshot.pci.get(criterion.address)
         if device is None:
@@ -255,7 +341,9 @@ def select(selector: Selector, snapshot: Snapshot) -> tuple[PciDevice, ...]:
     return (found[selector.nth],)
 
 
-def select_all(texts: Iterable[str], snapshot: Snapshot) -> tuple[PciDevice, ...]:
+def select_all(
+    texts: Iterable[str], snapshot: Snapshot, lookup: Lookup = knows_no_names
+) -> tuple[PciDevice, ...]:
     """The devices that several selectors hit, each once, in the order of the request.
 
     Raises:
@@ -263,7 +351,7 @@ def select_all(texts: Iterable[str], snapshot: Snapshot) -> tuple[PciDevice, ...
         NotFoundError: a text hits nothing.
     """
     selectors = [parse(text) for text in texts]
-    hits = (device for s in selectors for device in select(s, snapshot))
+    hits = (device for s in selectors for device in select(s, snapshot, lookup))
     return tuple({device.address: device for device in hits}.values())
 
 
@@ -312,6 +400,16 @@ def _criterion(text: str) -> Criterion | None:
         return ByAddress(PciAddress.parse(text), is_short=text.count(":") == 1)
     except ParseError:
         return None
+
+
+def _named(text: str) -> Criterion | ByName | None:
+    """A place, or a name that says what it is; names tell upper from lower case."""
+    if place := _PLACE.fullmatch(text):
+        return ByPlace(place[1])
+    for kind, pattern in _NAMES.items():
+        if match := pattern.fullmatch(text):
+            return ByName(kind, match[1])
+    return None
 
 
 def _class(key: str) -> Criterion | None:
@@ -366,13 +464,16 @@ def _no_such_set(text: str, criterion: Criterion, snapshot: Snapshot) -> NoRetur
         case ByGroup():
             near, detail = _other_groups(criterion.number, snapshot)
         case ByGpu():
-            others = ("class:accelerator", "class:display")
-            near = tuple(
-                o for o in others if any(parse(o).criterion.hits(d) for d in snapshot.devices)
-            )
+            others = ("accelerator", "display")
+            there = (o for o in others if any(map(ByClass(CLASSES[o]).hits, snapshot.devices)))
+            near = tuple(f"class:{other}" for other in there)
         case ByGlob():
             if _IDS.fullmatch(criterion.pattern.replace("*", "0000")):
                 detail = "A glob is about addresses; vendor and device are named in full."
+        case ByPlace():
+            places = [place for d in snapshot.devices if (place := place_of(d)) is not None]
+            near = tuple(get_close_matches(criterion.place, places, n=_NEAR, cutoff=0.75))
+            near = tuple(f"path:{place}" for place in near)
         case ByAddress() | ByClass():
             pass
     raise NotFoundError("PCI device", text, near=near, detail=detail)

@@ -37,12 +37,20 @@ Filename				Type		Size		Used		Priority
 /dev/nvme0n1p3                          partition	8388604		0		-2
 """
 
+# Of the disk and the interfaces that were recorded.
+_REPLACED = (
+    *("sys/class/block/", "sys/class/net/", "sys/class/nvme/", "sys/class/ptp/", "sys/dev/"),
+    "sys/devices/virtual/nvme-subsystem/",
+)
+
 
 def in_use(host: Recording) -> Recording:
     """The host with its disk mounted, its NIC on the network and a daemon of NVIDIA's on a GPU."""
     paths = {str(f.address): f"sys/devices/{f.path}" for f in host.functions}
     made = [*_disk(paths[NVME]), *_network(paths[NIC]), *_daemon()]
-    return attrs.evolve(host, files=(*host.files, *made))
+    replaced = (*_REPLACED, f"{paths[NVME]}/", f"{paths[NIC]}/")
+    kept = [file for file in host.files if not file.path.startswith(replaced)]
+    return attrs.evolve(host, files=(*kept, *made))
 
 
 def _text(path: str, text: str) -> File:

@@ -124,10 +124,17 @@ def test_what_a_killed_run_left_is_not_taken_from_a_guest(run: Runner, simulated
     journal_id = cut_off(root)
     kernel = testing.SimulatedKernel(root)
     stores = len(kernel.stores)
+    check_golden("recover-dry-run", run("recover", "-n", root=root), root)
     with kernel.open_device("0000:65:00.0", pid=4242):
         check_golden("recover-in-use", run("recover", root=root), root)
         (recovery,) = run("recover", "--json", root=root).value["recoveries"]
         assert recovery["outcome"] == "in-use"
+        (would,) = run("recover", "-n", "--json", root=root).value["recoveries"]
+        assert (would["outcome"], would["refusals"]) == ("in-use", recovery["refusals"])
+        (would,) = run("recover", "-n", "--keep", journal_id, "--json", root=root).value[
+            "recoveries"
+        ]
+        assert (would["outcome"], len(would["commands"])) == ("kept", 3)
         assert [r["kind"] for r in recovery["refusals"]] == ["vfio-user"]
         assert run("bind", "ca:00.0", root=root).code == 1
         assert len(kernel.stores) == stores

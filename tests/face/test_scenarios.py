@@ -315,7 +315,10 @@ def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> N
     assert refused.code == 1
     assert f"`vfiohost --root {root} recover`" in refused.err
     dry = run("recover", "-n", "--exit-code", "--json", root=root)
-    assert (dry.code, len(dry.value["open"])) == (10, 1)
+    assert dry.code == 10
+    (would,) = dry.value["recoveries"]
+    assert (would["outcome"], len(would["commands"])) == ("recovered", 3)
+    assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "vfio-pci"}
     ran = run("recover", "--json", root=root)
     assert [r["outcome"] for r in ran.value["recoveries"]] == ["recovered"]
     assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "nouveau"}

@@ -175,7 +175,7 @@ def test_what_a_kill_leaves_is_recovered(lab: Machine) -> None:
         assert time.monotonic() < deadline
     assert (done["status"], driver(lab, OTHER_A10)) == (1, "nouveau")
     assert "`vfiohost recover`" in done["stderr"]
-    assert len(as_json(lab, "recover", "--dry-run")["open"]) == 1
+    assert len(as_json(lab, "recover", "--dry-run")["recoveries"]) == 1
     vfiohost(lab, "recover")
     assert (driver(lab, A10), override(lab, A10)) == ("nouveau", "(null)")
     vfiohost(lab, "bind", OTHER_A10)

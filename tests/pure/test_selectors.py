@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,11 +10,20 @@ from hypothesis import strategies as st
 from tests.pure.hosts import a10, device, rtx, snapshot
 from tests.pure.test_model import addresses
 from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, VfioHostError
-from vfiohost.selectors import CLASSES, parse, select, select_all, select_one
+from vfiohost.selectors import (
+    CLASSES,
+    ByName,
+    parse,
+    place_of,
+    select,
+    select_all,
+    select_one,
+)
 
 if TYPE_CHECKING:
     from vfiohost.model import PciAddress, PciDevice, Snapshot
 
+UUID = "2c7c1f0e-5a0f-4f5e-9d3c-0123456789ab"
 SERVER = snapshot(
     device("0000:00:01.0", "pcieport", ids="8086:1901", class_code=0x060400, group=8),
     device("0000:0a:00.0", ids="144d:a808", class_code=0x010802, group=8),
@@ -114,7 +124,7 @@ def test_a_bad_text_says_what_was_probably_meant(text: str, hint: str) -> None:
     assert str(caught.value).startswith(f"DEV: {text!r} is not a")
 
 
-@pytest.mark.parametrize("text", ["eth0", "", "[", "65:00.[0", "group:²", "class:gpu:x:1"])
+@pytest.mark.parametrize("text", ["nonsense", "", "[", "65:00.[0", "group:²", "class:gpu:x:1"])
 def test_a_text_without_a_guess_still_says_what_is_expected(text: str) -> None:
     with pytest.raises(ParseError, match=r"class:gpu.*10de:2236.*group:8"):
         parse(text)
@@ -192,6 +202,52 @@ def test_one_device_is_asked_for_and_several_are_ambiguous() -> None:
     assert caught.value.matches == ("0000:65:00.0", "0000:b4:00.0")
 
 
+def at(place: str, address: str) -> PciDevice:
+    return attrs.evolve(device(address), path=f"sys/devices/{place}/{address}")
+
+
+def test_a_place_stays_when_buses_are_numbered_anew() -> None:
+    place = "path:pci0000:64/02.0/00.0"
+    before = snapshot(at("pci0000:64/0000:64:02.0", "0000:65:00.0"))
+    after = snapshot(
+        at("pci0000:64/0000:64:02.0", "0000:67:00.0"), at("pci0000:00", "0000:65:00.0")
+    )
+    assert hits(place, before) == ["0000:65:00.0"]
+    assert hits(place, after) == ["0000:67:00.0"]
+    assert place_of(after.devices[1]) == place.removeprefix("path:")
+    odd = snapshot(at("pci0000:00/0000:00:0e.0/pci10000:e0", "10000:e1:00.0"))
+    assert hits("path:pci0000:00/0e.0/pci10000:e0/00.0", odd) == ["10000:e1:00.0"]
+    with pytest.raises(NotFoundError, match=r"Did you mean path:pci0000:64/02\.0/00\.0\?"):
+        hits("path:pci0000:64/02.0/00.1", before)
+    assert place_of(attrs.evolve(device("0000:65:00.0"), path="elsewhere/0000:65:00.0")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name"),
+    [
+        ("eth0", "interface", "eth0"),
+        ("enp65s0f0np0", "interface", "enp65s0f0np0"),
+        ("net:LAN", "interface", "LAN"),
+        ("/dev/nvme0n1", "node", "/dev/nvme0n1"),
+        ("/dev/disk/by-id/nvme-X_S5", "node", "/dev/disk/by-id/nvme-X_S5"),
+        ("slot:3-1", "slot", "3-1"),
+        ("serial:S5GXNX0T", "serial", "S5GXNX0T"),
+        (f"GPU-{UUID.upper()}", "gpu", f"GPU-{UUID.upper()}"),
+    ],
+)
+def test_names_are_looked_up_as_they_are_given(text: str, kind: str, name: str) -> None:
+    asked = []
+
+    def lookup(by: ByName) -> list[PciAddress]:
+        asked.append((by.kind, by.name))
+        return [SERVER.devices[3].address]
+
+    assert select_all([text, "group:30"], SERVER, lookup) == SERVER.devices[3:5]
+    assert asked == [(kind, name)]
+    with pytest.raises(NotFoundError, match="take a host"):
+        select(parse(text), SERVER)
+
+
 def test_every_class_name_hits_the_class_that_it_names() -> None:
     for name, codes in CLASSES.items():
         host = snapshot(device("0000:01:00.0", class_code=int(codes[0].ljust(6, "0"), 16)))
@@ -210,7 +266,8 @@ def test_any_text_is_a_selector_or_an_error_of_ours(text: str) -> None:
         except VfioHostError as error:
             found = error
         if isinstance(found, VfioHostError):
-            assert repr(text) in str(found)
+            name = text.partition(":")[2]  # of ``net:lan``
+            assert repr(text) in str(found) or repr(name) in str(found)
         else:
             assert found
             assert set(found) <= set(host.devices)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vfiohost.apply.pending import Waiting
     from vfiohost.apply.transaction import Watch
     from vfiohost.errors import Refusal
-    from vfiohost.journal import EventKind, Journal, JournalEntry
+    from vfiohost.journal import EntryResult, EventKind, Journal, JournalEntry
     from vfiohost.native import GiveUp
     from vfiohost.plan.types import Outcome, Plan
     from vfiohost.sysfs import Kernel, Sysfs
@@ -81,6 +81,7 @@ def recover(
     journal: Journal,
     judge: Callable[[Plan], object] = permit,
     keep: str | None = None,
+    dry_run: bool = False,
     timeout: float = 20.0,
     wait: float = 0.0,
     give_up: GiveUp = never,
@@ -105,6 +106,7 @@ def recover(
         judge: given the steps that stand, says whether they can be taken back, by raising
             :class:`vfiohost.errors.PlanRefused`.
         keep: the id of a journal to close without taking anything back; the others wait.
+        dry_run: only look, and say what would become of each; without the lock.
         timeout: seconds for each store and read.
         wait: seconds to wait for the lock.
         give_up: asked while the lock is waited for; see :func:`vfiohost.journal.lock`.
@@ -125,8 +127,12 @@ def recover(
     """
     if keep is None and not journal.unfinished():
         return ()
-    kernel.check_writable()
     recoveries: list[Recovery] = []
+    if dry_run:
+        looker = _Recoverer(sysfs, kernel, journal, judge, timeout)
+        found = reversed(_chosen(journal, keep))
+        return tuple(looker.look(entry, keep=keep is not None) for entry in found)
+    kernel.check_writable()
     with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as fd:
         recoverer = _Recoverer(sysfs, kernel, journal, judge, timeout, fd, watch)
         for entry in reversed(_chosen(journal, keep)):
@@ -167,25 +173,41 @@ class _Recoverer:
     journal: Journal
     judge: Callable[[Plan], object]
     timeout: float
-    keep_fd: int
-    watch: Watch | None
+    keep_fd: int = -1
+    watch: Watch | None = None
+
+    def look(self, entry: JournalEntry | DamagedJournal, *, keep: bool) -> Recovery:
+        """What would become of one journal."""
+        if isinstance(entry, DamagedJournal):
+            return _damaged(entry)
+        with closing(self._transaction(entry)) as transaction:
+            return self._outlook(entry, transaction, keep=keep)
 
     def recover(self, entry: JournalEntry | DamagedJournal, *, keep: bool) -> Recovery:
         """Bring one journal to its end."""
         if isinstance(entry, DamagedJournal):
             return _damaged(entry)
         with closing(self._transaction(entry)) as transaction:
-            if entry.boot_id != self.journal.boot_id:
-                return _of_other_boot(entry, transaction)
-            waiting = still_waiting(self.sysfs, entry)
-            if waiting is not None:
-                return _still_pending(entry, waiting)
-            if keep:
-                return _kept(entry, transaction)
-            if entry.is_left_half_way:
-                return _told_again(entry, transaction)
-            held_up = self._behind_others(entry) or self._used(entry, transaction)
-            return held_up or _finish(entry, transaction)
+            found = self._outlook(entry, transaction, keep=keep)
+            if found.outcome == "recovered" and not entry.is_left_half_way:
+                return _finish(entry, transaction)
+            if found.outcome in ("kept", "other-boot", "recovered"):
+                return _closed(transaction, found, found.outcome)
+            return found
+
+    def _outlook(self, entry: JournalEntry, transaction: Transaction, *, keep: bool) -> Recovery:
+        if entry.boot_id != self.journal.boot_id:
+            said = "was cut off before this host was booted, which took away what it had changed."
+            return _told(entry, transaction, "other-boot", said, ())
+        waiting = still_waiting(self.sysfs, entry)
+        if waiting is not None:
+            return _still_pending(entry, waiting)
+        if keep:
+            return _kept(entry, transaction)
+        if entry.is_left_half_way:
+            return _told_again(entry, transaction)
+        held_up = self._behind_others(entry) or self._used(entry, transaction)
+        return held_up or _taken_back(entry, transaction)
 
     def _transaction(self, entry: JournalEntry) -> Transaction:
         """A plan on its way back: what was begun and is not known to be undone has to be."""
@@ -264,34 +286,31 @@ def _still_pending(entry: JournalEntry, waiting: Waiting) -> Recovery:
     )
 
 
-def _of_other_boot(entry: JournalEntry, transaction: Transaction) -> Recovery:
-    transaction.try_to_open_journal()
-    transaction.end("other-boot")
-    said = f"{entry} was cut off before this host was booted, which took away what it had changed."
-    return _ended(entry, transaction, "other-boot", said, ())
-
-
 def _kept(entry: JournalEntry, transaction: Transaction) -> Recovery:
-    transaction.try_to_open_journal()
-    transaction.end("kept")
     commands = transaction.commands(transaction.left())
-    said = f"{entry} was cut off, and what it did stays."
+    said = "was cut off, and what it did stays."
     if commands:
         said += " By hand it is taken back so, in this order:"
-    return _ended(entry, transaction, "kept", said, commands)
+    return _told(entry, transaction, "kept", said, commands)
 
 
 def _told_again(entry: JournalEntry, transaction: Transaction) -> Recovery:
     """A journal that was left half-way: nothing is tried again, only looked at."""
     left = transaction.left(entry.last_events)
     if not left:
-        transaction.try_to_open_journal()
-        transaction.end("recovered")
-        said = f"{entry} was left half-way, and has been brought back since."
-        return _ended(entry, transaction, "recovered", said, ())
+        said = "was left half-way, and has been brought back since."
+        return _told(entry, transaction, "recovered", said, ())
     errors = " ".join(filter(None, (entry.last_events[index].error for index in left)))
-    said = f"{entry} was left half-way, and still is: {errors} Finish by hand, in this order:"
-    return _ended(entry, transaction, "half-way", said, transaction.commands(left))
+    said = f"was left half-way, and still is: {errors} Finish by hand, in this order:"
+    return _told(entry, transaction, "half-way", said, transaction.commands(left))
+
+
+def _taken_back(entry: JournalEntry, transaction: Transaction) -> Recovery:
+    commands = transaction.commands(transaction.left())
+    said = (
+        "was cut off, and is taken back so:" if commands else "was cut off; nothing is left of it."
+    )
+    return _told(entry, transaction, "recovered", said, commands)
 
 
 def _finish(entry: JournalEntry, transaction: Transaction) -> Recovery:
@@ -299,42 +318,45 @@ def _finish(entry: JournalEntry, transaction: Transaction) -> Recovery:
     try:
         failures = transaction.undo_all()
     except PendingError as exc:
-        said = f"{entry}: {exc}"
-        return _ended(entry, transaction, "pending", said, (), pid=exc.pid)
-    transaction.end("half-way" if failures else "recovered")
+        said, report = f"{entry}: {exc}", transaction.report
+        found = Recovery(entry.id, "pending", said, report=report, pid=exc.pid)
+        return _with_error(found, transaction)
     if not failures:
-        said = f"{entry} was cut off; the host is as it was before."
-        return _ended(entry, transaction, "recovered", said, ())
+        said = "was cut off; the host is as it was before."
+        return _closed(transaction, _told(entry, transaction, "recovered", said, ()), "recovered")
     said = (
-        f"{entry} was cut off and could not all be taken back: "
+        f"was cut off and could not all be taken back: "
         f"{' '.join(str(f.error) for f in failures)} Finish by hand, in this order:"
     )
     commands = tuple(failure.command for failure in failures)
-    return _ended(entry, transaction, "half-way", said, commands)
+    return _closed(transaction, _told(entry, transaction, "half-way", said, commands), "half-way")
 
 
-def _ended(
+def _told(
     entry: JournalEntry,
     transaction: Transaction,
     outcome: RecoveryOutcome,
     said: str,
     commands: tuple[str, ...],
-    *,
-    pid: int | None = None,
 ) -> Recovery:
-    """What became of a journal; the commands stand at the end of the sentence."""
+    """What becomes of a journal; the commands stand at the end of the sentence."""
+    sentence = " ".join([f"{entry} {said}", *(["; ".join(commands)] if commands else [])])
+    return Recovery(entry.id, outcome, sentence, report=transaction.report, commands=commands)
+
+
+def _closed(transaction: Transaction, found: Recovery, result: EntryResult) -> Recovery:
+    """Close the journal."""
+    transaction.try_to_open_journal()
+    transaction.end(result)
+    return _with_error(found, transaction)
+
+
+def _with_error(found: Recovery, transaction: Transaction) -> Recovery:
     error = transaction.journal_error
-    if error is not None:
-        said = (
-            f"Its journal could not be written ({error}) and stays open: when that is mended, run "
-            f"`vfiohost recover` again. {said}"
-        )
-    return Recovery(
-        entry.id,
-        outcome,
-        " ".join([said, *(["; ".join(commands)] if commands else [])]),
-        report=transaction.report,
-        commands=commands,
-        pid=pid,
-        journal_error=error,
+    if error is None:
+        return found
+    said = (
+        f"Its journal could not be written ({error}) and stays open: when that is mended, run "
+        f"`vfiohost recover` again. {found.sentence}"
     )
+    return attrs.evolve(found, sentence=said, journal_error=error)

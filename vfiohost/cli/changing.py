@@ -92,10 +92,9 @@ def recover(session: Session) -> None:
     options = session.options
     session.value["dry_run"] = options.dry_run
     if options.dry_run:
-        entries = session.host.journal.unfinished()
-        session.value["open"] = [{"journal_id": e.id, "sentence": str(e)} for e in entries]
-        session.lines += [f"cut off: {entry}" for entry in entries] or ["nothing to recover"]
-        session.exit_code = EXIT_CHANGES if entries and options.exit_code else 0
+        found = session.host.recover(allow=options.allowed, keep=options.keep, dry_run=True)
+        _show_recoveries(session, found, "would be ")
+        session.exit_code = EXIT_CHANGES if found and options.exit_code else 0
         return
     with session.writing():
         session.waits.begin_lock()
@@ -110,15 +109,21 @@ def recover(session: Session) -> None:
             )
         finally:
             session.waits.clear()
-    session.value["recoveries"] = [_recovery_value(r) for r in recoveries]
+    _show_recoveries(session, recoveries)
     session.exit_code = max(map(_recovery_code, recoveries), default=0)
-    if session.exit_code or not options.quiet:
-        for recovery in recoveries:
-            # The commands stand in the sentence too; here each gets a line, ready to be pasted.
-            said = recovery.sentence.removesuffix("; ".join(recovery.commands)).rstrip()
-            session.lines.append(f"{recovery.outcome}: {said}")
-            session.lines += [f"  {c}" for c in recovery.commands]
-        session.lines += [] if recoveries else ["nothing to recover"]
+    if options.quiet and not session.exit_code:
+        session.lines.clear()
+
+
+def _show_recoveries(session: Session, recoveries: Sequence[Recovery], would: str = "") -> None:
+    session.value["recoveries"] = [_recovery_value(r) for r in recoveries]
+    for recovery in recoveries:
+        # The commands stand in the sentence too; here each gets a line, ready to be pasted.
+        said = recovery.sentence.removesuffix("; ".join(recovery.commands)).rstrip()
+        changes = would if recovery.outcome in ("kept", "recovered") else ""
+        session.lines.append(f"{changes}{recovery.outcome}: {said}")
+        session.lines += [f"  {c}" for c in recovery.commands]
+    session.lines += [] if recoveries else ["nothing to recover"]
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {

@@ -89,6 +89,7 @@ class Options(argparse.Namespace):
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False
+    svg: str | None = None
     overwrite: bool = False
 
     @property

@@ -162,7 +162,7 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _show, _holders, _record, _doctor)
+            only_reads = fill in (_list, _groups, _show, _tree, _holders, _record, _doctor)
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
@@ -171,6 +171,7 @@ def build(argv: Sequence[str]) -> Parser:
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
     verb("show", "Say all that is known of devices.", _show)
+    verb("tree", "Draw the topology: bridges, functions, drivers, groups, NUMA nodes.", _tree)
     verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
     verb("unbind", "Take the driver away from devices.", _unbind)
@@ -216,6 +217,13 @@ def _list(parser: Parser) -> None:
     add("--driver", metavar="D", help="only what this driver has; none: what has no driver")
     add("--group", metavar="N", help="only this IOMMU group; none: what is in no group")
     add("-o", "--columns", metavar="COLS", help="columns, by commas; +COLS: besides the usual ones")
+
+
+def _tree(parser: Parser) -> None:
+    _devices(parser)
+    add = parser.add_argument
+    add("--svg", metavar="FILE", help="draw a picture; - for stdout")
+    add("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _groups(parser: Parser) -> None:

@@ -156,13 +156,13 @@ def _of_vendor(text: str) -> Test:
 
 
 def _of_class(text: str) -> Test:
-    from vfiohost.selectors import CLASSES, parse
+    from vfiohost.selectors import CLASSES, ByName, parse
 
     try:
         selector = parse(f"class:{text}")
     except ParseError:
         selector = None
-    if selector is None or selector.nth is not None:
+    if selector is None or selector.nth is not None or isinstance(selector.criterion, ByName):
         what = "a class: a hexadecimal code (0302) or a name"
         error = unknown(text, what, CLASSES)
         raise ParseError(text, error.expected, where="--class", hint=error.hint)

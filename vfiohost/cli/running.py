@@ -61,6 +61,7 @@ _MODULES = {
     "probe": "using",
     "reset": "using",
     "record": "recording",
+    "tree": "drawing",
     "doctor": "examining",
     "sim": "simulating",
 }

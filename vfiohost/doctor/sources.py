@@ -98,7 +98,7 @@ _BUILDER = re.compile(rb"\([^()\s]*@[^()\s]*\)")
 
 
 def keep_nvidia(content: bytes) -> bytes | None:
-    """Of the version of NVIDIA's driver all but who has built it: often this host (``(root@name)``)."""
+    """Of the version of NVIDIA's driver all but who has built it: ``(root@this-host)``, often."""
     kept = lines_that(rb"NVRM version:")(content)
     return None if kept is None else re.sub(rb"\s+\n", b"\n", _BUILDER.sub(b"", kept))
 
@@ -138,7 +138,9 @@ def keep_interrupts(content: bytes) -> bytes | None:
     return next((chip + b"\n" for chip in CHIPS if chip in found), None)
 
 
-_FRAMEBUFFER = re.compile(rb": (?:BOOTFB|efifb|vesafb|simplefb|simple-framebuffer)", re.IGNORECASE)
+_FRAMEBUFFER = re.compile(
+    rb": (?:BOOTFB|efifb|vesafb|simplefb|simple-framebuffer|simpledrm)", re.IGNORECASE
+)
 
 
 def keep_framebuffer(content: bytes) -> bytes | None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfiohost.holders.display import console_uses
+from vfiohost.holders.mounts import nodes_of, read_mounts
 from vfiohost.holders.network import network_uses
 from vfiohost.holders.nodes import Nodes, vfio_uses
 from vfiohost.holders.processes import VFIO_DEVICE, Processes, find_processes
+from vfiohost.holders.reading import class_links
+from vfiohost.holders.routing import read_addresses, read_routes
 from vfiohost.holders.storage import storage_uses
 from vfiohost.holders.subjects import find_subjects
 from vfiohost.holders.vgpus import vgpu_uses
@@ -24,7 +27,17 @@ if TYPE_CHECKING:
     from vfiohost.model import PciAddress, Snapshot
     from vfiohost.sysfs import Sysfs
 
-__all__ = ["VFIO_DEVICE", "Processes", "find_processes", "find_usage"]
+__all__ = [
+    "VFIO_DEVICE",
+    "Processes",
+    "class_links",
+    "find_processes",
+    "find_usage",
+    "nodes_of",
+    "read_addresses",
+    "read_mounts",
+    "read_routes",
+]
 
 
 def find_usage(

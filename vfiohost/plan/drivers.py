@@ -194,7 +194,8 @@ class Drivers:
         names = (*self.modules.names, *self.registered, VFIO_PCI, NO_DRIVER, AUTO)
         # Where a module and its driver differ by dashes only, the driver is meant.
         known = {module_name(name): name for name in names}
-        near = get_close_matches(driver, sorted(known.values()), n=2, cutoff=0.75)
+        others = sorted(name for name in known.values() if name != driver)
+        near = get_close_matches(driver, others, n=2, cutoff=0.75)
         meant = f"Did you mean {' or '.join(near)}? If not, load" if near else "Load"
         return Refusal(
             "missing-driver",

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from vfiohost.recording import Function, Recording
 
 MASKED_NOTE = (
-    "Masked: serial numbers and MAC addresses (not read, or zeros in config) and what identifies "
-    "the machine on the kernel's command line (MASKED). UUIDs of mediated devices are kept."
+    "Masked: serial numbers and MAC addresses (not read, or zeros in config), what identifies the "
+    "machine on the kernel's command line (MASKED), and IP addresses, places of mounts, names of "
+    "volumes and UUIDs of GPUs (counted). UUIDs of mediated devices are kept."
 )
 """The note of a recording that :func:`vfiohost.record.capture` made."""
 

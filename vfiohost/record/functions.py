@@ -16,6 +16,7 @@ from vfiohost.record.masking import mask_cmdline, mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
 from vfiohost.record.reading import names_in, number_of, target_of, text_of, text_of_link
+from vfiohost.record.uses import read_uses
 from vfiohost.recording import (
     Attribute,
     File,
@@ -330,6 +331,7 @@ class _Capture:
                 continue  # not there, or a whole pci.ids: names are looked up elsewhere then
             found[path] = File(path, mask_cmdline(content) if path == _CMDLINE else content)
         found |= {file.path: file for file in self._examined()}
+        found |= {file.path: file for file in read_uses(self.sysfs, self.paths.values())}
         for address, path in self.paths.items():
             for name in self.names[address]:
                 link = f"{path}/{name}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.model import is_dma_managed, is_vfio_driver
-from vfiohost.testing import groups, mdev, nvidia_proc, parameters
+from vfiohost.testing import class_devices, groups, mdev, nvidia_proc, parameters
 from vfiohost.testing.machine import PCI_DEVICES, PCI_DRIVERS
 from vfiohost.testing.matching import ids_of, matches
 
@@ -146,6 +146,7 @@ def _attach(machine: Machine, driver: str, address: str, path: str) -> None:
     elif driver != "pci-stub":  # which does nothing to its devices
         groups.show_power(machine, path, enabled=True, state="D0")
     mdev.register_parent(machine, path, driver)
+    class_devices.appear(machine, address, driver)
     if driver == nvidia_proc.DRIVER:
         nvidia_proc.appear(machine, address)
 
@@ -177,6 +178,7 @@ def detach(
     if on_remove is not None:
         on_remove(machine, address)
     mdev.unregister_parent(machine, path)
+    class_devices.vanish(machine, address)
     if is_vfio_driver(driver):
         groups.unregister(machine, path)
         machine.state.vf_tokens.pop(address, None)

@@ -34,7 +34,6 @@ BOOT_ID = "c0ffee00-5eed-4b00-8a10-000000000001"
 _PCI = "sys/bus/pci"
 _MDEV = "sys/bus/mdev"
 _READ_BITS = 0o444
-_TO_OTHERS = ("consumer:", "driver", "iommu_group", "supplier:")
 
 
 def expand(recording: Recording, directory: str | os.PathLike[str]) -> None:
@@ -148,8 +147,8 @@ class _Expansion:
     def one_function(self, function: Function) -> None:
         directory = f"sys/devices/{function.path}"
         for file in self.recording.files:
-            is_its_own = file.path.startswith(f"{directory}/")
-            if is_its_own and not posixpath.basename(file.path).startswith(_TO_OTHERS):
+            # Links lead to others, and what lies deeper is made by a driver.
+            if posixpath.dirname(file.path) == directory and isinstance(file.content, bytes):
                 self._recorded(file)
         self._function(function)
 

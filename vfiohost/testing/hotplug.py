@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _NEW = {
     "driver_override": b"(null)\n",
     "enable": b"0\n",
-    "power_state": b"unknown\n",
     "sriov_drivers_autoprobe": b"1\n",
     "sriov_numvfs": b"0\n",
 }
@@ -139,11 +138,12 @@ def _is_root(path: str) -> bool:
 def _add(machine: Machine, path: str, function: Function) -> None:
     """``pci_device_add``: the device as it was recorded, with nothing of what was done to it."""
     found = dict(function.attributes)
-    found |= {name: Attribute(content) for name, content in _NEW.items() if name in found}
+    new = {**_NEW, "power_state": machine.blueprint.release.new_power_state}
+    found |= {name: Attribute(content) for name, content in new.items() if name in found}
     found["driver_override"] = Attribute(_NEW["driver_override"])
     found["uevent"] = Attribute(uevent_text(posixpath.basename(path), None, found) or b"")
-    new = attrs.evolve(function, driver=None, iommu_group=None, attributes=found)
-    expand_function(machine.blueprint.recording, new, _Into(machine.tree))
+    bare = attrs.evolve(function, driver=None, iommu_group=None, attributes=found)
+    expand_function(machine.blueprint.recording, bare, _Into(machine.tree))
     machine.has_found(posixpath.basename(path))
     reset.set_default_methods(machine, path)
     _join_group(machine, path, function.iommu_group)

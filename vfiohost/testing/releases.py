@@ -19,6 +19,8 @@ class Release:
             that nobody else finds it.
         type_by_owner: ``iommu_group_store_type`` asks who uses the DMA of a group. Else it wants
             one device alone, without a driver.
+        new_power_state: of a function that has just been found (``pci_pm_init`` in
+            ``drivers/pci/pci.c``; it puts functions into D0 since commit 4d4c10f763d7).
     """
 
     since: tuple[int, int]
@@ -26,6 +28,7 @@ class Release:
     override_waits: bool
     hides_first: bool
     type_by_owner: bool
+    new_power_state: bytes = b"unknown\n"
 
 
 # drivers/pci/iov.c: sriov_numvfs_show, sriov_vf_total_msix_show
@@ -35,6 +38,14 @@ _SRIOV = frozenset({"sriov_numvfs", "sriov_vf_total_msix"})
 _OLD = _SRIOV | {"driver_override", "uevent"}
 
 _RELEASES = (
+    Release(
+        (6, 16),
+        _SRIOV,
+        override_waits=False,
+        hides_first=True,
+        type_by_owner=True,
+        new_power_state=b"D0\n",
+    ),
     Release((6, 12), _SRIOV, override_waits=False, hides_first=True, type_by_owner=True),
     Release((6, 6), _OLD, override_waits=True, hides_first=True, type_by_owner=True),
     Release((6, 4), _OLD, override_waits=True, hides_first=False, type_by_owner=True),

@@ -217,7 +217,8 @@ def _vf_attributes(
     found["driver_override"] = Attribute(b"(null)\n")
     if template is None or "uevent" in found:
         found["uevent"] = Attribute(uevent_text(address, None, found) or b"")
-    for name, text in (("enable", b"0\n"), ("power_state", b"unknown\n")):
+    state = machine.blueprint.release.new_power_state
+    for name, text in (("enable", b"0\n"), ("power_state", state)):
         if template is None or name in found:
             found[name] = Attribute(text)
     return found
