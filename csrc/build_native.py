@@ -13,7 +13,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("helper.c", "iommufd.c", "open.c", "read.c", "scan.c", "store.c", "vfio.c")
+SOURCES = ("config.c", "helper.c", "iommufd.c", "open.c", "read.c", "scan.c", "store.c", "vfio.c")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion")
 
 # The wrappers that cffi generates are not ours to fix; the sources are compiled on their own.

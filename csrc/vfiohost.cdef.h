@@ -87,6 +87,47 @@ struct vh_scan {
 
 int vh_scan(int root, int devices, struct vh_scan *scan, int options);
 
+/* config.c */
+#define VH_CONFIG_MAX 4096	/* the bytes of a whole configuration space */
+#define VH_CAPABILITIES 1008	/* (256 - 64) / 4 + (4096 - 256) / 4: each dword begins one at most */
+
+/* How a chain of capabilities ended. */
+#define VH_CHAIN_NONE 0		/* there is none */
+#define VH_CHAIN_WHOLE 1	/* where it should */
+#define VH_CHAIN_CUT 2		/* it leads, or may lead, to bytes that could not be read */
+#define VH_CHAIN_LOOP 3		/* it comes back to where it has been */
+#define VH_CHAIN_ASTRAY 4	/* it leads to where no capability is */
+
+struct vh_capability {
+	uint16_t id;
+	uint16_t offset;	/* from 0x100 on it is an extended one */
+	uint16_t version;	/* of an extended one, else 0 */
+};
+
+/* Registers are -1 where there is no such capability, or not all that is looked at could be read. */
+struct vh_config {
+	int32_t answers;	/* 0: the bytes are all ones, as of a function that is not there */
+	int32_t chain, extended_chain;	/* VH_CHAIN_... */
+	int32_t count;		/* of capabilities */
+	int64_t command;
+	int64_t exp_version, exp_type, exp_flr, exp_max_payload, exp_payload;
+	int64_t exp_max_speed, exp_max_width, exp_speed, exp_width;
+	int64_t exp_ari_forwarding, exp_ari_forwarding_on;
+	int64_t pm_version, pm_d1, pm_d2, pm_pme, pm_state, pm_no_soft_reset, pm_pme_on;
+	int64_t msi_on, msi_most, msi_used, msi_64bit, msi_maskable;
+	int64_t msix_on, msix_last, msix_masked;
+	int64_t af_flr;
+	int64_t sriov_on, sriov_memory_on, sriov_ari_on;
+	int64_t sriov_initial_vfs, sriov_total_vfs, sriov_num_vfs;
+	int64_t sriov_offset, sriov_stride, sriov_vf_device;
+	int64_t acs_capability, acs_control;
+	int64_t ari_next_function;
+	int64_t dsn_low, dsn_high;
+	struct vh_capability capabilities[VH_CAPABILITIES];
+};
+
+int vh_decode_config(const void *bytes, size_t size, struct vh_config *config);
+
 /* vfio.c */
 int vh_group_get_status(int group, uint32_t *flags);
 int vh_device_get_info(int device, void *info, size_t size);

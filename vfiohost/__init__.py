@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vfiohost.apply import Recovery
+    from vfiohost.config_space import ConfigSpace
     from vfiohost.errors import (
         AmbiguousError,
         ApplyError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         VfioHostError,
     )
     from vfiohost.host import Host
+    from vfiohost.inspection import Inspection
     from vfiohost.model import (
         Details,
         Driver,
@@ -75,11 +77,13 @@ __all__ = [
     "AmbiguousError",
     "ApplyError",
     "ChangeNodes",
+    "ConfigSpace",
     "Details",
     "DeviceNames",
     "Driver",
     "Expect",
     "Host",
+    "Inspection",
     "IommuGroup",
     "Kernel",
     "KernelError",
@@ -122,6 +126,7 @@ __all__ = [
 
 _HOMES = {
     "vfiohost.apply": ("Recovery",),
+    "vfiohost.config_space": ("ConfigSpace",),
     "vfiohost.errors": (
         "AmbiguousError",
         "ApplyError",
@@ -138,6 +143,7 @@ _HOMES = {
         "VfioHostError",
     ),
     "vfiohost.host": ("Host",),
+    "vfiohost.inspection": ("Inspection",),
     "vfiohost.model": (
         "Details",
         "Driver",

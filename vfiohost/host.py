@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vfiohost.apply import Recovery, Watch
     from vfiohost.doctor import Finding
     from vfiohost.errors import PendingError
+    from vfiohost.inspection import Inspection
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import Problem
@@ -291,6 +292,39 @@ class Host:
                     vf_token=vf_token,
                     timeout=timeout,
                 )
+
+    def show(
+        self,
+        devices: Devices,
+        *,
+        wake: bool = False,
+        snapshot: Snapshot | None = None,
+        timeout: float = READ_TIMEOUT,
+    ) -> tuple[Inspection, ...]:
+        """Say all that is known of devices, their configuration space with it.
+
+        Args:
+            devices: which.
+            wake: read the registers of those that sleep too, which wakes them.
+            snapshot: the host as it is; by default a new scan.
+            timeout: seconds that what may wait may take, each time that a helper process is asked.
+
+        Returns:
+            One for each device. An ordinary user gets the first 64 bytes of a configuration space,
+            in which there is no capability.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+        """
+        from vfiohost.inspection import inspect
+
+        snapshot = self.scan() if snapshot is None else snapshot
+        found = self.select(devices, snapshot)
+        try:
+            modules = self._modules(snapshot)
+        except KernelError:
+            modules = None  # as where there is no list of them: the rest is still worth knowing
+        return inspect(self.sysfs, snapshot, found, modules, wake=wake, timeout=timeout)
 
     def record(
         self, *, title: str | None = None, config: bool = False, timeout: float = READ_TIMEOUT

@@ -159,6 +159,12 @@ class PciDevice:
         return isinstance(self.physfn, PciAddress)
 
     @property
+    def above(self) -> tuple[PciAddress, ...]:
+        """The functions that its path leads through: bridges and controllers, from the root on."""
+        parts = self.path.split("/")[:-1]
+        return tuple(PciAddress.parse(p) for p in parts if _ADDRESS.fullmatch(p))
+
+    @property
     def has_driver(self) -> bool:
         """A driver is bound to it."""
         return isinstance(self.driver, str)

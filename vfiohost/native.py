@@ -321,6 +321,23 @@ def read_bounded(
     return answers
 
 
+_CAPABILITY: Final = struct.Struct("3H")  # struct vh_capability
+
+
+def decode_config(config: bytes) -> tuple[dict[str, int], list[tuple[int, ...]]]:
+    """Take a configuration space apart; nothing in it is an error.
+
+    Returns:
+        The registers of a ``struct vh_config`` by name, and id, offset and version of each
+        capability.
+    """
+    area = ffi.new("struct vh_config *")
+    count = lib.vh_decode_config(config, len(config), area)
+    found = bytes(ffi.buffer(area.capabilities)[: count * _CAPABILITY.size])
+    names = (name for name, _ in ffi.typeof("struct vh_config").fields if name != "capabilities")
+    return {name: getattr(area, name) for name in names}, [*_CAPABILITY.iter_unpack(found)]
+
+
 def group_get_status(fd: int, *, shown: str) -> int:
     """Ask ``VFIO_GROUP_GET_STATUS`` of a group; returns ``VFIO_GROUP_FLAGS_...``.
 

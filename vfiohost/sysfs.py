@@ -179,8 +179,15 @@ class Sysfs:
             errno (ENOENT too), or 0 for "device locked": no answer in time, or on a simulated
             host a FIFO, which is not waited for.
         """
+        answers = self.read_bytes_bounded(paths, timeout=timeout)
+        return {p: _text(a) if isinstance(a, bytes) else a for p, a in answers.items()}
+
+    def read_bytes_bounded(
+        self, paths: Iterable[str], *, timeout: float
+    ) -> dict[str, bytes | Unavailable]:
+        """Read files as :meth:`read_bounded`, as bytes."""
         wanted = tuple(dict.fromkeys(paths))
-        answers = native.read_bounded(self.fd, wanted, timeout=timeout)
+        answers = native.read_bounded(self.fd, wanted, timeout=timeout) if wanted else []
         return {path: _answer(answer) for path, answer in zip(wanted, answers, strict=True)}
 
     def is_live(self) -> bool:
@@ -354,9 +361,9 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace").removesuffix("\n")
 
 
-def _answer(answer: bytes | int | None) -> str | Unavailable:
+def _answer(answer: bytes | int | None) -> bytes | Unavailable:
     if answer is None:
         return Unavailable(0, "device locked")
     if isinstance(answer, int):
         return Unavailable(-answer, os.strerror(-answer))
-    return _text(answer)
+    return answer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tests.pure.hosts import DRIVERS, details, device, snapshot
+from vfiohost.config_space import decode
 from vfiohost.doctor import HostFacts, Own
 from vfiohost.doctor.sources import ACPI_TABLES, IOMMUS, SECURE_BOOT
 from vfiohost.model import MdevBus, MdevParent, MdevType, Snapshot, Unavailable
@@ -66,23 +67,30 @@ def facts(
 ) -> HostFacts:
     """A running host with these devices, or an A10 alone in its group."""
     made = host if host is not None else snapshot(*(devices or (gpu(),)))
-    told = {
+    told: dict[str, bytes | Unavailable] = {
         "proc/cmdline": b"quiet\n",
         "proc/cpuinfo": INTEL,
         "proc/2/comm": b"kthreadd\n",
         "proc/meminfo": MEMINFO % (0, 0),
         IRQ: b"IR-PCI-MSI\n",
+        **dict(files or {}),
     }
     listed: dict[str, tuple[str, ...] | Unavailable] = {
         ACPI_TABLES: ("DMAR",),
         IOMMUS: ("dmar0",),
         "sys/module": (),
     }
+    spaces = {
+        path: decode(content)
+        for path, content in told.items()
+        if path.endswith("/config") and isinstance(content, bytes)
+    }
     return HostFacts(
         snapshot=made,
         subjects=tuple(d.address for d in made.devices if not d.is_bridge and not d.is_vf),
-        files=told | dict(files or {}),
+        files=told,
         names=listed | dict(names or {}),
+        spaces=spaces,
         **({"is_live": True} | fields),
     )
 

@@ -264,7 +264,7 @@ def config(
 ) -> bytes:
     """A configuration space with a PCI Express capability, and ACS."""
     made = bytearray(size)
-    made[0x34] = 0x40
+    made[0x06], made[0x34] = 0x10, 0x40
     made[0x40:0x43] = bytes([0x05, 0x40 if loop else 0x50, 0])
     if kind is not None and not loop:
         made[0x50:0x53] = bytes([0x10, 0, kind << 4])

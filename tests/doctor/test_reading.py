@@ -234,8 +234,12 @@ def test_a_port_that_is_awake_is_read_and_one_that_sleeps_is_not(
 ) -> None:
     live(monkeypatch)
     assert f"{PORT_PATH}/config" in facts_of(tree.root).files
-    for status in ("suspended\n", "suspending\n", "error\n"):
-        tree.write(f"{PORT_PATH}/power/runtime_status", status)
+    tree.write(f"{PORT_PATH}/power/runtime_status", "suspended\n")
+    tree.write(f"{PORT_PATH}/power_state", "D3hot\n")
+    assert f"{PORT_PATH}/config" in facts_of(tree.root).files  # which leaves it asleep
+    for status, state in (("suspended", "D3cold"), ("suspending", "D0"), ("error", "D0")):
+        tree.write(f"{PORT_PATH}/power/runtime_status", f"{status}\n")
+        tree.write(f"{PORT_PATH}/power_state", f"{state}\n")
         with Lookout(tree.root / PORT_PATH / "config") as lookout:
             facts = facts_of(tree.root)
             assert lookout.seen() == 0

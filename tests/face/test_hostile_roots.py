@@ -39,6 +39,7 @@ LSPCI = "list --lspci"
 ARGUMENTS = {
     "list": "-o +override,boot-vga",
     "groups": "--why",
+    "show": f"{GPU} --wake",
     "bind": f"{GPU} --driver none",
     "unbind": GPU,
     "restore": GPU,

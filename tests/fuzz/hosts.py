@@ -66,6 +66,7 @@ VERBS = (
     ("list", "-o", "+override,boot-vga"),
     ("list", "--json"),
     ("groups", "--why"),
+    ("show", "65:00.0"),
     ("mdev", "types"),
     ("mdev", "list"),
     ("record", "-"),

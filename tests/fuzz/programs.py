@@ -15,7 +15,7 @@ import attrs
 from tests.fuzz.mutation import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -78,6 +78,25 @@ def _host(*, is_sysfs: bool, aliased: bool) -> bytes:
     return b"".join(made)
 
 
+def _space(size: int, *dwords: tuple[int, int]) -> bytes:
+    """A configuration space, as config.c's target takes it: its size, and what is not zero."""
+    return size.to_bytes(2, "little") + b"".join(
+        (offset // 4).to_bytes(2, "little") + value.to_bytes(4, "little")
+        for offset, value in ((0x04, 0x00100000), (0x34, 0x40), *dwords)
+    )
+
+
+def _spaces() -> Iterator[bytes]:
+    """Spaces with each of the capabilities that are decoded, of several sizes, sound and broken."""
+    standard = [(0x40, 0xC8035001), (0x50, 0x00887005), (0x70, 0x8007A011), (0xA0, 0x00420010)]
+    extended = [(0x100, 0x12010003), (0x120, 0x1401000D), (0x140, 0x1601000E), (0x160, 0x00010010)]
+    for size in (64, 256, 4096, 0xA6, 0x102, 0x17B):
+        yield _space(size, *standard, *extended)
+    for offset in (0x40, 0x100):
+        for header in (0x00014001, 0x10010001, 0x0FC13C01, 0xFFFFFFFF, 0xFFC1FC01):
+            yield _space(4096, (offset, header))
+
+
 _WORDS: tuple[str, ...] = (
     "pci:v000010DE",
     "d00002236",
@@ -95,11 +114,23 @@ _WORDS: tuple[str, ...] = (
 )
 _TEXTS = (MODALIAS, *ADDRESSES, b"0x10de\n", b"65535\n")
 _HOSTS = tuple(_host(is_sysfs=a, aliased=b) for a in (False, True) for b in (False, True))
+_CAPABILITIES = (
+    "\\x01\\x50",
+    "\\x05\\x70",
+    "\\x10\\x00\\x42\\x00",
+    "\\x11\\x00",
+    "\\x13\\x06\\x03",
+    "\\x03\\x00\\x01\\x10",
+    "\\x10\\x00\\x01\\x20",
+    "\\x0d\\x00\\x01\\x10",
+    "\\xff\\xff\\xff\\xff",
+)
 ALL = (
     Program("parsers", "`scan.c`: addresses, numbers, modaliases", _WORDS, 128, _TEXTS, 3),
     Program("scan", "`scan.c`: a whole scan of made-up answers", _WORDS, 4096, _HOSTS, 4),
     Program("read", "`read.c`: a file that changes, fails, never ends", ("\\xff",), 512),
     Program("open", "`open.c`: the walk against the kernel's `openat2`", ("\\xff",), 256, share=2),
+    Program("config", "`config.c`: a configuration space", _CAPABILITIES, 1024, tuple(_spaces())),
 )
 
 

@@ -278,7 +278,7 @@ def read_command(data: bytes) -> str:
 
 
 COMMANDS = """
-    list groups bind unbind restore recover undo record sim mdev types create remove
+    list groups show bind unbind restore recover undo record sim mdev types create remove
     --root --json -n --exit-code --allow --timeout --keep-going --color -q -v --no-names
     --vendor --class --driver --group -o --columns --why -p -t -u --attr -- - 65:00.0
     display 10de gpu always 1e5 nan +driver

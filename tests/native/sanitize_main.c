@@ -234,6 +234,37 @@ static void test_refused(void)
 	assert(id == 7 && count == 7 && iova == 7);
 }
 
+/* Spaces of every size, of bytes that make sense nowhere and of chains that go everywhere. */
+static void test_config(void)
+{
+	struct vh_config *config = malloc(sizeof(*config));
+	uint32_t chance = 1;
+
+	assert(config && vh_decode_config("", 0, config) == 0 && !config->answers);
+	for (size_t size = 1; size <= VH_CONFIG_MAX + 8; size += size < 300 ? 1 : 61) {
+		uint8_t *bytes = malloc(size);
+
+		assert(bytes);
+		for (int round = 0; round < 4; round++) {
+			for (size_t i = 0; i < size; i++) {
+				chance = chance * 1103515245 + 12345;
+				bytes[i] = round == 3 ? 0xff : (uint8_t)(chance >> 16);
+				/* So that the chains go on: a pointer to the next dword. */
+				if (round == 1 && i % 4 == 1)
+					bytes[i] = (uint8_t)(i + 3);
+				if (round == 2 && i % 4 >= 2)
+					bytes[i] = (uint8_t)((i / 4 + 1) * 64 >> (i % 4 - 2) * 8);
+			}
+			if (size > 6)
+				bytes[6] |= 0x10;
+			assert(vh_decode_config(bytes, size, config) == config->count);
+			assert(config->count >= 0 && config->count <= VH_CAPABILITIES);
+		}
+		free(bytes);
+	}
+	free(config);
+}
+
 static int count_functions(int root, int options)
 {
 	struct vh_scan *scan = malloc(sizeof(*scan));
@@ -346,6 +377,7 @@ int main(int argc, char **argv)
 	test_region();
 	test_users();
 	test_refused();
+	test_config();
 	for (int i = 0; i < 2; i++) {
 		printf("%d\n", count_functions(root, both[i]));
 		for (int path = 2; path < argc; path++)

@@ -23,12 +23,14 @@ MODULES = {
 }
 # The modules of the contract "The pure core does no I/O" in pyproject.toml.
 PURE = (
+    "config_space/values",
     "doctor/checks/",
     "doctor/examining",
     "doctor/facts",
     "doctor/findings",
     "doctor/sources",
     "errors",
+    "inspection/types",
     "modalias",
     "model",
     "names",

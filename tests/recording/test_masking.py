@@ -145,7 +145,7 @@ def test_a_standard_chain_that_makes_no_sense() -> None:
 def test_any_length(size: int) -> None:
     config = space({0x100: (0x0003, 0, SERIAL)}, {0x40: (0x03, 0, b"\x04\x80SN12")})
     config = (config + config + config)[:size]
-    expected = zeroed(config, 0x44, 4) if size >= 0x100 else config
+    expected = zeroed(config, 0x44, 4) if size >= 0x48 else config
     if size >= 0x104:
         expected = zeroed(expected, 0x104, min(8, size - 0x104))
     assert mask_config(config) == expected

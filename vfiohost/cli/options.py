@@ -59,6 +59,7 @@ class Options(argparse.Namespace):
 
     ids: Sequence[str] = ()
     why: bool = False
+    wake: bool = False
 
     whole_group: bool = False
     no_load: bool = False

@@ -162,7 +162,8 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            only_reads = fill in (_list, _groups, _holders, _record, _doctor, _tree, _completion)
+            reading = (_list, _groups, _show, _tree, _holders, _record, _doctor, _completion)
+            only_reads = fill in reading
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
         if is_meant:
@@ -170,6 +171,7 @@ def build(argv: Sequence[str]) -> Parser:
 
     verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
     verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
+    verb("show", "Say all that is known of devices.", _show)
     verb("tree", "Draw the topology: bridges, functions, drivers, groups, NUMA nodes.", _tree)
     verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
     verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
@@ -231,6 +233,13 @@ def _groups(parser: Parser) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*", help="which groups, by number")
     parser.add_argument(
         "--why", action="store_true", help="name drivers, and the members that block"
+    )
+
+
+def _show(parser: Parser) -> None:
+    _devices(parser, "+")
+    parser.add_argument(
+        "--wake", action="store_true", help="read the registers of devices that sleep, too"
     )
 
 
@@ -346,6 +355,7 @@ def _mdev_remove(parser: Parser) -> None:
 _LISTS = {
     "list": "devices",
     "groups": "ids",
+    "show": "devices",
     "holders": "devices",
     "bind": "devices",
     "unbind": "devices",

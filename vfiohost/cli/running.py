@@ -61,6 +61,7 @@ _MODULES = {
     "mdev list": "reading",
     "mdev create": "mediated",
     "mdev remove": "mediated",
+    "show": "showing",
     "holders": "holding",
     "probe": "using",
     "reset": "using",

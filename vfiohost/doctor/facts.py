@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.doctor.findings import Evidence
-from vfiohost.model import PciAddress, Unavailable, is_vfio_driver
+from vfiohost.model import Unavailable, is_vfio_driver
 from vfiohost.nvidia import is_nvswitch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from vfiohost.model import IommuGroup, PciDevice, Snapshot
+    from vfiohost.config_space.values import ConfigSpace
+    from vfiohost.model import IommuGroup, PciAddress, PciDevice, Snapshot
 
 CMDLINE = "proc/cmdline"
 GROUPS = "sys/kernel/iommu_groups"
@@ -61,6 +62,10 @@ def _frozen_names(
     return MappingProxyType(dict(names))
 
 
+def _frozen_spaces(spaces: Mapping[str, ConfigSpace]) -> Mapping[str, ConfigSpace]:
+    return MappingProxyType(dict(spaces))
+
+
 # Not slotted: the derived views are computed once.
 @attrs.frozen(slots=False)
 class HostFacts:
@@ -75,6 +80,7 @@ class HostFacts:
         loadable: whether ``lib/modules`` has a module, by name; ``None``: there is no index.
         own: what vfiohost left.
         is_live: whether this is a running kernel's tree, and no copy of one.
+        spaces: the configuration spaces that were read, by path.
     """
 
     snapshot: Snapshot
@@ -86,12 +92,14 @@ class HostFacts:
     loadable: Mapping[str, bool] | None = None
     own: Own = attrs.field(factory=Own)
     is_live: bool = False
+    spaces: Mapping[str, ConfigSpace] = attrs.field(factory=dict, converter=_frozen_spaces)
 
     def __reduce__(self) -> tuple[object, ...]:
         # The read-only views of the mappings cannot be pickled; the mappings can.
         loadable = None if self.loadable is None else dict(self.loadable)
         maps = (dict(self.files), dict(self.names), loadable)
-        return (HostFacts, (self.snapshot, self.subjects, *maps, self.own, self.is_live))
+        rest = (self.own, self.is_live, dict(self.spaces))
+        return (HostFacts, (self.snapshot, self.subjects, *maps, *rest))
 
     # -- files
 
@@ -176,22 +184,8 @@ class HostFacts:
 
     def ports_above(self, device: PciDevice) -> tuple[PciDevice, ...]:
         """The bridges on the way to a device, from the root."""
-        return tuple(
-            self.snapshot.pci[address]
-            for address in addresses_in(posixpath.dirname(device.path))
-            if address in self.snapshot.pci
-        )
-
-
-def addresses_in(path: str) -> list[PciAddress]:
-    """The functions that a path in ``sys/devices`` leads through."""
-    found = []
-    for part in path.split("/"):
-        try:
-            found.append(PciAddress.parse(part))
-        except ValueError:
-            continue
-    return found
+        pci = self.snapshot.pci
+        return tuple(pci[address] for address in device.above if address in pci)
 
 
 def guest_devices(snapshot: Snapshot) -> tuple[PciAddress, ...]:

@@ -2,8 +2,7 @@
 
 Nothing here wakes a device. What may wait (a device lock, the firmware, the configuration space of
 a bridge) is read by a helper process with a deadline. Of bridges that sleep, or that lie behind
-one that does, the configuration space is not read: the kernel would resume them
-(``pci_config_pm_runtime_get`` in ``drivers/pci/pci.c``).
+one that does, the configuration space is not read (:mod:`vfiohost.config_space.reading`).
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from vfiohost import native
+from vfiohost.config_space import decode, find_sleepers
 from vfiohost.doctor import sources
-from vfiohost.doctor.facts import HostFacts, Own, addresses_in
+from vfiohost.doctor.facts import HostFacts, Own
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, Process
 from vfiohost.model import Unavailable
@@ -68,7 +68,12 @@ def read_facts(
     for device in facts.devices:
         _read_device(sysfs, device, files, names)
     _list_vgpus(sysfs, snapshot, names)
-    _read_ports(sysfs, facts, files, is_live=is_live, timeout=timeout)
+    _read_ports(sysfs, facts, files, timeout=timeout)
+    spaces = {
+        path: decode(content)
+        for path, content in files.items()
+        if path.endswith("/config") and isinstance(content, bytes)
+    }
     return HostFacts(
         snapshot=facts.snapshot,
         subjects=subjects,
@@ -77,6 +82,7 @@ def read_facts(
         loadable=_loadable(sysfs, snapshot),
         own=_read_own(sysfs),
         is_live=is_live,
+        spaces=spaces,
     )
 
 
@@ -224,9 +230,7 @@ def _read_slowly(
             files[path] = Unavailable(-answer, os.strerror(-answer))
 
 
-def _read_ports(
-    sysfs: Sysfs, facts: HostFacts, files: Files, *, is_live: bool, timeout: float
-) -> None:
+def _read_ports(sysfs: Sysfs, facts: HostFacts, files: Files, *, timeout: float) -> None:
     """Read the configuration space of the bridges above shared groups, where they are awake."""
     groups = {facts.snapshot.group_of(device) for device in facts.devices}
     shared = [group for group in groups if group is not None and len(group.endpoints) > 1]
@@ -235,17 +239,8 @@ def _read_ports(
     for port in ports:
         for name in _OF_BRIDGE:
             _read_file(sysfs, f"{port.path}/{name}", sources.Source(name), files)
-    pci = facts.snapshot.pci
-    asleep = {
-        port.address
-        for port in ports
-        if is_live and files.get(f"{port.path}/power/runtime_status") != b"active\n"
-    }
-    awake = sorted(
-        port.path
-        for port in ports
-        if not any(address in asleep for address in addresses_in(port.path) if address in pci)
-    )
+    asleep = find_sleepers(sysfs, facts.snapshot, ports)
+    awake = sorted(port.path for port in ports if port.address not in asleep)
     _read_slowly(sysfs, [f"{path}/config" for path in awake], bytes, files, timeout)
 
 

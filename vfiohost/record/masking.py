@@ -8,10 +8,8 @@ configuration space.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from vfiohost.config_space import decode
 
 MASK = b"MASKED"
 """What stands on the command line for what was there."""
@@ -68,13 +66,9 @@ def _mask_word(word: bytes) -> bytes:
 
 # ---- the configuration space -------------------------------------------------------------------
 
-# include/uapi/linux/pci_regs.h
-_STATUS, _STATUS_CAP_LIST = 0x06, 0x10
-_HEADER_TYPE, _HEADER_TYPE_CARDBUS = 0x0E, 2
-_CAPABILITY_LIST, _CARDBUS_CAPABILITY_LIST = 0x34, 0x14
-_STANDARD_START, _STANDARD_END = 0x40, 0x100
-_CAP_VPD, _VPD_DATA = 0x03, slice(4, 8)
-_EXT_CAP_DSN, _DSN_SERIAL = 0x0003, slice(4, 12)
+# Where the fields are in their capabilities (include/uapi/linux/pci_regs.h).
+_VPD_DATA = slice(4, 8)
+_DSN_SERIAL = slice(4, 12)
 
 
 def mask_config(config: bytes) -> bytes:
@@ -92,12 +86,11 @@ def mask_config(config: bytes) -> bytes:
         The masked bytes, as many.
     """
     masked = bytearray(config)
-    for capability, offset in _standard(config):
-        if capability == _CAP_VPD:
-            _zero(masked, offset, _VPD_DATA)
-    for capability, offset in _extended(config):
-        if capability == _EXT_CAP_DSN:
-            _zero(masked, offset, _DSN_SERIAL)
+    for capability in decode(config).capabilities:
+        if capability.is_vpd:
+            _zero(masked, capability.offset, _VPD_DATA)
+        elif capability.is_serial:
+            _zero(masked, capability.offset, _DSN_SERIAL)
     return bytes(masked)
 
 
@@ -105,27 +98,3 @@ def _zero(config: bytearray, offset: int, field: slice) -> None:
     """Zero a field of a capability as far as the configuration space goes."""
     start, stop = (min(offset + edge, len(config)) for edge in (field.start, field.stop))
     config[start:stop] = bytes(stop - start)
-
-
-def _standard(config: bytes) -> Iterator[tuple[int, int]]:
-    """Id and offset of each capability, in their order; as ``pci_find_capability`` walks."""
-    if len(config) < _STANDARD_END or not config[_STATUS] & _STATUS_CAP_LIST:
-        return
-    is_cardbus = config[_HEADER_TYPE] & 0x7F == _HEADER_TYPE_CARDBUS
-    offset = config[_CARDBUS_CAPABILITY_LIST if is_cardbus else _CAPABILITY_LIST] & ~3
-    seen = set[int]()
-    while offset >= _STANDARD_START and offset not in seen:
-        seen.add(offset)
-        yield config[offset], offset
-        offset = config[offset + 1] & ~3
-
-
-def _extended(config: bytes) -> Iterator[tuple[int, int]]:
-    """Id and offset of each extended capability; as ``pci_find_ext_capability`` walks."""
-    offset = _STANDARD_END
-    seen = set[int]()
-    while _STANDARD_END <= offset <= len(config) - 4 and offset not in seen:
-        seen.add(offset)
-        header = int.from_bytes(config[offset : offset + 4], "little")
-        yield header & 0xFFFF, offset
-        offset = header >> 20 & ~3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vfiohost.render.sizes import size_text
 from vfiohost.render.table import format_columns, plain, printable
 
 if TYPE_CHECKING:
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from vfiohost.render.table import Kind, Paint
     from vfiohost.render.values import Value
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_THOUSAND = 1024
 _KINDS: dict[str, Kind] = {"ok": "good", "failed": "bad", "pending": "warn"}
 
 
@@ -70,16 +69,7 @@ def _step_lines(steps: tuple[Step, ...], paint: Paint) -> list[str]:
 
 def _facts(probe: Probe) -> list[str]:
     rows = [
-        (region.name, _size(region.size), " ".join(region.flags)) for region in probe.regions
+        (region.name, size_text(region.size), " ".join(region.flags)) for region in probe.regions
     ] + [(irq.name, str(irq.count), " ".join(irq.flags)) for irq in probe.irqs]
     reset = "yes" if probe.can_reset else "no"
     return [f"  {line}" for line in format_columns([*rows, ("reset", reset)])]
-
-
-def _size(number: int) -> str:
-    """A number of bytes in the largest unit that leaves it whole."""
-    unit = 0
-    while number and number % _THOUSAND == 0 and unit + 1 < len(_UNITS):
-        number //= _THOUSAND
-        unit += 1
-    return f"{number} {_UNITS[unit]}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from vfiohost.config_space.values import EXTENDED, TO_PCI_BRIDGE, UPSTREAM_PORT
 from vfiohost.doctor.facts import GROUPS, HostFacts, counted, joined
 from vfiohost.doctor.findings import Evidence, Finding
 from vfiohost.model import Unavailable
@@ -15,18 +16,13 @@ if TYPE_CHECKING:
 
     from vfiohost.model import IommuGroup, PciDevice
 
-# include/uapi/linux/pci_regs.h
-_CAPABILITY_LIST, _CAP_EXP, _STANDARD_END = 0x34, 0x10, 0x100
-_EXT_CAP_ACS = 0x0D
-_TYPES = {4: "root port", 5: "upstream port", 6: "downstream port", 7: "PCIe-to-PCI bridge"}
-_UPSTREAM, _TO_PCI = 5, 7
-# REQ_ACS_FLAGS of drivers/iommu/iommu.c, and their bits.
-_REQUIRED = {
-    "source validation": 0x01,
-    "request redirection": 0x04,
-    "completion redirection": 0x08,
-    "upstream forwarding": 0x10,
-}
+# REQ_ACS_FLAGS of drivers/iommu/iommu.c.
+_REQUIRED = (
+    "source validation",
+    "request redirection",
+    "completion redirection",
+    "upstream forwarding",
+)
 
 
 def check_groups(facts: HostFacts) -> Iterator[Finding]:
@@ -131,25 +127,28 @@ class Acs:
 def acs_of(facts: HostFacts, port: PciDevice) -> Acs:
     """Look for Access Control Services, as ``pci_acs_flags_enabled`` (``drivers/pci/pci.c``)."""
     path = f"{port.path}/config"
-    config = facts.files.get(path)
-    if not isinstance(config, bytes):
-        why = str(config) if isinstance(config, Unavailable) else _why_not_read(facts, port)
+    space = facts.spaces.get(path)
+    if space is None:
+        unread = facts.files.get(path)
+        why = str(unread) if isinstance(unread, Unavailable) else _why_not_read(facts, port)
         return Acs(Evidence(path, f"was not read ({why})"), "")
-    kind = port_type(config)
-    if len(config) <= _STANDARD_END:
-        said = f"only {len(config)} bytes can be read without root, or there are no more"
+    if not space.answers:
+        return Acs(Evidence(path, "reads as ones: the port does not answer"), "")
+    if space.size <= EXTENDED:
+        said = f"only {space.size} bytes can be read without root, or there are no more"
         return Acs(Evidence(path, said), "")
-    if kind is None or kind == _TO_PCI:
+    if space.express is None or space.express.port_type == TO_PCI_BRIDGE:
         sentence = "leads to conventional PCI, where all devices look like one."
-        return Acs(Evidence(path, _TYPES.get(kind or 0, "no PCI Express capability")), sentence)
-    name = _TYPES.get(kind, f"port of type {kind}")
-    found = acs_registers(config)
-    if found is None:
-        has_to = "" if kind == _UPSTREAM else "has no Access Control Services (ACS)."
-        return Acs(Evidence(path, f"{name}, no ACS capability"), has_to)
-    capability, control = found
-    missing = [n for n, bit in _REQUIRED.items() if capability & bit and not control & bit]
-    said = f"{name}, ACS capability {capability:#06x}, control {control:#06x}"
+        said = "no PCI Express capability" if space.express is None else space.express.port_name
+        return Acs(Evidence(path, said), sentence)
+    name = space.express.port_name
+    if space.acs is None:
+        is_upstream = space.express.port_type == UPSTREAM_PORT
+        sentence = "" if is_upstream else "has no Access Control Services (ACS)."
+        return Acs(Evidence(path, f"{name}, no ACS capability"), sentence)
+    able, on = space.acs.able, space.acs.on
+    missing = [control for control in _REQUIRED if control in able and control not in on]
+    said = f"{name}, ACS capability {space.acs.capability:#06x}, control {space.acs.control:#06x}"
     sentence = f"has ACS, but not switched on: {', '.join(missing)}." if missing else ""
     return Acs(Evidence(path, said), sentence)
 
@@ -159,29 +158,3 @@ def _why_not_read(facts: HostFacts, port: PciDevice) -> str:
     if facts.is_live:
         return f"the port, or one above it, sleeps ({status or 'unknown'}): reading would wake it"
     return "it is not in this recording: vfiohost record --with-config puts it there"
-
-
-def port_type(config: bytes) -> int | None:
-    """The device/port type of the PCI Express capability, or ``None`` where there is none."""
-    if len(config) < _CAPABILITY_LIST + 1:
-        return None
-    offset, seen = config[_CAPABILITY_LIST] & ~3, set[int]()
-    while 0x40 <= offset <= min(len(config), _STANDARD_END) - 4 and offset not in seen:  # noqa: PLR2004 - where capabilities begin
-        seen.add(offset)
-        if config[offset] == _CAP_EXP:
-            return config[offset + 2] >> 4
-        offset = config[offset + 1] & ~3
-    return None
-
-
-def acs_registers(config: bytes) -> tuple[int, int] | None:
-    """The capability and control registers of ACS, or ``None`` where it is not."""
-    offset, seen = _STANDARD_END, set[int]()
-    while _STANDARD_END <= offset <= len(config) - 8 and offset not in seen:
-        seen.add(offset)
-        header = int.from_bytes(config[offset : offset + 4], "little")
-        if header & 0xFFFF == _EXT_CAP_ACS:
-            registers = config[offset + 4 : offset + 8]
-            return int.from_bytes(registers[:2], "little"), int.from_bytes(registers[2:], "little")
-        offset = header >> 20 & ~3
-    return None
