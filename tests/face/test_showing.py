@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from tests.face.ordinary import as_nobody, readable_by_all
 from tests.face.support import HOSTS, check_golden, place_names
 from tests.native.spaces import H100_GUEST, Cap, load_dump, space, words
 from tests.native.trees import Lookout, Tree
-from vfiohost import testing
+from vfiohost import ConfigSpace, Host, testing
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
@@ -322,6 +323,23 @@ def test_modules_that_cannot_be_read_hide_nothing_else(run: Runner, spoilt: Make
     assert ran.code == 0
     assert "modules            unknown" in ran.out
     assert one(run, root)["modules"] is None
+
+
+def test_what_the_library_gives_is_frozen_and_travels(spoilt: Maker) -> None:
+    root = spoilt("few-vfs")
+    place_config(root, PHYSICAL)
+    with Host(root) as host:
+        physical, virtual = host.show([GPU, "65:00.6"])
+        assert physical.virtual_functions[2] == virtual.device
+        assert (physical.vf_index, virtual.vf_index) == (None, 2)
+        assert virtual.siblings == (physical.device,)
+        assert [str(d.address) for d in virtual.route] == [PORT]
+        assert isinstance(physical.space, ConfigSpace)
+        assert physical.space.has_vpd
+        assert host.show([GPU, "65:00.6"]) == (physical, virtual)
+    assert pickle.loads(pickle.dumps(physical)) == physical
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        physical.link = None  # type: ignore[misc]
 
 
 def test_it_needs_a_device(run: Runner, recorded: Maker) -> None:

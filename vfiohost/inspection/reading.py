@@ -7,6 +7,7 @@ a helper process. ``vpd``, ``rom`` and ``resourceN`` are never read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -96,6 +97,7 @@ def inspect(
     spaces = read_spaces(sysfs, awake, timeout=timeout)
     resets = read_reset(sysfs, addresses, timeout=timeout)
     texts = _read(sysfs, devices, awake, timeout)
+    vf_indices = _vf_indices(sysfs, snapshot, devices)
     drivers = Drivers(snapshot, modules)
     found = []
     for device in devices:
@@ -114,7 +116,7 @@ def inspect(
                 reset=resets[device.address],
                 power=told.power(),
                 cpus=told.text("local_cpulist") or None,
-                vf_index=_vf_index(sysfs, snapshot, device),
+                vf_index=vf_indices.get(str(device.address)),
                 sriov=told.sriov() if isinstance(device.total_vfs, int) else None,
                 nodes=nodes_of(sysfs, str(device.address)),
                 link=_link_of(space) or told.link(),
@@ -230,19 +232,21 @@ def _reserved(text: str) -> tuple[ReservedRegion, ...] | Unavailable:
     return tuple(ReservedRegion(int(m[1], 16), int(m[2], 16), m[3]) for m in matches if m)
 
 
-def _vf_index(sysfs: Sysfs, snapshot: Snapshot, device: PciDevice) -> int | None:
-    """The N of the ``virtfnN`` of its physical function that leads to a virtual function."""
-    physfn = device.physfn
-    physical = snapshot.pci.get(physfn) if isinstance(physfn, PciAddress) else None
-    if physical is None:
-        return None
-    try:
-        names = [n for n in sysfs.listdir(physical.path) if _VIRTFN.fullmatch(n)]
-        links = {sysfs.link_name(f"{physical.path}/{name}"): name for name in names}
-    except KernelError:
-        return None
-    name = links.get(str(device.address))
-    return None if name is None else int(name.removeprefix("virtfn"))
+def _vf_indices(sysfs: Sysfs, snapshot: Snapshot, devices: Iterable[PciDevice]) -> dict[str, int]:
+    """The N of the ``virtfnN`` that lead to virtual functions, by their addresses.
+
+    Of all virtual functions of those physical functions that some of the devices belong to.
+    """
+    physfns = {d.physfn for d in devices if isinstance(d.physfn, PciAddress)}
+    found: dict[str, int] = {}
+    for physical in (snapshot.pci[a] for a in physfns if a in snapshot.pci):
+        with contextlib.suppress(KernelError):
+            for name in sysfs.listdir(physical.path):
+                match = _VIRTFN.fullmatch(name)
+                address = sysfs.link_name(f"{physical.path}/{name}") if match else None
+                if match and address:
+                    found[address] = int(match[1])
+    return found
 
 
 def _flag(text: str) -> bool | Unavailable:
