@@ -97,8 +97,8 @@ def test_a_store_that_blocks_is_pending(run: Runner, simulated: Maker) -> None:
 def test_a_host_that_is_being_changed_is_exit_8(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
     with Sysfs(root) as sysfs, lock(sysfs, purpose="a test"):
-        ran = run("bind", "65:00.0", root=root)
-        value = run("bind", "65:00.0", "--json", root=root).value
+        ran = run("bind", "65:00.0", "--timeout", "0.2", root=root)
+        value = run("bind", "65:00.0", "--timeout", "0.2", "--json", root=root).value
     assert ran.code == 8
     assert "a test" in ran.err
     assert value["error"]["code"] == "lock-busy"
