@@ -18,58 +18,36 @@ from __future__ import annotations
 from contextlib import contextmanager
 from errno import ENOENT
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from vfiohost.errors import KernelError, NotFoundError
+from vfiohost.host_view import READ_TIMEOUT, HostView
 from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
 from vfiohost.native import never
-from vfiohost.scan import scan, with_details
-from vfiohost.sysfs import LiveKernel, Sysfs
+from vfiohost.sysfs import LiveKernel
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vfiohost.apply import Recovery, Watch
-    from vfiohost.doctor import Finding
     from vfiohost.errors import PendingError
-    from vfiohost.inspection import Inspection
+    from vfiohost.host_view import Devices
     from vfiohost.journal import Journal, JournalEntry
-    from vfiohost.modalias import ModuleIndex
-    from vfiohost.model import Problem
-    from vfiohost.names import PciNames
     from vfiohost.native import GiveUp
     from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
-    from vfiohost.recording import Recording
-    from vfiohost.selectors import ByName
     from vfiohost.sysfs import Kernel
-    from vfiohost.usage import Usage
-
-    Device = PciDevice | PciAddress | str
-    Devices = Device | Iterable[Device]
-    """Devices themselves, their addresses, or selectors such as ``65:00.0``; or one of these."""
 
 STORE_TIMEOUT = 20.0
 """Seconds that one store or module load may take."""
 
-READ_TIMEOUT = 2.0
-"""Seconds that reading attributes behind the device lock may take, for all devices together."""
-
-# On Linux 6.1 the uevent of a device that is being let go does not answer until that is over
-# (uevent_show() in drivers/base/core.c takes the device lock): the silence says it all.
-RELEASING_TIMEOUT = 0.4
-"""Seconds that a list waits for devices that may be on their way out."""
-
 UDEV_TIMEOUT = 2.0
 """Seconds that udev may take to give new VFIO nodes their owner and mode."""
 
-_PCI_IDS_LIMIT = 4 << 20  # bytes; the file has 1.4 million
 
-
-class Host:
+class Host(HostView):
     """A Linux host below a root directory: this machine, a simulated host, or a recording.
 
     A host opens the root once and caches nothing but the names of ``pci.ids``: each scan reads
@@ -87,323 +65,9 @@ class Host:
     """
 
     def __init__(self, root: str | os.PathLike[str] = "/", *, kernel: Kernel | None = None) -> None:
-        self.sysfs = Sysfs(root)
+        super().__init__(root)
         self.kernel: Kernel = LiveKernel(self.sysfs) if kernel is None else kernel
         self._lock: int | None = None
-
-    def close(self) -> None:
-        """Close the root; the host is of no use afterwards."""
-        self.sysfs.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Host({self.root!r})"
-
-    @property
-    def root(self) -> str:
-        """The root directory."""
-        return self.sysfs.root
-
-    # -- reading ---------------------------------------------------------------------------------
-
-    def scan(self, *, mdev: bool = False) -> Snapshot:
-        """Read the host. Takes no lock of the kernel and wakes no device.
-
-        Args:
-            mdev: whether to read the mediated devices too.
-
-        Returns:
-            The snapshot. One device that makes no sense is a problem in it and hides no other.
-        """
-        return scan(self.sysfs, mdev=mdev)
-
-    def with_details(
-        self, snapshot: Snapshot, devices: Iterable[PciDevice], *, timeout: float = READ_TIMEOUT
-    ) -> Snapshot:
-        """Add the attributes whose reading may block: override, uevent, boot_vga.
-
-        Args:
-            snapshot: a snapshot of this host.
-            devices: whose attributes.
-            timeout: seconds for all of them; what gave no answer in time is ``Unavailable``.
-        """
-        addresses = tuple(d.address for d in devices)
-        if not addresses:
-            return snapshot
-        return with_details(self.sysfs, snapshot, addresses, timeout=timeout)
-
-    def with_releasing(self, snapshot: Snapshot) -> Snapshot:
-        """Add the details of the devices whose VFIO driver may be on its way out.
-
-        These have no driver while their group's node under ``/dev/vfio`` is still there; on most
-        hosts there are none, and nothing is read. What gave no answer in 0.4 s is ``Unavailable``.
-        """
-        driverless = [d for d in snapshot.devices if d.driver is None and d.iommu_group is not None]
-        nodes = self.vfio_nodes() if driverless else {}
-        leaving = [d for d in driverless if d.iommu_group in nodes]
-        return self.with_details(snapshot, leaving, timeout=RELEASING_TIMEOUT)
-
-    def vfio_nodes(self) -> Mapping[int, str]:
-        """The group nodes that exist now (``/dev/vfio/12``), by IOMMU group.
-
-        A group without an IOMMU behind it has ``/dev/vfio/noiommu-12`` (``drivers/vfio/group.c``).
-        """
-        try:
-            names = self.sysfs.listdir("dev/vfio")
-        except KernelError:
-            return {}
-        numbers = {name: name.removeprefix("noiommu-") for name in names}
-        return {
-            int(number): f"/dev/vfio/{name}"
-            for name, number in numbers.items()
-            if number.isascii() and number.isdecimal()
-        }
-
-    def usage(
-        self,
-        devices: Devices = (),
-        *,
-        mdevs: Iterable[str] = (),
-        snapshot: Snapshot | None = None,
-    ) -> Usage:
-        """Who uses devices, and for what: processes, mounts, interfaces, consoles.
-
-        Args:
-            devices: which; their virtual functions and mediated devices are looked at too.
-            mdevs: which mediated devices besides, by UUID.
-            snapshot: where to look, with the mediated devices; by default a new scan.
-
-        Returns:
-            The uses, and what could not be found out.
-
-        Raises:
-            ParseError, NotFoundError: as :meth:`select`.
-        """
-        from vfiohost.holders import find_usage
-
-        snapshot = self._scanned(snapshot)
-        return find_usage(self.sysfs, snapshot, self._addresses(devices, snapshot), mdevs=mdevs)
-
-    def select(self, devices: Devices, snapshot: Snapshot | None = None) -> tuple[PciDevice, ...]:
-        """The devices that are meant, each once, in the order of the request.
-
-        Args:
-            devices: selectors (``65:00.0``, ``class:gpu``, ``10de:2236``, ``group:12``, ``eth0``;
-                all are in :mod:`vfiohost.selectors`), addresses, devices.
-            snapshot: where to look; by default a new scan.
-
-        Raises:
-            ParseError: a text is no selector.
-            NotFoundError: something hits nothing.
-        """
-        from vfiohost.selectors import select_all
-
-        many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
-        texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
-        found = self.scan() if snapshot is None else snapshot
-
-        def lookup(by: ByName) -> tuple[PciAddress, ...]:
-            from vfiohost.identities import find_named
-
-            return find_named(self.sysfs, found, by)
-
-        return select_all(texts, found, lookup)
-
-    def lspci(
-        self,
-        devices: Devices | None = None,
-        *,
-        snapshot: Snapshot | None = None,
-        names: bool = True,
-        timeout: float = READ_TIMEOUT,
-    ) -> tuple[str, tuple[Problem, ...]]:
-        """Say of devices what ``lspci -nnk`` prints of them, byte for byte, without it.
-
-        Args:
-            devices: which, in this order; by default all.
-            snapshot: the host as it is; by default a new scan.
-            names: look up names; without them, what ``lspci -nk`` prints.
-            timeout: seconds that the firmware's names may take.
-
-        Returns:
-            The text (pciutils 3.9.0, which is Debian 12's), and what could not be read for it.
-
-        Raises:
-            ParseError, NotFoundError: as :meth:`select`.
-        """
-        from vfiohost.lspci import read_lspci
-        from vfiohost.render.lspci import lspci_text
-
-        snapshot = self.scan() if snapshot is None else snapshot
-        chosen = snapshot.devices if devices is None else self.select(devices, snapshot)
-        facts, problems = read_lspci(self.sysfs, snapshot, chosen, timeout=timeout)
-        domains = any(device.address.domain for device in snapshot.devices)
-        text = lspci_text(chosen, facts, self.names if names else None, domains=domains)
-        return text, problems
-
-    def probe(
-        self,
-        devices: Devices,
-        *,
-        path: ProbePath | None = None,
-        reset: bool = False,
-        vf_token: str | None = None,
-        timeout: float = STORE_TIMEOUT,
-    ) -> Iterator[Probe]:
-        """Use devices as a guest would, and close them again: the evidence that one could.
-
-        Args:
-            devices: which; they must be on a VFIO driver.
-            path: through the ``group`` or the device's own ``cdev``; by default every way that the
-                kernel offers.
-            reset: reset them, too.
-            vf_token: for a virtual function of a PF that a VFIO user has.
-            timeout: seconds for each of the probes.
-
-        Yields:
-            What came of each probe. A device that cannot be used is no error.
-
-        Raises:
-            ParseError, NotFoundError: as :meth:`select`.
-            UnsupportedError: the root is a recording or a simulation.
-            KernelError: a helper process did not start, or was killed.
-        """
-        from vfiohost.probe import paths_of, probe
-
-        snapshot = self.scan()
-        for device in self.select(devices, snapshot):
-            for way in paths_of(self.sysfs, device) if path is None else (path,):
-                yield probe(
-                    self.sysfs,
-                    snapshot,
-                    device,
-                    way,
-                    reset=reset,
-                    vf_token=vf_token,
-                    timeout=timeout,
-                )
-
-    def show(
-        self,
-        devices: Devices,
-        *,
-        wake: bool = False,
-        snapshot: Snapshot | None = None,
-        timeout: float = READ_TIMEOUT,
-    ) -> tuple[Inspection, ...]:
-        """Say all that is known of devices, their configuration space with it.
-
-        Args:
-            devices: which.
-            wake: read the registers of those that sleep too, which wakes them.
-            snapshot: the host as it is; by default a new scan.
-            timeout: seconds that what may wait may take, each time that a helper process is asked.
-
-        Returns:
-            One for each device. An ordinary user gets the first 64 bytes of a configuration space,
-            in which there is no capability.
-
-        Raises:
-            ParseError, NotFoundError: as :meth:`select`.
-        """
-        from vfiohost.inspection import inspect
-
-        snapshot = self.scan() if snapshot is None else snapshot
-        found = self.select(devices, snapshot)
-        try:
-            modules = self._modules(snapshot)
-        except KernelError:
-            modules = None  # as where there is no list of them: the rest is still worth knowing
-        return inspect(self.sysfs, snapshot, found, modules, wake=wake, timeout=timeout)
-
-    def record(
-        self, *, title: str | None = None, config: bool = False, timeout: float = READ_TIMEOUT
-    ) -> Recording:
-        """Record the host, so that ``vfiohost sim`` can make it again elsewhere.
-
-        Serial numbers, MAC addresses and what else identifies the machine are not read or masked.
-        ``vfiohost.recording.format`` makes a text of the recording.
-
-        Args:
-            title: one line that says what is special; by default what kind of host it is.
-            config: read the configuration space too, which wakes devices.
-            timeout: seconds that the attributes behind the device lock may take.
-
-        Raises:
-            KernelError: there is no PCI bus, or it cannot be listed. What else cannot be read is an
-                errno in the recording, or a note.
-            UnsupportedError: there is more than a recording can hold.
-        """
-        from datetime import UTC, datetime
-
-        from attrs import evolve
-
-        from vfiohost import __version__
-        from vfiohost.record import MASKED_NOTE, capture, describe
-
-        found = capture(self.sysfs, title="", source="", config=config, timeout=timeout)
-        where = "" if self.sysfs.is_live() else "a directory with the files of "
-        source = (
-            f"recorded from {where}Linux {found.kernel or '(unknown)'} on "
-            f"{datetime.now(UTC).date()} with vfiohost {__version__}; again: "
-            f"vfiohost record {'--with-config ' if config else ''}FILE"
-        )
-        title = describe(found) if title is None else title
-        return evolve(found, title=title, source=source, notes=(MASKED_NOTE, *found.notes))
-
-    def examine(
-        self,
-        devices: Devices | None = None,
-        *,
-        snapshot: Snapshot | None = None,
-        timeout: float = READ_TIMEOUT,
-    ) -> tuple[Finding, ...]:
-        """Look for what is in the way of giving devices to guests. Writes nothing, wakes nothing.
-
-        Args:
-            devices: which are meant for guests; by default graphics cards, accelerators, what is on
-                a VFIO driver, and what can have virtual functions.
-            snapshot: the host as it is, with its mediated devices; by default a new scan.
-            timeout: seconds that what may wait may take, each time that a helper process is asked.
-
-        Returns:
-            What was found, worst first, with what is as it should be.
-
-        Raises:
-            ParseError, NotFoundError: as :meth:`select`.
-        """
-        from vfiohost.doctor import examine, guest_devices, read_facts
-
-        snapshot = self._scanned(snapshot)
-        wanted = guest_devices(snapshot) if devices is None else self._addresses(devices, snapshot)
-        return examine(read_facts(self.sysfs, snapshot, wanted, timeout=timeout))
-
-    @cached_property
-    def names(self) -> PciNames:
-        """The names of ``pci.ids``: the one below the root, else this machine's, else none.
-
-        Read once, when it is first asked for.
-        """
-        from vfiohost.names import WELL_KNOWN_PATHS, PciNames
-
-        roots = [self.sysfs] if self.root == "/" else [self.sysfs, Sysfs("/")]
-        for sysfs in roots:
-            for path in WELL_KNOWN_PATHS:
-                try:
-                    return PciNames(sysfs.read_bytes(path, limit=_PCI_IDS_LIMIT))
-                except KernelError:
-                    continue  # names are a courtesy: another place, or numbers
-        return PciNames(b"")
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -649,6 +313,48 @@ class Host:
             raise NotFoundError("plan to undo", "last", sentence=sentence)
         return entry
 
+    def probe(
+        self,
+        devices: Devices,
+        *,
+        path: ProbePath | None = None,
+        reset: bool = False,
+        vf_token: str | None = None,
+        timeout: float = STORE_TIMEOUT,
+    ) -> Iterator[Probe]:
+        """Use devices as a guest would, and close them again: the evidence that one could.
+
+        Args:
+            devices: which; they must be on a VFIO driver.
+            path: through the ``group`` or the device's own ``cdev``; by default every way that the
+                kernel offers.
+            reset: reset them, too.
+            vf_token: for a virtual function of a PF that a VFIO user has.
+            timeout: seconds for each of the probes.
+
+        Yields:
+            What came of each probe. A device that cannot be used is no error.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select`.
+            UnsupportedError: the root is a recording or a simulation.
+            KernelError: a helper process did not start, or was killed.
+        """
+        from vfiohost.probe import paths_of, probe
+
+        snapshot = self.scan()
+        for device in self.select(devices, snapshot):
+            for way in paths_of(self.sysfs, device) if path is None else (path,):
+                yield probe(
+                    self.sysfs,
+                    snapshot,
+                    device,
+                    way,
+                    reset=reset,
+                    vf_token=vf_token,
+                    timeout=timeout,
+                )
+
     def apply(
         self,
         plan: Plan,
@@ -798,13 +504,6 @@ class Host:
 
     # -- what the planners need ------------------------------------------------------------------
 
-    def _scanned(self, snapshot: Snapshot | None) -> Snapshot:
-        """A snapshot for a planner, which must know the mediated devices of what it touches."""
-        return self.scan(mdev=True) if snapshot is None else snapshot
-
-    def _addresses(self, devices: Devices, snapshot: Snapshot) -> tuple[PciAddress, ...]:
-        return tuple(d.address for d in self.select(devices, snapshot))
-
     def _judged(self, snapshot: Snapshot, addresses: Iterable[PciAddress]) -> Snapshot:
         """What a planner must know of the devices that it takes from someone: details and usage."""
         from attrs import evolve
@@ -826,11 +525,6 @@ class Host:
             usage = self.usage(devices, mdevs=mdevs, snapshot=snapshot)
             snapshot = evolve(self.with_details(snapshot, devices), usage=usage)
         return plan_undo(plan, snapshot=snapshot, allow=frozenset(allow))
-
-    def _modules(self, snapshot: Snapshot) -> ModuleIndex | None:
-        from vfiohost.scan import read_modules
-
-        return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
 
     def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
         if owner is None and mode is None:

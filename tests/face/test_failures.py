@@ -220,7 +220,7 @@ def test_ctrl_c_while_reading(
     def interrupted(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vfiohost.host.scan", interrupted)
+    monkeypatch.setattr("vfiohost.host_view.scan", interrupted)
     ran = run("list", root=recorded("mtty"))
     assert (ran.code, ran.out, ran.err) == (130, "", "vfiohost: Interrupted.\n")
     assert run("list", "--json", root=recorded("mtty")).value["error"]["code"] == "interrupted"
@@ -232,7 +232,7 @@ def test_a_bug_shows_where_it_is(
     def broken(*_args: object, **_options: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("vfiohost.host.scan", broken)
+    monkeypatch.setattr("vfiohost.host_view.scan", broken)
     ran = run("list", root=recorded("mtty"))
     assert ran.code == 70
     assert "Traceback" in ran.err

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from vfiohost.recording import Recording
 
+RANDOM = "test_random_sequences"
 SETTLE_SECONDS = 60.0
 RECORD_SECONDS = 300.0
 
@@ -99,7 +100,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByKernel(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:
-            return kernel_of(nodeid) or nodeid
+            kernel = kernel_of(nodeid) or nodeid
+            # The longest test by far gets a machine of its own, when a process has nothing to do.
+            return f"{kernel} {RANDOM}" if RANDOM in nodeid else kernel
 
     return ByKernel(config, log)
 
