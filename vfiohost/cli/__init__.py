@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; ``None`` takes those of the process.
 
     Returns:
-        The exit code; see ``docs/cli.md``.
+        The exit code; see ``docs/errors.md``.
     """
     from vfiohost.cli.running import run
 

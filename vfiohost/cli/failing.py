@@ -33,7 +33,7 @@ EXIT_CODES: dict[FailureCode, int] = {
     "internal": 70,
     "interrupted": 130,
 }
-"""The exit code of each kind of failure; see ``docs/cli.md``."""
+"""The exit code of each kind of failure; see ``docs/errors.md``."""
 
 
 def explain(error: BaseException, session: Session, *, about: str | None = None) -> None:
