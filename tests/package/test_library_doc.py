@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.package.documents import ROOT, blocks
 from vfiohost import testing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "library.md"
-EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+DOCUMENT = "docs/library.md"
 
 
 def test_the_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     testing.create(testing.load("a10-pair-nouveau"), "host")
     testing.create(testing.load("a10-pair-vgpu"), "vgpu")
-    text = DOCUMENT.read_text()
     namespace: dict[str, object] = {}
-    examples = list(EXAMPLE.finditer(text))
-    assert len(examples) == text.count("```python")
+    examples = blocks(DOCUMENT)
+    assert examples
+    assert {example.language for example in examples} == {"python"}
     for example in examples:
         # Blank lines before it, so that a traceback names the line of the document.
-        above = "\n" * (text[: example.start()].count("\n") + 1)
-        exec(compile(above + example[1], str(DOCUMENT), "exec"), namespace)
+        above = "\n" * (example.line - 1)
+        exec(compile(above + example.text, str(ROOT / DOCUMENT), "exec"), namespace)

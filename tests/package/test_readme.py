@@ -1,57 +1,19 @@
-"""Every block of README.md and docs/library.md does what the text around it says.
+"""Every block of README.md does what the text around it says.
 
-A block says how it is run in a comment before it: ``<!-- run: NAME -->``. ``.ci/run`` and
-``chroot.sh`` paste the blocks ``try``, ``test`` and ``lab`` whole; here ``try`` runs without its
-first line, which installs.
+``.ci/run`` and ``chroot.sh`` paste the blocks ``try``, ``test`` and ``lab`` whole; here ``try``
+runs without its first line, which installs.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import vfiohost
+from tests.package.documents import ROOT, by_name, masked, shell
 
-ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(
-    r"(?:<!-- (run|output): (\w+) -->\n)?```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE
-)
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def blocks(document: str) -> dict[tuple[str, str], str]:
-    """The fenced blocks of a document by kind and name."""
-    found = BLOCK.findall((ROOT / document).read_text())
-    return {(kind, name): text for kind, name, _language, text in found}
-
-
-README = blocks("README.md")
-
-
-def shell(script: str, directory: Path, **environment: str) -> str:
-    """What a script prints on both streams, with the tested ``vfiohost`` on its PATH."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("VFIOHOST_", "PYTEST_"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory,
-        env=clean | {"PATH": path, "TMPDIR": str(directory)} | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def masked(text: str) -> list[str]:
-    """The lines, with UUIDs that are random made equal."""
-    return UUID.sub("UUID", text).splitlines()
+README = by_name("README.md")
 
 
 def assert_in_order(expected: list[str], lines: list[str]) -> None:
