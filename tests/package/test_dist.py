@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 import tarfile
 import zipfile
 from email.parser import HeaderParser
@@ -51,7 +52,7 @@ def test_the_sdist_is_the_whole_source_tree(sdist: set[str]) -> None:
     assert set(listed.stdout.splitlines()) - sdist == {".gitignore"}
 
 
-def test_the_wheel_is_the_package_the_core_and_the_recordings(
+def test_the_wheel_is_the_package_the_core_the_recordings_and_the_manual(
     sdist: set[str], wheel: set[str]
 ) -> None:
     expected = {name for name in sdist if name.startswith("vfiohost/")}
@@ -59,6 +60,7 @@ def test_the_wheel_is_the_package_the_core_and_the_recordings(
     assert any(name.endswith(".host") for name in recorded)
     expected |= {name.replace("fixtures/sysfs", "vfiohost/_fixtures") for name in recorded}
     expected |= {"vfiohost/_native.abi3.so"}
+    expected |= {f"vfiohost-{vfiohost.__version__}.data/data/share/man/man1/vfiohost.1"}
     assert {"vfiohost/py.typed", "vfiohost/schema.json"} <= expected
     assert {name for name in wheel if ".dist-info/" not in name} == expected
 
@@ -74,6 +76,11 @@ def test_one_wheel_is_for_every_cpython_from_3_11_on() -> None:
 def test_it_is_the_installed_wheel_that_is_tested() -> None:
     assert Path(vfiohost.__file__).parent.parent.name == "site-packages"
     assert Path(_native.__file__).name == "_native.abi3.so"
+
+
+def test_the_manual_page_is_where_man_looks_for_it() -> None:
+    page = Path(sys.prefix, "share", "man", "man1", "vfiohost.1")
+    assert page.read_text().startswith('.\\" Made by vfiohost.cli.manual')
 
 
 def test_the_installed_package_brings_the_recorded_hosts(wheel: set[str]) -> None:

@@ -25,6 +25,9 @@ exit codes:
  11 checked, and found bad
 """
 
+COMMON = "options of every verb"
+"""The title of the options that stand before the verb as well as after it."""
+
 _COUNT = "-n/--count"
 _REQUIRED = "the following arguments are required: "
 
@@ -110,7 +113,7 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True, writes: boo
         return text if writes else argparse.SUPPRESS
 
     parser = Parser()
-    group = parser.add_argument_group("options of every verb")
+    group = parser.add_argument_group(COMMON)
     add = group.add_argument
     add("-h", "--help", nargs=0, action=_ShowHelp, help="show this and exit")
     add("--root", metavar="DIR", help="work on the host below DIR (default $VFIOHOST_ROOT, or /)")
@@ -398,10 +401,10 @@ def parse(argv: Sequence[str], options: Options) -> None:
     _check_words(options, command)
 
 
-_NEEDS = {
-    "mdev create": ("parent", "-p PARENT"),
+NEEDS = {
+    "mdev create": {"parent": "-p PARENT", "type": "-t TYPE"},
 }
-"""Verbs that cannot do without something: the option that has it, and its name."""
+"""Verbs that cannot do without some options: where the value is, and how it is given."""
 
 
 def _check_words(options: Options, command: str) -> None:
@@ -411,11 +414,9 @@ def _check_words(options: Options, command: str) -> None:
         ParseError: something is missing, or excludes something else.
     """
     prog = f"vfiohost {command}"
-    option, name = _NEEDS.get(command, ("verb", ""))
-    if not getattr(options, option):
-        raise _missing(prog, name)
-    if command == "mdev create" and options.type is None:
-        raise _missing(prog, "-t TYPE")
+    for option, name in NEEDS.get(command, {}).items():
+        if not getattr(options, option):
+            raise _missing(prog, name)
     if command == "restore" and bool(options.devices) == options.all:
         raise _missing(prog, "either DEV or --all")
     if options.lspci and (options.json or options.columns is not None):
