@@ -16,7 +16,7 @@ import nox
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "types", "contracts", "tests"]
+nox.options.sessions = ["lint", "types", "contracts", "docs", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEPENDENCIES = [
@@ -53,6 +53,15 @@ def contracts(session: nox.Session) -> None:
     """Check the direction of the layers, and that the pure core does no I/O."""
     install_group(session, "contracts")
     session.run("lint-imports", "--no-cache", "--no-logo")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Make web pages of docs/ and the docstrings in build/docs; a link to nowhere is an error."""
+    install_group(session, "docs")
+    session.install("-e", ".")
+    # The top folder is the source, since README.md and others there are pages, too.
+    session.run("sphinx-build", "-EWq", "--keep-going", "-c", "docs", ".", "build/docs")
 
 
 @nox.session

@@ -312,7 +312,7 @@ class HostView:
 
     @cached_property
     def names(self) -> PciNames:
-        """The names of ``pci.ids``: the one below the root, else this machine's, else none.
+        """The names of ``pci.ids``, of the one below the root, else of this machine's, else none.
 
         Read once, when it is first asked for.
         """

@@ -66,7 +66,7 @@ class PciAddress:
 
     @property
     def slot(self) -> tuple[int, int, int]:
-        """Domain, bus and device: what the functions of one card share."""
+        """What the functions of one card share (domain, bus and device)."""
         return (self.domain, self.bus, self.device)
 
 
@@ -147,7 +147,7 @@ class PciDevice:
 
     @property
     def is_bridge(self) -> bool:
-        """A host bridge, PCI bridge or other bridge (base class 06): never handed to a guest.
+        """A host bridge, PCI bridge or other bridge (base class 06), never handed to a guest.
 
         An NVSwitch is none, although its class code says so.
         """
@@ -160,7 +160,7 @@ class PciDevice:
 
     @property
     def above(self) -> tuple[PciAddress, ...]:
-        """The functions that its path leads through: bridges and controllers, from the root on."""
+        """The bridges and controllers that its path leads through, from the root on."""
         parts = self.path.split("/")[:-1]
         return tuple(PciAddress.parse(p) for p in parts if _ADDRESS.fullmatch(p))
 

@@ -151,7 +151,7 @@ class Inspection:
 
     @property
     def details(self) -> Details | None:
-        """What was read in the helper process: ``driver_override`` and the like."""
+        """What was read in the helper process (``driver_override`` and the like)."""
         return self.snapshot.details.get(self.device.address)
 
     @property
@@ -182,7 +182,7 @@ class Inspection:
 
     @property
     def module(self) -> str | None:
-        """The module of the driver that is bound, or ``None``: built in, or no driver."""
+        """The module of the driver that is bound, or ``None`` (built in, or no driver)."""
         driver = self.device.driver
         known = self.snapshot.drivers.get(driver) if isinstance(driver, str) else None
         return None if known is None else known.module

@@ -119,7 +119,7 @@ def create(recording: Recording, directory: str | os.PathLike[str]) -> Simulated
         directory: a new or empty directory.
 
     Returns:
-        The kernel of that host. The directory keeps its state: open it again with
+        The kernel of that host. The directory keeps its state; open it again with
         :class:`SimulatedKernel`, from any process.
 
     Raises:
