@@ -21,7 +21,7 @@ nitpicky = True
 # the first line of a property, napoleon takes the words before the colon for one.
 nitpick_ignore_regex = [("py:.*", r"[\w.]+")]
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 
