@@ -79,6 +79,13 @@ def test_nothing_is_said_where_nothing_can_be_read(run: Runner, tmp_path: Path) 
     assert run("__complete").out.startswith("list\t")
 
 
+def test_a_name_that_is_a_command_is_not_offered(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair")
+    for name in ("x;reboot", "$(reboot)", "a b", "x\x1b[2J"):
+        (root / "sys/bus/pci/drivers" / name).mkdir()
+    assert not {w for w in offered(run, root, "bind --driver ") if set(w) & set("; $\x1b\\")}
+
+
 @pytest.mark.parametrize("shell", sorted(SCRIPTS))
 def test_the_script_of_a_shell(run: Runner, shell: str) -> None:
     assert run("completion", shell).out == SCRIPTS[shell]

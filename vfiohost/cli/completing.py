@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ COMPLETE = "__complete"
 
 FILES, DIRECTORIES = (":files", ""), (":directories", "")
 """Candidates that tell a shell to offer what it knows itself."""
+
+# What no shell takes for more than a word: names in a hostile root may be commands.
+_HARMLESS = re.compile(r"[\w:.,=+@%/-]+", re.ASCII)
 
 Candidate = tuple[str, str]
 """A word, and what it is."""
@@ -59,8 +63,9 @@ def complete(words: Sequence[str]) -> str:
     except (VfioHostError, OSError):
         return ""
     typed = line.current
-    told = (c for c in found if c in (FILES, DIRECTORIES) or c[0].startswith(typed))
-    lines = ("\t".join(printable(text) for text in c if text) for c in dict.fromkeys(told))
+    fits = (c for c in found if c in (FILES, DIRECTORIES) or c[0].startswith(typed))
+    told = dict.fromkeys(c for c in fits if _HARMLESS.fullmatch(c[0]))
+    lines = ("\t".join(printable(text) for text in c if text) for c in told)
     return "".join(f"{line}\n" for line in lines)
 
 
