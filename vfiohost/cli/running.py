@@ -69,6 +69,7 @@ _MODULES = {
     "tree": "drawing",
     "completion": "completing",
     "doctor": "examining",
+    "resources": "printing",
     "sim": "simulating",
 }
 """Where the verbs are; those that are not here change devices."""
