@@ -29,6 +29,8 @@ Standing = Literal["gone", "before", "between", "after", "other"]
 the change, as after it, or the change was cut off; or somebody else has changed it since."""
 
 _DEVICES = "sys/bus/pci/devices"
+MDEVS = "sys/bus/mdev/devices"
+"""Where the mediated devices are, relative to the root."""
 _APPEARS_WITHIN = 2.0  # seconds; devtmpfs makes the node before the driver's bind has returned
 _INTERVAL = 0.01
 

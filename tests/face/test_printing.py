@@ -64,3 +64,57 @@ def test_a_host_that_offers_nothing(run: Runner, recorded: Maker) -> None:
     assert (ran.code, ran.out) == (0, "")
     assert "nothing" in ran.err
     assert run("resources", "--json", root=recorded("a10-pair")).value["allocatable"] == {}
+
+
+FORMATS = ("kubevirt", "vmi")
+
+
+@pytest.mark.parametrize("name", sorted(READY))
+def test_formats(run: Runner, simulated: Maker, name: str) -> None:
+    root = ready(run, simulated, name)
+    for form in FORMATS:
+        ran = run("print", form, root=root)
+        check_golden(f"print-{form}-{name}", ran, root)
+        assert run("print", form, "--json", root=root).value["printed"]["text"] == ran.out
+
+
+def test_what_is_named_comes_with_its_group(run: Runner, simulated: Maker) -> None:
+    root = ready(run, simulated, "rtx-workstation")
+    value = run("print", "vmi", "01:00.0", "--json", root=root).value["printed"]
+    assert value["devices"] == [f"0000:01:00.{n}" for n in range(4)]
+
+
+def test_one_mdev(run: Runner, simulated: Maker) -> None:
+    root = ready(run, simulated, "a10-pair-vgpu")
+    value = run("print", "vmi", UUIDS[1].upper(), "--json", root=root).value["printed"]
+    assert (value["devices"], value["mdevs"]) == ([], [UUIDS[1]])
+    ran = run("print", "vmi", UUIDS[1].replace("3d1d", "4d1d"), root=root)
+    assert (ran.code, ran.out) == (3, "")
+
+
+def test_what_is_not_ready_is_refused_with_a_remedy(run: Runner, simulated: Maker) -> None:
+    root = simulated("rtx-workstation")
+    ran = run("print", "vmi", "01:00.0", "00:01.0", root=root)
+    assert (ran.code, ran.out) == (4, "")
+    assert "0000:01:00.0 has the driver nouveau, so no guest can open it" in ran.err
+    assert "bind 0000:01:00.0" in ran.err
+    assert "0000:00:01.0 is a bridge" in ran.err
+
+
+def test_a_group_that_is_not_viable(run: Runner, simulated: Maker) -> None:
+    root = simulated("rtx-workstation")
+    alone = "--allow", "display,console,shared-group"
+    assert run("bind", "01:00.0", *alone, root=root).code == 0
+    ran = run("print", "vmi", "01:00.0", root=root)
+    assert ran.code == 4
+    assert "since a host driver has 0000:01:00.1 (snd_hda_intel)" in ran.err
+    assert "--group" in ran.err
+    ran = run("print", "vmi", "--json", root=root)
+    assert (ran.code, ran.value["printed"]["devices"]) == (0, [])
+    assert "Left out" in ran.value["problems"][0]["sentence"]
+
+
+def test_nothing_is_ready(run: Runner, recorded: Maker) -> None:
+    for form in FORMATS:
+        ran = run("print", form, root=recorded("a10-pair"))
+        assert (ran.code, "Nothing is ready" in ran.err) == (0, True)

@@ -69,6 +69,7 @@ _MODULES = {
     "tree": "drawing",
     "completion": "completing",
     "doctor": "examining",
+    "print": "printing",
     "resources": "printing",
     "sim": "simulating",
 }
