@@ -66,7 +66,7 @@ def test_a_host_that_offers_nothing(run: Runner, recorded: Maker) -> None:
     assert run("resources", "--json", root=recorded("a10-pair")).value["allocatable"] == {}
 
 
-FORMATS = ("kubevirt", "vmi")
+FORMATS = ("kubevirt", "vmi", "libvirt", "qemu", "cdi")
 
 
 @pytest.mark.parametrize("name", sorted(READY))

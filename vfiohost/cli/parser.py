@@ -314,7 +314,7 @@ def _doctor(parser: Parser) -> None:
 
 
 def _print(parser: Parser) -> None:
-    formats = ("kubevirt", "vmi")
+    formats = ("kubevirt", "vmi", "libvirt", "qemu", "cdi")
     parser.add_argument("format", metavar="FORMAT", choices=formats, help=", ".join(formats))
     parser.add_argument(
         "devices", metavar="DEV|UUID", nargs="*", help="which devices (default: all that are ready)"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import ParseError
+from vfiohost.guests.cdi import cdi_json
 from vfiohost.guests.kubevirt import kubevirt_yaml, left_out, vmi_yaml
+from vfiohost.guests.libvirt import libvirt_xml
+from vfiohost.guests.qemu import qemu_arguments
 from vfiohost.guests.ready import all_ready, named_ready
 from vfiohost.guests.resources import collisions, nameless, resources
 from vfiohost.plan.mdev import parse_uuid
@@ -109,4 +112,7 @@ def _cluster(make: Callable[[Ready, PciNames], str]) -> Callable[[Session, Ready
 _TEXTS: Mapping[str, Callable[[Session, Ready], str]] = {
     "kubevirt": _cluster(kubevirt_yaml),
     "vmi": _cluster(vmi_yaml),
+    "libvirt": lambda _, ready: libvirt_xml(ready),
+    "qemu": lambda _, ready: qemu_arguments(ready),
+    "cdi": lambda session, ready: cdi_json(ready, session.host.guest_nodes(ready)),
 }
