@@ -42,7 +42,8 @@ def cdi_json(ready: Ready, nodes: Nodes) -> str:
         paths = [_group_node(group, nodes)] if isinstance(group, int) else []
         if nodes.has_iommufd:
             paths += [nodes.cdevs[n] for n in together if n in nodes.cdevs]
-        devices.append({"name": name, "containerEdits": _edits(paths)})
+        if paths:  # the specification has no device without edits
+            devices.append({"name": name, "containerEdits": _edits(paths)})
     common = ["/dev/vfio/vfio", *(["/dev/iommu"] if nodes.has_iommufd else [])]
     value: dict[str, Any] = {"cdiVersion": VERSION, "kind": KIND, "devices": devices}
     if devices:
