@@ -118,3 +118,11 @@ def test_nothing_is_ready(run: Runner, recorded: Maker) -> None:
     for form in FORMATS:
         ran = run("print", form, root=recorded("a10-pair"))
         assert (ran.code, "Nothing is ready" in ran.err) == (0, True)
+
+
+def test_a_virtual_function_of_the_vgpu_driver(run: Runner, recorded: Maker) -> None:
+    ran = run("print", "qemu", "c1:00.4", root=recorded("l40s-vgpu"))
+    assert (ran.code, ran.out) == (4, "")
+    assert "a virtual function of NVIDIA's vGPU host driver" in ran.err
+    assert "vfiohost --root" in ran.err
+    assert " bind " not in ran.err

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.errors import NotFoundError, PlanRefused, Refusal
-from vfiohost.model import Problem, is_vfio_driver
+from vfiohost.model import Problem, Unavailable, is_vfio_driver
+from vfiohost.nvidia import DRIVER, VENDOR_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -118,15 +119,31 @@ def _refusals(device: PciDevice, snapshot: Snapshot) -> Iterator[Refusal]:
         yield Refusal("bridge", where, f"{where} is a bridge.", "No guest is given one.")
         return
     if not _is_on_vfio(device):
-        has = f"the driver {device.driver}" if device.has_driver else "no driver"
-        sentence = f"{where} has {has}, so no guest can open it."
-        remedy = f"Give it to a VFIO driver: `vfiohost bind {where}`."
-        yield Refusal("no-vfio-driver", where, sentence, remedy)
+        yield _no_vfio_driver(device)
         return
     group = _group(device, snapshot)
     if group is not None and not group.is_viable:
         remedy = f"Take the rest of the group along: `vfiohost bind {where} --group`."
         yield Refusal("group-not-viable", where, _blocked(group), remedy)
+
+
+def _no_vfio_driver(device: PciDevice) -> Refusal:
+    where = str(device.address)
+    if device.is_vf and (device.vendor_id, device.driver) == (VENDOR_ID, DRIVER):
+        return Refusal(
+            "vgpu-vf",
+            where,
+            f"{where} is a virtual function of NVIDIA's vGPU host driver, which keeps it.",
+            "Name the UUID of its mediated device (`vfiohost mdev list`). A vGPU that was made by "
+            "current_vgpu_type is not printed; a guest gets it by this address.",
+        )
+    if isinstance(device.driver, Unavailable):
+        sentence = f"Which driver {where} has could not be read: {device.driver.why}."
+    else:
+        has = f"the driver {device.driver}" if device.has_driver else "no driver"
+        sentence = f"{where} has {has}, so no guest can open it."
+    remedy = f"Give it to a VFIO driver: `vfiohost bind {where}`."
+    return Refusal("no-vfio-driver", where, sentence, remedy)
 
 
 def _blocked(group: IommuGroup) -> str:
