@@ -317,7 +317,11 @@ def _print(parser: Parser) -> None:
     formats = ("kubevirt", "vmi", "libvirt", "qemu", "cdi")
     parser.add_argument("format", metavar="FORMAT", choices=formats, help=", ".join(formats))
     parser.add_argument(
-        "devices", metavar="DEV|UUID", nargs="*", help="which devices (default: all that are ready)"
+        "devices",
+        metavar="DEV|UUID",
+        nargs="*",
+        default=(),
+        help="which devices (default: all that are ready)",
     )
 
 
