@@ -51,6 +51,8 @@ def offered(run: Runner, root: Path, line: str) -> list[str]:
         ("sim a10-pair ", [":directories"]),
         ("--color a", ["auto", "always"]),
         ("completion z", ["zsh"]),
+        ("print kube", ["kubevirt"]),
+        ("print vmi 0000:ca:00.0", ["0000:ca:00.0"]),
         ("nonsense ", []),
         ("bind 00:1e", []),  # a bridge goes to no guest
         ("list 00:1e", ["00:1e.0"]),

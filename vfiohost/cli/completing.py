@@ -142,7 +142,9 @@ class _Line:
             yield from helps.items()
         else:
             positional = [a for a in self.parser._actions if not a.option_strings]  # noqa: SLF001
-            for action in positional[:1]:
+            # One word each, as far as they go; the last takes all that come.
+            at = min(len(self.positionals), len(positional) - 1)
+            for action in positional[at:][:1]:
                 yield from _Values(self).of(action)
 
 
@@ -202,8 +204,16 @@ class _Values:
 
         verb = self._line.verbs[:1]
         names = None if "no_names" in self._line.values else self._host.names
+        if verb == ("print",):
+            yield from self._uuids()
         for device in self._snapshot.devices:
-            if device.is_bridge and verb in (("bind",), ("unbind",), ("probe",), ("reset",)):
+            if device.is_bridge and verb in (
+                ("bind",),
+                ("unbind",),
+                ("print",),
+                ("probe",),
+                ("reset",),
+            ):
                 continue  # which goes to no guest
             driver = device.driver if isinstance(device.driver, str) else "no driver"
             name = names.full(device.vendor_id, device.device_id) if names else device.ids
