@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vfiohost.doctor import Finding
+    from vfiohost.guests.ready import Nodes, Ready
     from vfiohost.inspection import Inspection
     from vfiohost.modalias import ModuleIndex
     from vfiohost.model import Problem
@@ -132,6 +133,22 @@ class HostView:
             for name, number in numbers.items()
             if number.isascii() and number.isdecimal()
         }
+
+    def guest_nodes(self, ready: Ready) -> Nodes:
+        """The files below ``/dev`` through which guests reach what they are given.
+
+        Files: ``dev/vfio``, ``dev/iommu``, and ``vfio-dev`` of each device.
+        """
+        from vfiohost.guests.ready import Nodes
+        from vfiohost.nodes import MDEVS, cdev_node
+
+        cdevs = {str(d.address): cdev_node(self.sysfs, str(d.address)) for d in ready.devices}
+        cdevs |= {m.uuid: cdev_node(self.sysfs, m.uuid, devices=MDEVS) for m in ready.mdevs}
+        return Nodes(
+            self.vfio_nodes(),
+            {name: f"/{node}" for name, node in cdevs.items() if node is not None},
+            self.sysfs.exists("dev/iommu"),
+        )
 
     def usage(
         self,

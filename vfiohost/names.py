@@ -69,6 +69,10 @@ class PciNames:
         """The device's name (``GA102GL [A10]``), or ``Device 2236``."""
         return self._device(vendor_id, device_id) or f"Device {device_id:04x}"
 
+    def known_device(self, vendor_id: int, device_id: int) -> str | None:
+        """The device's name, or ``None``: the file does not have it."""
+        return self._device(vendor_id, device_id)
+
     def full(self, vendor_id: int, device_id: int) -> str:
         """Vendor and device as lspci prints them (``NVIDIA Corporation GA102GL [A10]``)."""
         vendor = self._vendor(vendor_id)

@@ -29,6 +29,8 @@ Standing = Literal["gone", "before", "between", "after", "other"]
 the change, as after it, or the change was cut off; or somebody else has changed it since."""
 
 _DEVICES = "sys/bus/pci/devices"
+MDEVS = "sys/bus/mdev/devices"
+"""Where the mediated devices are, relative to the root."""
 _APPEARS_WITHIN = 2.0  # seconds; devtmpfs makes the node before the driver's bind has returned
 _INTERVAL = 0.01
 
@@ -46,15 +48,20 @@ def group_node(sysfs: Sysfs, address: str) -> str | None:
         return None
 
 
-def cdev_node(sysfs: Sysfs, address: str) -> str | None:
+def cdev_node(sysfs: Sysfs, address: str, *, devices: str = _DEVICES) -> str | None:
     """A device's own node, relative to the root, or ``None``: the kernel gives it none.
 
     The directory is there on every kernel since 6.1, its ``dev`` only where there is a node
     (``drivers/vfio/vfio_main.c:vfio_device_add``).
 
+    Args:
+        sysfs: the host.
+        address: the device's name on its bus.
+        devices: the devices of the bus, relative to the root; a mediated device is on its own.
+
     Files: ``sys/bus/pci/devices/ADDRESS/vfio-dev``.
     """
-    directory = f"{_DEVICES}/{address}/vfio-dev"
+    directory = f"{devices}/{address}/vfio-dev"
     try:
         names = sysfs.listdir(directory)
         name = next((n for n in names if sysfs.exists(f"{directory}/{n}/dev")), None)

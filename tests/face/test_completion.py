@@ -51,6 +51,8 @@ def offered(run: Runner, root: Path, line: str) -> list[str]:
         ("sim a10-pair ", [":directories"]),
         ("--color a", ["auto", "always"]),
         ("completion z", ["zsh"]),
+        ("print kube", ["kubevirt"]),
+        ("print vmi 0000:ca:00.0", ["0000:ca:00.0"]),
         ("nonsense ", []),
         ("bind 00:1e", []),  # a bridge goes to no guest
         ("list 00:1e", ["00:1e.0"]),
@@ -77,6 +79,13 @@ def test_mediated_devices_and_journals_are_offered(run: Runner, simulated: Maker
 def test_nothing_is_said_where_nothing_can_be_read(run: Runner, tmp_path: Path) -> None:
     assert offered(run, tmp_path / "none", "bind ") == []
     assert run("__complete").out.startswith("list\t")
+
+
+def test_a_name_that_is_a_command_is_not_offered(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair")
+    for name in ("x;reboot", "$(reboot)", "a b", "x\x1b[2J"):
+        (root / "sys/bus/pci/drivers" / name).mkdir()
+    assert not {w for w in offered(run, root, "bind --driver ") if set(w) & set("; $\x1b\\")}
 
 
 @pytest.mark.parametrize("shell", sorted(SCRIPTS))

@@ -46,6 +46,7 @@ ARGUMENTS = {
     "holders": f"{GPU} {UUID}",
     "probe": GPU,
     "reset": GPU,
+    "print": "cdi",
     "record": "-",
     "sim": "--list",
     "mdev create": "-p 65:00.4 -t A10-12Q",

@@ -74,6 +74,8 @@ VERBS = (
     ("restore", "-n", "--all"),
     ("recover", "-n"),
     ("doctor",),
+    ("resources",),
+    ("print", "libvirt"),
 )
 """An input whose first line is none of them is shown to the first."""
 

@@ -10,6 +10,9 @@ from tests.kernel.lab import guest, product
 if TYPE_CHECKING:
     from tests.kernel.lab.vm import Machine
 
+NO_HWDB = ("-O", "hwdb.disable=1")
+"""Names from pci.ids alone: udev's database, where it is, gives a card the name of its chip."""
+
 
 def vfiohost(lab: Machine, *arguments: str, exits: int = 0) -> str:
     """Run the command in the guest; what it printed, when it exits as it should."""

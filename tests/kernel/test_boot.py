@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.command import NO_HWDB
 from tests.kernel.conftest import kernel_of
 from tests.kernel.lab import guest, layout
 from tests.kernel.lab.errors import GuestError, LabError, StillRunningError
@@ -31,7 +32,7 @@ def test_kernel_is_the_one_that_was_asked_for(
 
 
 def test_lspci_shows_what_nvidia_documents(lab: Machine) -> None:
-    shown = lab.call(guest.run, ["lspci", "-nnk", "-s", "03:00.0"])["stdout"]
+    shown = lab.call(guest.run, ["lspci", *NO_HWDB, "-nnk", "-s", "03:00.0"])["stdout"]
     assert shown == DOCUMENTED.format(slot="03:00.0")
     every = lab.call(guest.run, ["lspci", "-n", "-d", "10de:"])["stdout"]
     ids = [line.split(":")[-1][:4] for line in every.splitlines()]

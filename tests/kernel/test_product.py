@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.command import as_json, driver, drivers, override, parameter, vfiohost
+from tests.kernel.command import NO_HWDB, as_json, driver, drivers, override, parameter, vfiohost
 from tests.kernel.lab import guest, layout, product, vfio_user
 from tests.kernel.lab.errors import GuestError
 
@@ -29,7 +29,7 @@ def test_list_shows_what_lspci_shows(lab: Machine) -> None:
 
 def test_list_lspci_is_what_lspci_prints(lab: Machine) -> None:
     lab.call(guest.load, "nouveau")
-    shown = lab.call(guest.run, ["lspci", "-nnk"])["stdout"]
+    shown = lab.call(guest.run, ["lspci", *NO_HWDB, "-nnk"])["stdout"]
     assert "\n\tKernel modules: nvidiafb, nouveau\n" in shown
     assert vfiohost(lab, "list", "--lspci") == shown
 

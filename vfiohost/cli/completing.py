@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ COMPLETE = "__complete"
 
 FILES, DIRECTORIES = (":files", ""), (":directories", "")
 """Candidates that tell a shell to offer what it knows itself."""
+
+# What no shell takes for more than a word: names in a hostile root may be commands.
+_HARMLESS = re.compile(r"[\w:.,=+@%/-]+", re.ASCII)
 
 Candidate = tuple[str, str]
 """A word, and what it is."""
@@ -59,8 +63,9 @@ def complete(words: Sequence[str]) -> str:
     except (VfioHostError, OSError):
         return ""
     typed = line.current
-    told = (c for c in found if c in (FILES, DIRECTORIES) or c[0].startswith(typed))
-    lines = ("\t".join(printable(text) for text in c if text) for c in dict.fromkeys(told))
+    fits = (c for c in found if c in (FILES, DIRECTORIES) or c[0].startswith(typed))
+    told = dict.fromkeys(c for c in fits if _HARMLESS.fullmatch(c[0]))
+    lines = ("\t".join(printable(text) for text in c if text) for c in told)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -137,7 +142,9 @@ class _Line:
             yield from helps.items()
         else:
             positional = [a for a in self.parser._actions if not a.option_strings]  # noqa: SLF001
-            for action in positional[:1]:
+            # One word each, as far as they go; the last takes all that come.
+            at = min(len(self.positionals), len(positional) - 1)
+            for action in positional[at:][:1]:
                 yield from _Values(self).of(action)
 
 
@@ -197,8 +204,16 @@ class _Values:
 
         verb = self._line.verbs[:1]
         names = None if "no_names" in self._line.values else self._host.names
+        if verb == ("print",):
+            yield from self._uuids()
         for device in self._snapshot.devices:
-            if device.is_bridge and verb in (("bind",), ("unbind",), ("probe",), ("reset",)):
+            if device.is_bridge and verb in (
+                ("bind",),
+                ("unbind",),
+                ("print",),
+                ("probe",),
+                ("reset",),
+            ):
                 continue  # which goes to no guest
             driver = device.driver if isinstance(device.driver, str) else "no driver"
             name = names.full(device.vendor_id, device.device_id) if names else device.ids

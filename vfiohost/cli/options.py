@@ -92,6 +92,7 @@ class Options(argparse.Namespace):
     umockdev: bool = False
     svg: str | None = None
     shell: str | None = None
+    format: str | None = None
     overwrite: bool = False
 
     @property

@@ -165,7 +165,10 @@ def build(argv: Sequence[str]) -> Parser:
         is_meant = any(word in argv for word in (name, *aliases))
         parents = []
         if is_meant:
-            reading = (_list, _groups, _show, _tree, _holders, _record, _doctor, _completion)
+            reading = (
+                *(_list, _groups, _show, _tree, _holders, _record, _doctor, _completion),
+                *(_print, _resources),
+            )
             only_reads = fill in reading
             parents = [_global_options(allow, writes=False) if only_reads else common]
         made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
@@ -185,6 +188,8 @@ def build(argv: Sequence[str]) -> Parser:
     verb("doctor", "Say what on this host is in the way of guests, and the remedy.", _doctor)
     verb("probe", "Use devices as a guest would: the evidence that one could.", _probe)
     verb("reset", "Reset devices that nobody uses.", _reset)
+    verb("print", "Print what is ready for guests, in the words of another tool.", _print)
+    verb("resources", "List what NVIDIA's device plugin would offer a cluster.", _resources)
     verb("record", "Record this host in a file, without what identifies it.", _record)
     verb("sim", "Make a simulated host in a directory.", _sim)
     verb("completion", "Print the script that completes command lines in a shell.", _completion)
@@ -311,6 +316,22 @@ def _doctor(parser: Parser) -> None:
     parser.add_argument("--all", action="store_true", help="print what is as it should be, too")
 
 
+def _print(parser: Parser) -> None:
+    formats = ("kubevirt", "vmi", "libvirt", "qemu", "cdi")
+    parser.add_argument("format", metavar="FORMAT", choices=formats, help=", ".join(formats))
+    parser.add_argument(
+        "devices",
+        metavar="DEV|UUID",
+        nargs="*",
+        default=(),
+        help="which devices (default: all that are ready)",
+    )
+
+
+def _resources(_parser: Parser) -> None:
+    """The verb has no options of its own."""
+
+
 def _record(parser: Parser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="the file to make; - for stdout")
@@ -364,6 +385,7 @@ _LISTS = {
     "unbind": "devices",
     "restore": "devices",
     "doctor": "devices",
+    "print": "devices",
     "probe": "devices",
     "reset": "devices",
     "sim": "words",

@@ -69,6 +69,8 @@ _MODULES = {
     "tree": "drawing",
     "completion": "completing",
     "doctor": "examining",
+    "print": "printing",
+    "resources": "printing",
     "sim": "simulating",
 }
 """Where the verbs are; those that are not here change devices."""

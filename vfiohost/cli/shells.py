@@ -63,7 +63,7 @@ function __vfiohost_complete
             case ':directories'
                 __fish_complete_directories (commandline -ct)
             case '*'
-                echo $line
+                printf '%s\\n' $line
         end
     end
 end
