@@ -34,7 +34,7 @@ def binding(host: Host, address: PciAddress) -> Callable[[Snapshot], Plan]:
     return lambda snapshot: host.plan_bind([address], snapshot=snapshot)
 
 
-def drivers(host: Host) -> list[str | None]:
+def drivers(host: Host) -> list[object]:
     pci = host.scan().pci
     return [pci[FIRST].driver, pci[SECOND].driver]
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_taken_back_is_said_with_its_commands(host: Host) -> None
 
     with pytest.raises(RollbackError) as failed:
         host.apply_stages([binding(host, FIRST), sabotage], "two cards")
-    (journal,) = [entry.id for entry in host.journal.entries() if entry.plan.verb == "bind"]
+    (journal,) = [entry.id for entry in host.journal.undoable()]
     assert failed.value.commands == (f"vfiohost --root {host.root} undo {journal}",)
     assert "There is no room." in str(failed.value)
     assert isinstance(failed.value.cause, PlanRefused)
