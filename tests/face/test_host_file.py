@@ -149,7 +149,6 @@ def test_an_export_replaces_nothing_unasked(run: Runner, root: Path, tmp_path: P
 
 
 def test_an_update_keeps_the_comments(run: Runner, root: Path) -> None:
-    pytest.importorskip("tomlkit")
     file = say(root, A10S)
     assert run("bind", "10de:2236", root=root).code == 0
     dry = run("export", str(file), "--update", "-n", root=root)

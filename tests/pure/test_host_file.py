@@ -285,7 +285,6 @@ def test_what_is_exported_is_what_is() -> None:
 
 
 def test_an_update_keeps_comments_and_own_keys() -> None:
-    pytest.importorskip("tomlkit")
     text = """\
 # who: the platform team
 version = 1
@@ -315,6 +314,5 @@ power = "on"
 
 
 def test_an_update_of_no_toml() -> None:
-    pytest.importorskip("tomlkit")
     with pytest.raises(ParseError, match="FILE"):
         update("version = ", "FILE", [], [])
