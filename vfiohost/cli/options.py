@@ -80,6 +80,10 @@ class Options(argparse.Namespace):
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
 
+    physfn: str | None = None
+    number: str | None = None
+    recreate: bool = False
+
     journal_id: str | None = None
     keep: str | None = None
 
