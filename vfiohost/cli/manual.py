@@ -11,7 +11,8 @@ import re
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
-from vfiohost.cli.parser import COMMON, NEEDS, build
+from vfiohost.cli.parser import COMMON, build
+from vfiohost.cli.verbs import VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -80,7 +81,7 @@ def _verb_sections(parser: argparse.ArgumentParser, prog: str) -> Iterator[str]:
             yield from _verb_sections(verb, command)
             continue
         own = [a for a in _actions(verb) if not _is_common(verb, a)]
-        needed = NEEDS.get(command.removeprefix("vfiohost "), {})
+        needed = VERBS[command.removeprefix("vfiohost ")].needs
         usage = (_usage(a, is_needed=a.dest in needed) for a in own)
         also = "".join(f" Short: {other}." for other in others)
         yield f".SS {_text(command.removeprefix('vfiohost '))}"

@@ -35,7 +35,7 @@ class Options(argparse.Namespace):
     """The options of all verbs, with the values that they have when they are not given."""
 
     verb: str | None = None
-    mdev_verb: str | None = None
+    subverb: str | None = None
 
     root: str | None = None
     json: bool = False
@@ -99,7 +99,7 @@ class Options(argparse.Namespace):
     def command(self) -> str | None:
         """The verb as it is typed: ``list``, ``mdev create``; ``None`` when there is none."""
         verb = "list" if self.verb == "ls" else self.verb
-        return f"{verb} {self.mdev_verb}" if self.mdev_verb else verb
+        return f"{verb} {self.subverb}" if self.subverb else verb
 
     @cached_property
     def allowed(self) -> frozenset[str]:

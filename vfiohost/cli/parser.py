@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vfiohost.cli.options import ALLOW_WORDS, Options, near_misses, unknown
+from vfiohost.cli.verbs import FAMILIES, VERBS
+from vfiohost.cli.verbs.verb import COUNT
 from vfiohost.errors import ParseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from vfiohost.cli.verbs.verb import Verb
 
 EPILOG = """\
 DEV is a PCI address (0000:65:00.0, short 65:00.0), or a set: a glob
@@ -28,7 +31,6 @@ exit codes:
 COMMON = "options of every verb"
 """The title of the options that stand before the verb as well as after it."""
 
-_COUNT = "-n/--count"
 _REQUIRED = "the following arguments are required: "
 
 
@@ -59,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             subject, sentence = message.removeprefix("argument ").split(": ", 1)
         sentence = sentence.replace("expected one argument", "It takes one value")
         hint = f"{sentence[:1].upper()}{sentence[1:]}."
-        if subject == _COUNT:
+        if subject == COUNT:
             hint += " (A dry run is --dry-run here.)"
         raise ParseError(subject, "used as it should be", hint=hint)
 
@@ -143,6 +145,13 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True, writes: boo
     return parser
 
 
+def _options_of(verb: Verb, common: Parser, allow: list[str]) -> Parser:
+    """The options of every verb, as far as they are of use to this one."""
+    if verb.writes and not verb.counted:
+        return common
+    return _global_options(allow, short_dry_run=not verb.counted, writes=verb.writes)
+
+
 def build(argv: Sequence[str]) -> Parser:
     """Make the parser of a command line: the options of a verb only where it may be meant.
 
@@ -161,237 +170,29 @@ def build(argv: Sequence[str]) -> Parser:
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
 
-    def verb(name: str, text: str, fill: Callable[[Parser], None], *aliases: str) -> None:
-        is_meant = any(word in argv for word in (name, *aliases))
-        parents = []
+    def add(verb: Verb, where: argparse._SubParsersAction[Parser], *, is_meant: bool) -> None:
+        parents = [_options_of(verb, common, allow)] if is_meant else []
+        name, text = verb.name.split()[-1], verb.text
+        made = where.add_parser(
+            name, help=text, description=text, aliases=verb.aliases, parents=parents
+        )
         if is_meant:
-            reading = (
-                *(_list, _groups, _show, _tree, _holders, _record, _doctor, _completion),
-                *(_print, _resources),
-            )
-            only_reads = fill in reading
-            parents = [_global_options(allow, writes=False) if only_reads else common]
-        made = verbs.add_parser(name, help=text, description=text, aliases=aliases, parents=parents)
+            verb.fill(made)
+
+    for verb in VERBS.values():
+        if " " not in verb.name:
+            is_meant = any(word in argv for word in (verb.name, *verb.aliases))
+            add(verb, verbs, is_meant=is_meant)
+    for family, text in FAMILIES.items():
+        is_meant = family in argv
+        parents = [common] if is_meant else []
+        made = verbs.add_parser(family, help=text, description=text, parents=parents)
         if is_meant:
-            fill(made)
-
-    verb("list", "List PCI functions: what they are and who has them.", _list, "ls")
-    verb("groups", "List IOMMU groups: members, and what keeps a guest from them.", _groups)
-    verb("show", "Say all that is known of devices.", _show)
-    verb("tree", "Draw the topology: bridges, functions, drivers, groups, NUMA nodes.", _tree)
-    verb("holders", "Say who uses devices: processes, mounts, networks, consoles.", _holders)
-    verb("bind", "Bind devices to vfio-pci, or to another driver.", _bind)
-    verb("unbind", "Take the driver away from devices.", _unbind)
-    verb("restore", "Give devices back the driver that they had before.", _restore)
-    verb("recover", "Finish or take back what a crash left half-way.", _recover)
-    verb("undo", "Take back the last plan, or the one with this journal id.", _undo)
-    verb("doctor", "Say what on this host is in the way of guests, and the remedy.", _doctor)
-    verb("probe", "Use devices as a guest would: the evidence that one could.", _probe)
-    verb("reset", "Reset devices that nobody uses.", _reset)
-    verb("print", "Print what is ready for guests, in the words of another tool.", _print)
-    verb("resources", "List what NVIDIA's device plugin would offer a cluster.", _resources)
-    verb("record", "Record this host in a file, without what identifies it.", _record)
-    verb("sim", "Make a simulated host in a directory.", _sim)
-    verb("completion", "Print the script that completes command lines in a shell.", _completion)
-
-    verb("mdev", "List, create and remove mediated devices.", partial(_mdev, common, allow))
+            inner = made.add_subparsers(dest="subverb", metavar="VERB", title="verbs")
+            for verb in VERBS.values():
+                if verb.name.startswith(f"{family} "):
+                    add(verb, inner, is_meant=True)
     return parser
-
-
-def _mdev(common: Parser, allow: list[str], mdev: Parser) -> None:
-    mdev_verbs = mdev.add_subparsers(dest="mdev_verb", metavar="VERB", title="verbs")
-    counted = _global_options(allow, short_dry_run=False)
-    reading = _global_options(allow, writes=False)
-    for name, text, fill, parent in (
-        ("types", "List what can be created, by parent.", _mdev_types, reading),
-        ("list", "List the mediated devices that exist.", _nothing, reading),
-        ("create", "Create mediated devices.", _mdev_create, counted),
-        ("remove", "Remove mediated devices.", _mdev_remove, common),
-    ):
-        fill(mdev_verbs.add_parser(name, help=text, description=text, parents=[parent]))
-
-
-def _nothing(_parser: Parser) -> None:
-    """For a verb that has no options of its own."""
-
-
-def _devices(parser: Parser, nargs: str = "*") -> None:
-    parser.add_argument("devices", metavar="DEV", nargs=nargs, help="which devices")
-
-
-def _list(parser: Parser) -> None:
-    _devices(parser)
-    add = parser.add_argument
-    add("--vendor", metavar="ID", help="only this vendor: 10de")
-    add("--class", metavar="CLASS", dest="class_", help="only this class: gpu, network, 0302 …")
-    add("--driver", metavar="D", help="only what this driver has; none: what has no driver")
-    add("--group", metavar="N", help="only this IOMMU group; none: what is in no group")
-    add("-o", "--columns", metavar="COLS", help="columns, by commas; +COLS: besides the usual ones")
-    add("--lspci", action="store_true", help="print what lspci -nnk prints")
-
-
-def _tree(parser: Parser) -> None:
-    _devices(parser)
-    add = parser.add_argument
-    add("--svg", metavar="FILE", help="draw a picture; - for stdout")
-    add("--overwrite", action="store_true", help="replace FILE if it exists")
-
-
-def _groups(parser: Parser) -> None:
-    parser.add_argument("ids", metavar="ID", nargs="*", help="which groups, by number")
-    parser.add_argument(
-        "--why", action="store_true", help="name drivers, and the members that block"
-    )
-
-
-def _show(parser: Parser) -> None:
-    _devices(parser, "+")
-    parser.add_argument(
-        "--wake", action="store_true", help="read the registers of devices that sleep, too"
-    )
-
-
-def _holders(parser: Parser) -> None:
-    _devices(parser, "+")
-
-
-def _unbind(parser: Parser) -> None:
-    _devices(parser, "+")
-
-
-def _bind(parser: Parser) -> None:
-    _devices(parser, "+")
-    add = parser.add_argument
-    add(
-        "--driver",
-        metavar="D",
-        help="vfio-pci (default), any other driver, none, or auto: the best VFIO variant driver",
-    )
-    add("--group", dest="whole_group", action="store_true", help="with all endpoints of the group")
-    add("--no-load", action="store_true", help="load no kernel module")
-    add("--once", action="store_true", help="clear the driver_override afterwards")
-    add("--owner", metavar="USER[:GROUP]", help="give the VFIO nodes to this user and group")
-    add("--mode", metavar="MODE", help="give the VFIO nodes this mode: 0660")
-
-
-def _probe(parser: Parser) -> None:
-    _devices(parser, "+")
-    add = parser.add_argument
-    add(
-        "--path",
-        metavar="P",
-        choices=("auto", "group", "cdev"),
-        help="group, cdev, or auto (default): every way that the kernel offers",
-    )
-    add("--reset", action="store_true", help="reset the device as well")
-    add("--vf-token", metavar="UUID", help="for a virtual function of a PF that a guest has")
-
-
-def _reset(parser: Parser) -> None:
-    _devices(parser, "+")
-    parser.add_argument(
-        "--method", metavar="M", help="by this method alone, for once: flr, pm, bus, …"
-    )
-
-
-def _restore(parser: Parser) -> None:
-    _devices(parser)
-    parser.add_argument("--all", action="store_true", help="all devices that vfiohost has changed")
-
-
-def _recover(parser: Parser) -> None:
-    parser.add_argument(
-        "--keep",
-        metavar="ID",
-        help="close this journal and leave the host as it is; the others wait",
-    )
-
-
-def _undo(parser: Parser) -> None:
-    parser.add_argument("journal_id", metavar="ID", nargs="?", help="journal id of the plan")
-
-
-def _doctor(parser: Parser) -> None:
-    _devices(parser)
-    parser.add_argument("--all", action="store_true", help="print what is as it should be, too")
-
-
-def _print(parser: Parser) -> None:
-    formats = ("kubevirt", "vmi", "libvirt", "qemu", "cdi")
-    parser.add_argument("format", metavar="FORMAT", choices=formats, help=", ".join(formats))
-    parser.add_argument(
-        "devices",
-        metavar="DEV|UUID",
-        nargs="*",
-        default=(),
-        help="which devices (default: all that are ready)",
-    )
-
-
-def _resources(_parser: Parser) -> None:
-    """The verb has no options of its own."""
-
-
-def _record(parser: Parser) -> None:
-    add = parser.add_argument
-    add("file", metavar="FILE", help="the file to make; - for stdout")
-    add("--title", metavar="TEXT", help="one line on what is special about the host")
-    add("--with-config", action="store_true", help="read config space too; this wakes devices")
-    add("--umockdev", action="store_true", help="write the PCI functions in umockdev's format")
-    add("--overwrite", action="store_true", help="replace FILE if it exists")
-
-
-def _sim(parser: Parser) -> None:
-    parser.add_argument("words", metavar="HOST DIR", nargs="*", help="a host, a directory to make")
-    parser.add_argument(
-        "--list", action="store_true", help="list the hosts that come with vfiohost"
-    )
-
-
-def _completion(parser: Parser) -> None:
-    parser.add_argument(
-        "shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="which shell"
-    )
-
-
-def _mdev_types(parser: Parser) -> None:
-    parser.add_argument("-p", "--parent", metavar="PARENT", help="only this parent")
-
-
-def _mdev_create(parser: Parser) -> None:
-    add = parser.add_argument
-    add("-p", "--parent", metavar="PARENT", help="address or name of the parent")
-    add("-t", "--type", metavar="TYPE", help="type id (nvidia-595) or name (A10-8Q)")
-    add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
-    add(*_COUNT.split("/"), metavar="COUNT", help="how many (default 1)")
-    add(
-        "--attr",
-        metavar="K=V",
-        action="append",
-        help="write V to the new device's attribute K; repeatable, in this order",
-    )
-
-
-def _mdev_remove(parser: Parser) -> None:
-    parser.add_argument("uuids", metavar="UUID", nargs="+", help="which devices")
-
-
-_LISTS = {
-    "list": "devices",
-    "groups": "ids",
-    "show": "devices",
-    "holders": "devices",
-    "bind": "devices",
-    "unbind": "devices",
-    "restore": "devices",
-    "doctor": "devices",
-    "print": "devices",
-    "probe": "devices",
-    "reset": "devices",
-    "sim": "words",
-    "mdev remove": "uuids",
-}
-"""Verbs that take a list of words, and the option that has it."""
 
 
 def parse(argv: Sequence[str], options: Options) -> None:
@@ -408,25 +209,19 @@ def parse(argv: Sequence[str], options: Options) -> None:
     parser = build(argv)
     _, rest = parser.parse_known_args(list(argv), options)
     command = options.command
-    if command is None or command == "mdev":
-        raise _missing(parser.prog if command is None else "vfiohost mdev", "a verb")
+    if command is None or command in FAMILIES:
+        raise _missing(" ".join(filter(None, (parser.prog, command))), "a verb")
     words = [r for r in rest if not r.startswith("-") or r == "-"]
     for text in rest:
         if text.startswith("-") and text not in ("-", "--"):
             raise _unknown_option(text, command, parser)
-    name = _LISTS.get(command)
+    name = VERBS[command].words
     if words and name is None:
         raise ParseError(words[0], f"expected by vfiohost {command}")
     if words and name is not None:
         # argparse leaves over the words that come after an option: `bind A --driver D B`.
         setattr(options, name, [*getattr(options, name), *words])
     _check_words(options, command)
-
-
-NEEDS = {
-    "mdev create": {"parent": "-p PARENT", "type": "-t TYPE"},
-}
-"""Verbs that cannot do without some options: where the value is, and how it is given."""
 
 
 def _check_words(options: Options, command: str) -> None:
@@ -436,7 +231,7 @@ def _check_words(options: Options, command: str) -> None:
         ParseError: something is missing, or excludes something else.
     """
     prog = f"vfiohost {command}"
-    for option, name in NEEDS.get(command, {}).items():
+    for option, name in VERBS[command].needs.items():
         if not getattr(options, option):
             raise _missing(prog, name)
     if command == "restore" and bool(options.devices) == options.all:

@@ -11,6 +11,7 @@ from vfiohost.cli.options import Options
 from vfiohost.cli.output import Output
 from vfiohost.cli.parser import Shown, parse
 from vfiohost.cli.session import Session
+from vfiohost.cli.verbs import VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,32 +55,10 @@ def _wants_json(words: Sequence[str]) -> bool:
     return "--json" in words[:end]
 
 
-_MODULES = {
-    "list": "reading",
-    "groups": "reading",
-    "mdev types": "reading",
-    "mdev list": "reading",
-    "mdev create": "mediated",
-    "mdev remove": "mediated",
-    "show": "showing",
-    "holders": "holding",
-    "probe": "using",
-    "reset": "using",
-    "record": "recording",
-    "tree": "drawing",
-    "completion": "completing",
-    "doctor": "examining",
-    "print": "printing",
-    "resources": "printing",
-    "sim": "simulating",
-}
-"""Where the verbs are; those that are not here change devices."""
-
-
 def _verb(options: Options) -> Callable[[Session], None]:
     """The function of a verb; each group of verbs is imported only when one of it is used."""
     command = options.command or ""
-    module = import_module(f"vfiohost.cli.{_MODULES.get(command, 'changing')}")
+    module = import_module(f"vfiohost.cli.{VERBS[command].module}")
     verb: Callable[[Session], None] = module.VERBS[command]
     return verb
 

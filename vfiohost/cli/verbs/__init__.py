@@ -1,0 +1,46 @@
+"""The verbs of the command line, one entry each, in the order of the help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfiohost.cli.verbs import changing, looking, mediated
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vfiohost.cli.verbs.verb import Verb
+
+FAMILIES: Mapping[str, str] = {
+    "mdev": "List, create and remove mediated devices.",
+}
+"""Verbs that have verbs of their own, and what these do."""
+
+VERBS: Mapping[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        looking.LIST,
+        looking.GROUPS,
+        looking.SHOW,
+        looking.TREE,
+        looking.HOLDERS,
+        changing.BIND,
+        changing.UNBIND,
+        changing.RESTORE,
+        changing.RECOVER,
+        changing.UNDO,
+        looking.DOCTOR,
+        changing.PROBE,
+        changing.RESET,
+        looking.PRINT,
+        looking.RESOURCES,
+        looking.RECORD,
+        changing.SIM,
+        looking.COMPLETION,
+        mediated.TYPES,
+        mediated.LIST,
+        mediated.CREATE,
+        mediated.REMOVE,
+    )
+}
+"""All verbs, by name."""

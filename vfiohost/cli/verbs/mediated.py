@@ -1,0 +1,47 @@
+"""The verbs on mediated devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfiohost.cli.verbs.verb import COUNT, Verb
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+
+def _mdev_types(parser: ArgumentParser) -> None:
+    parser.add_argument("-p", "--parent", metavar="PARENT", help="only this parent")
+
+
+def _mdev_create(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-p", "--parent", metavar="PARENT", help="address or name of the parent")
+    add("-t", "--type", metavar="TYPE", help="type id (nvidia-595) or name (A10-8Q)")
+    add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
+    add(*COUNT.split("/"), metavar="COUNT", help="how many (default 1)")
+    add(
+        "--attr",
+        metavar="K=V",
+        action="append",
+        help="write V to the new device's attribute K; repeatable, in this order",
+    )
+
+
+def _mdev_remove(parser: ArgumentParser) -> None:
+    parser.add_argument("uuids", metavar="UUID", nargs="+", help="which devices")
+
+
+TYPES = Verb(
+    "mdev types", "List what can be created, by parent.", _mdev_types, "reading", writes=False
+)
+LIST = Verb("mdev list", "List the mediated devices that exist.", module="reading", writes=False)
+CREATE = Verb(
+    "mdev create",
+    "Create mediated devices.",
+    _mdev_create,
+    "mediated",
+    counted=True,
+    needs={"parent": "-p PARENT", "type": "-t TYPE"},
+)
+REMOVE = Verb("mdev remove", "Remove mediated devices.", _mdev_remove, "mediated", words="uuids")
