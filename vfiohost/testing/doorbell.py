@@ -34,7 +34,7 @@ class Doorbell:
     def __init__(self, sysfs: Sysfs) -> None:
         # Python has no inotify, and for two calls a C extension of our own would be too much.
         libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise KernelError("open", ctypes.get_errno(), "inotify")
         marker = open_directory(sysfs.fd, MARKER)
@@ -63,6 +63,6 @@ class Doorbell:
 
     def close(self) -> None:
         """Hear no more. Closing twice is harmless."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

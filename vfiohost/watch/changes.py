@@ -182,8 +182,9 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     was between two snapshots has not changed.
 
     Args:
-        before, after: two snapshots, with their mediated devices and with the details of what may
-            be releasing (:meth:`vfiohost.Host.with_releasing`).
+        before: a snapshot, with its mediated devices and with the details of what may be releasing
+            (:meth:`vfiohost.Host.with_releasing`).
+        after: a later one.
 
     Returns:
         The changes, none when nothing has changed.
@@ -266,7 +267,7 @@ def _mdev_state(mdev: MediatedDevice) -> BindingState:
     return "unbound" if mdev.driver is None else "bound"
 
 
-def _gone(old: Mapping[_Key, _Seen[_Thing]], new: Mapping[_Key, object]) -> list[_Seen[_Thing]]:
+def _gone(old: dict[_Key, _Seen[_Thing]], new: Mapping[_Key, object]) -> list[_Seen[_Thing]]:
     """What is there no more, the last first: virtual functions go before their physical one."""
     return [each for key, each in reversed(old.items()) if key not in new]
 

@@ -132,10 +132,10 @@ class Watcher:
     def close(self) -> None:
         """Close the socket; the iteration is over. Closing twice is harmless."""
         self._told.clear()
-        if self._stop >= 0:
+        stop, self._stop = self._stop, -1
+        if stop >= 0:
             self._events.close()
-            os.close(self._stop)
-            self._stop = -1
+            os.close(stop)
 
     # -- looking ---------------------------------------------------------------------------------
 
