@@ -207,7 +207,7 @@ def _changes(before: Snapshot, after: Snapshot) -> Iterator[Change]:
         if key not in old:
             yield DeviceAdded(device.subject, device.address, device.thing)
         yield from _moves(old.get(key), device)
-    yield from _vfs(before, after)
+    yield from _vfs(before, after, {new[key].thing.address for key in new if key in old})
     for key, mdev in new_mdevs.items():
         if key not in old_mdevs:
             yield MdevCreated(mdev.subject, mdev.address, mdev.thing)
@@ -291,11 +291,12 @@ def _leaves(old: _Seen[_Thing]) -> Iterator[Change]:
         yield GroupChanged(old.subject, old.address, old.group, None)
 
 
-def _vfs(before: Snapshot, after: Snapshot) -> Iterator[VfsChanged]:
-    for device in after.devices:
-        old, new = (len(s.virtual_functions.get(device.address, ())) for s in (before, after))
-        if old != new:
-            yield VfsChanged(str(device.address), device.address, old, new)
+def _vfs(before: Snapshot, after: Snapshot, stayed: set[PciAddress]) -> Iterator[VfsChanged]:
+    for address in after.pci:
+        was = before.virtual_functions.get(address, ()) if address in stayed else ()
+        now = after.virtual_functions.get(address, ())
+        if len(was) != len(now):
+            yield VfsChanged(str(address), address, len(was), len(now))
 
 
 def _address(name: str) -> PciAddress | None:
