@@ -126,7 +126,7 @@ class Watcher:
 
     def stop(self) -> None:
         """End the waiting and the iteration; from another thread or a signal handler, too."""
-        with contextlib.suppress(OSError):  # closed already
+        with contextlib.suppress(OSError, ValueError):  # closed, or being closed
             os.eventfd_write(self._stop, 1)
 
     def close(self) -> None:
