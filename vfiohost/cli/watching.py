@@ -56,7 +56,6 @@ def _begin(session: Session, snapshot: Snapshot) -> None:
         watching = {
             "kernel": snapshot.kernel,
             "devices": [str(device.address) for device in watched],
-            "mdevs": [mdev.uuid for mdev in snapshot.mdev.devices] if snapshot.mdev else [],
         }
         problems = problem_values(snapshot.problems)
         output.value(

@@ -104,10 +104,7 @@ class Watcher:
             left = _left(end, self._pace.due)
             if found or _is_past(end):
                 return found
-            poll = select.poll()
-            for fd in self._sources():
-                poll.register(fd, select.POLLIN)
-            poll.poll(None if left is None else left * 1000)
+            _poll(self._sources(), left)
         return ()
 
     async def wait_async(self, timeout: float | None = None) -> tuple[Change, ...]:  # noqa: ASYNC109 - the same words as wait()
@@ -166,7 +163,7 @@ class Watcher:
     def _is_over(self) -> bool:
         if self._stop < 0:
             return True
-        return bool(select.select([self._stop], [], [], 0)[0])
+        return _poll([self._stop], 0.0)
 
     def _sources(self) -> Sequence[int]:
         """What ends the waiting: no further event does while one is to be answered already."""
@@ -280,6 +277,14 @@ def _left(end: float | None, due: float | None) -> float | None:
 
 def _is_past(end: float | None) -> bool:
     return end is not None and time.monotonic() >= end
+
+
+def _poll(sources: Sequence[int], seconds: float | None) -> bool:
+    """Wait until one of some file descriptors is readable; whether one is."""
+    poll = select.poll()
+    for fd in sources:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 async def _readable(sources: Sequence[int], seconds: float | None) -> None:
