@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import ParseError, VfioHostError
@@ -32,10 +33,13 @@ def watch(session: Session) -> None:
     with session.host.watch(options.devices or None) as watcher:
         # To the end of the command: timeout(1) and some shells send a signal twice.
         session.at_end.enter_context(session.interruption.caught(watcher.stop))
+        with suppress(OSError, AttributeError):  # no real file, or closed
+            watcher.stop_without(sys.stdout.fileno())
         _begin(session, watcher.snapshot)
+        began = time.monotonic()
         told = _tell(session, watcher, count, seconds)
-    ended_early = session.interruption.came or session.exit_code or not session.output.is_read
-    if count is not None and seconds is not None and told < count and not ended_early:
+    is_over = seconds is not None and time.monotonic() - began >= seconds
+    if is_over and count is not None and told < count and not session.exit_code:
         raise VfioHostError(
             f"{told} of {count:g} changes came in the {seconds:g} s that --for gives."
         )
@@ -78,7 +82,7 @@ def _tell(session: Session, watcher: Watcher, count: float | None, seconds: floa
     while (count is None or told < count) and session.output.is_read:
         left = None if end is None else end - time.monotonic()
         changes = watcher.wait(None if left is None else max(left, 0.0))
-        if not changes and (session.interruption.came or (left is not None and left <= 0)):
+        if not changes:  # the time is over, a signal came, or the reader has gone
             break
         changes = changes if count is None else changes[: int(count) - told]
         if not _print(session, changes):

@@ -76,6 +76,7 @@ class Watcher:
         self._pace = Pace()
         self._told: deque[Change] = deque()
         self._kept: frozenset[str] = frozenset()
+        self._outputs: list[int] = []
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self.snapshot = look()
@@ -104,7 +105,7 @@ class Watcher:
             left = _left(end, self._pace.due)
             if found or _is_past(end):
                 return found
-            _poll(self._sources(), left)
+            _poll(self._sources(), left, self._outputs)
         return ()
 
     async def wait_async(self, timeout: float | None = None) -> tuple[Change, ...]:  # noqa: ASYNC109 - the same words as wait()
@@ -125,6 +126,16 @@ class Watcher:
         """End the waiting and the iteration; from another thread or a signal handler, too."""
         with contextlib.suppress(OSError, ValueError):  # closed, or being closed
             os.eventfd_write(self._stop, 1)
+
+    def stop_without(self, output: int) -> None:
+        """End as well when nobody reads any more what is written to a pipe or terminal.
+
+        Only :meth:`wait` and ``for`` see to it, not their ``async`` counterparts.
+
+        Args:
+            output: its file descriptor, which stays the caller's.
+        """
+        self._outputs.append(output)
 
     def close(self) -> None:
         """Close the socket; the iteration is over. Closing twice is harmless."""
@@ -163,7 +174,7 @@ class Watcher:
     def _is_over(self) -> bool:
         if self._stop < 0:
             return True
-        return _poll([self._stop], 0.0)
+        return _poll([self._stop], 0.0, self._outputs)
 
     def _sources(self) -> Sequence[int]:
         """What ends the waiting: no further event does while one is to be answered already."""
@@ -279,11 +290,13 @@ def _is_past(end: float | None) -> bool:
     return end is not None and time.monotonic() >= end
 
 
-def _poll(sources: Sequence[int], seconds: float | None) -> bool:
-    """Wait until one of some file descriptors is readable; whether one is."""
+def _poll(sources: Sequence[int], seconds: float | None, outputs: Sequence[int]) -> bool:
+    """Wait until one of some file descriptors is readable, or an output broken; whether one is."""
     poll = select.poll()
     for fd in sources:
         poll.register(fd, select.POLLIN)
+    for fd in outputs:
+        poll.register(fd, 0)  # POLLERR and POLLHUP come unasked
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
