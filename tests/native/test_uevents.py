@@ -164,6 +164,30 @@ def test_another_network_namespace_of_the_host_hears_all() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_an_ordinary_user_hears_too_and_that_some_were_lost() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the other tests show it")
+    ours_path = ours()
+    ring(ELSEWHERE)
+    code = (
+        "import os, pyudev\n"
+        "from vfiohost.watch.uevents import Uevents\n"
+        f"ours = os.open({str(ours_path)!r}, os.O_WRONLY)\n"
+        f"others = os.open({str(ELSEWHERE)!r}, os.O_WRONLY)\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        f"events = Uevents(buffer={SMALL})\n"
+        "assert not events.heard()\n"
+        "os.write(ours, b'change')\n"
+        "assert events.heard()\n"
+        "for _ in range(1000): os.write(others, b'change')\n"
+        "assert events.heard()\n"
+        "assert not events.heard()\n"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def in_namespace(option: str, code: str) -> subprocess.CompletedProcess[str]:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, option, "true"], check=False).returncode:
