@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -161,6 +162,14 @@ def test_drivers_that_come_are_told_first_and_those_that_go_last() -> None:
     assert found[0] == DriverRegistered("vfio-pci", None, "vfio_pci")
     assert found[-1] == DriverUnregistered("nouveau", None, "nouveau")
     assert kinds(found[1:-1]) == ["driver-changed 0000:65:00.0"]
+
+
+def test_changes_are_values() -> None:
+    before, after = a10("nouveau"), snapshot()
+    found = changes(before, after)
+    assert found
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert len(set(found)) == len(found)
 
 
 def test_what_cannot_be_read_is_said_so() -> None:
