@@ -79,6 +79,57 @@ def test_a_second_apply_writes_nothing(run: Runner, root: Path) -> None:
     assert run("plan", "--exit-code", root=root).code == 0
 
 
+VFS = """\
+version = 1
+
+[[device]]
+select = "17:00.0"
+ids = "1b36:0010"
+driver = "native"
+vfs = 2
+vf-driver = "vfio-pci"
+
+[[device]]
+select = "path:pci0000:64/02.0/00.0"
+driver = "vfio-pci"
+"""
+
+
+def test_virtual_functions(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+    (pf,) = run("vf", "list", "17:00.0", "--json", root=root).value["physical_functions"]
+    assert [vf["driver"] for vf in pf["virtual_functions"]] == ["vfio-pci", "vfio-pci"]
+    say(root, run("export", root=root).out)
+    assert run("diff", root=root).code == 0
+    assert "vfs = 2" in (root / "etc/vfiohost/host.toml").read_text()
+    run("restore", "17:00.2", root=root)
+    drift = run("diff", root=root)
+    assert "0000:17:00.2  vf-driver" in drift.out
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+
+
+def test_another_number_of_virtual_functions_is_refused(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    assert run("apply", root=root).code == 0
+    say(root, VFS.replace("vfs = 2", "vfs = 3"))
+    ran = run("apply", root=root)
+    assert ran.code == 4
+    assert "[vfs-exist]" in ran.err
+
+
+def test_virtual_functions_go_when_a_later_stage_fails(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    SimulatedKernel(root).refuse("*/0000:65:00.0/driver_override", errno.EIO)
+    ran = run("apply", root=root)
+    assert ran.code == 1
+    assert "What was done before it was taken back: vf set 0000:17:00.0." in ran.err
+    (pf,) = run("vf", "list", "17:00.0", "--json", root=root).value["physical_functions"]
+    assert pf["virtual_functions"] == []
+
+
 def test_a_dry_run_writes_nothing_and_can_say_that_it_would(run: Runner, root: Path) -> None:
     say(root, BOTH)
     assert run("apply", "-n", "--exit-code", root=root).code == 10
