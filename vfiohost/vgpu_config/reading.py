@@ -54,7 +54,7 @@ def parse(text: str, name: str = "config.yaml") -> Config:
     if not top:
         return Config({}, None, tuple(warnings), name)
     if "version" not in top:
-        raise ParseError(name, f"a vGPU configuration without its version ({VERSION})")
+        raise ParseError(name, f"a vGPU configuration with its version (version: {VERSION})")
     version = top["version"]
     if version.value != VERSION:
         _fail(version, f"version: {VERSION}")

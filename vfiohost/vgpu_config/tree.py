@@ -95,7 +95,8 @@ def read(text: str, name: str) -> tuple[Node | None, list[str]]:
             "`apt install python3-yaml`, or `pip install 'vfiohost[yaml]'`."
         ) from error
     if len(text) > MOST_BYTES:
-        raise ParseError(name, f"a vGPU configuration: it is larger than {MOST_BYTES} bytes")
+        hint = f"It is larger than {MOST_BYTES} bytes."
+        raise ParseError(name, "a vGPU configuration", hint=hint)
     loader: Any = getattr(yaml, "CLoader", yaml.Loader)
     try:
         return _Composer(name, yaml.parse(text, Loader=loader)).first_document()
@@ -104,7 +105,7 @@ def read(text: str, name: str) -> tuple[Node | None, list[str]]:
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         mark = Mark(name, at.line + 1, at.column + 1) if at else None
-        raise _no_yaml(name, mark, f"{error.problem or error.context}.") from error
+        raise _no_yaml(name, mark, f"PyYAML says: {error.problem}.") from error
     # PyYAML lets some of Python's own errors out: of numbers and characters that are too large.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, IndexError) as error:
         raise _no_yaml(name, None, "It has characters that YAML does not allow.") from error
