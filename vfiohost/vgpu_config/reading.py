@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_BYTES", "parse"]
 
-_INT = range(-(1 << 63), 1 << 63)
+_INT64 = 1 << 63
 
 
 def parse(text: str, name: str = "config.yaml") -> Config:
@@ -170,9 +170,9 @@ def _index(node: Node) -> int:
 def _integer(node: Node) -> int | None:
     """A whole number of 64 bits; ``2.0`` is one on its way through JSON."""
     value = node.value
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in _INT:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value)
+    return int(value) if -_INT64 <= value < _INT64 and value == value // 1 else None
 
 
 def _fail(node: Node, expected: str, hint: str | None = None) -> NoReturn:

@@ -183,4 +183,4 @@ def _joined(device_id: int, vendor_id: int) -> int:
 def _near(name: str, names: Mapping[str, object]) -> list[str]:
     from difflib import get_close_matches  # noqa: PLC0415  # only for a message
 
-    return get_close_matches(name, names, n=3)
+    return get_close_matches(name, names, n=3, cutoff=0.5)
