@@ -80,6 +80,9 @@ class Options(argparse.Namespace):
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
 
+    gpu: str | None = None
+    vgpus: Sequence[str] = ()
+
     journal_id: str | None = None
     keep: str | None = None
 

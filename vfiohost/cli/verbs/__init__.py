@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import changing, declared, looking, mediated
+from vfiohost.cli.verbs import changing, declared, looking, mediated, vgpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Mapping[str, str] = {
     "mdev": "List, create and remove mediated devices.",
+    "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
 }
 """Verbs that have verbs of their own, and what these do."""
 
@@ -45,6 +46,11 @@ VERBS: Mapping[str, Verb] = {
         mediated.LIST,
         mediated.CREATE,
         mediated.REMOVE,
+        vgpus.TYPES,
+        vgpus.LIST,
+        vgpus.CAPACITY,
+        vgpus.CREATE,
+        vgpus.REMOVE,
     )
 }
 """All verbs, by name."""
