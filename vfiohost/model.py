@@ -474,6 +474,12 @@ class Snapshot:
                 found[device.physfn].append(device)
         return MappingProxyType({pf: tuple(vfs) for pf, vfs in found.items()})
 
+    @cached_property
+    def vgpu_functions(self) -> frozenset[PciAddress]:
+        """The virtual functions that are vGPUs without mediated devices."""
+        known = self.vgpus.functions if self.vgpus else ()
+        return frozenset(f.address for f in known if isinstance(f.current, int) and f.current)
+
     def is_releasing(self, device: PciDevice) -> bool:
         """Whether a driver is on its way out: its link is gone, but the kernel is not done.
 

@@ -9,7 +9,7 @@ from vfiohost.guests.kubevirt import kubevirt_yaml, left_out, vmi_yaml
 from vfiohost.guests.libvirt import libvirt_xml
 from vfiohost.guests.qemu import qemu_arguments
 from vfiohost.guests.ready import all_ready, named_ready
-from vfiohost.guests.resources import collisions, nameless, resources
+from vfiohost.guests.resources import collisions, nameless, resources, unknown_vgpus
 from vfiohost.plan.mdev import as_uuid
 from vfiohost.render.table import format_table
 
@@ -28,6 +28,7 @@ def show_resources(session: Session) -> None:
     found = resources(snapshot, session.host.names)
     _warn(session, collisions(found))
     _warn(session, nameless(snapshot.mdev.devices if snapshot.mdev else ()))
+    _warn(session, unknown_vgpus(snapshot))
     session.value["allocatable"] = {r.name: len(r.devices) for r in found}
     session.value["resources"] = [
         {"name": r.name, "kinds": list(r.kinds), "devices": list(r.devices)} for r in found
