@@ -8,14 +8,14 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from vfiohost.errors import KernelError
+from vfiohost.errors import KernelError, NotFoundError
 from vfiohost.model import PciAddress, PciDevice, Snapshot
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from vfiohost.doctor import Finding
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vfiohost.recording import Recording
     from vfiohost.selectors import ByName
     from vfiohost.usage import Usage
+    from vfiohost.vgpus import VgpuGpu
 
     Device = PciDevice | PciAddress | str
     Devices = Device | Iterable[Device]
@@ -85,12 +86,17 @@ class HostView:
         """Read the host. Takes no lock of the kernel and wakes no device.
 
         Args:
-            mdev: whether to read the mediated devices too.
+            mdev: whether to read the mediated devices too, and the virtual functions that are vGPUs
+                without being any.
 
         Returns:
             The snapshot. One device that makes no sense is a problem in it and hides no other.
         """
-        return scan(self.sysfs, mdev=mdev)
+        if not mdev:
+            return scan(self.sysfs)
+        from vfiohost.vgpu_scan import with_vgpus
+
+        return with_vgpus(self.sysfs, scan(self.sysfs, mdev=True), timeout=READ_TIMEOUT)
 
     def with_details(
         self, snapshot: Snapshot, devices: Iterable[PciDevice], *, timeout: float = READ_TIMEOUT
@@ -189,16 +195,80 @@ class HostView:
         """
         from vfiohost.selectors import select_all
 
-        many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
-        texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         found = self.scan() if snapshot is None else snapshot
+        return select_all(_texts(devices), found, self._lookup(found))
+
+    def matcher(self, devices: Devices, snapshot: Snapshot) -> Callable[[PciDevice], bool]:
+        """The question whether a device is meant, to ask of devices that may yet come.
+
+        Args:
+            devices: selectors, addresses, devices, as for :meth:`select`.
+            snapshot: where a name, or the Nth of a set, is looked up.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: there is no such name, or no Nth of a set. A set or an address that hits
+                nothing is no error here.
+        """
+        from vfiohost.selectors import matcher
+
+        return matcher(_texts(devices), snapshot, self._lookup(snapshot))
+
+    def _lookup(self, snapshot: Snapshot) -> Callable[[ByName], tuple[PciAddress, ...]]:
+        """Who knows the names of this host."""
 
         def lookup(by: ByName) -> tuple[PciAddress, ...]:
             from vfiohost.identities import find_named
 
-            return find_named(self.sysfs, found, by)
+            return find_named(self.sysfs, snapshot, by)
 
-        return select_all(texts, found, lookup)
+        return lookup
+
+    def select_gpus(
+        self, devices: Devices, snapshot: Snapshot | None = None
+    ) -> tuple[PciAddress, ...]:
+        """The NVIDIA GPUs that are meant, each once, in the order of the request.
+
+        Args:
+            devices: as for :meth:`select`; a virtual function stands for its GPU. What else a set
+                hits is left out.
+            snapshot: where to look; by default a new scan.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: something hits nothing, or no NVIDIA GPU is among what is hit.
+        """
+        from vfiohost.nvidia import is_gpu
+        from vfiohost.vgpus import gpu_of
+
+        snapshot = self._scanned(snapshot)
+        hit = [gpu_of(snapshot, address) for address in self._addresses(devices, snapshot)]
+        found = tuple(
+            a for a in dict.fromkeys(hit) if a in snapshot.pci and is_gpu(snapshot.pci[a])
+        )
+        if not found:
+            gpus = [str(d.address) for d in snapshot.devices if is_gpu(d)]
+            raise NotFoundError("NVIDIA GPU", " ".join(map(str, hit)), near=gpus[:3])
+        return found
+
+    def vgpu_gpus(
+        self, devices: Devices | None = None, *, snapshot: Snapshot | None = None
+    ) -> tuple[VgpuGpu, ...]:
+        """The GPUs as makers of vGPUs: what each can make, where, and what it has.
+
+        Args:
+            devices: which, as for :meth:`select_gpus`; by default all.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select_gpus`.
+        """
+        from vfiohost.vgpus import vgpu_gpus
+
+        snapshot = self._scanned(snapshot)
+        gpus = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
+        chosen = gpus if devices is None else self.select_gpus(devices, snapshot)
+        return tuple(gpus[address] for address in chosen)
 
     def lspci(
         self,
@@ -355,3 +425,9 @@ class HostView:
         from vfiohost.scan import read_modules
 
         return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
+
+
+def _texts(devices: Devices) -> list[str]:
+    """Devices as selectors."""
+    many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
+    return [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -84,6 +84,10 @@ class Unavailable:
 
     def __str__(self) -> str:
         return self.why
+
+
+BindingState = Literal["bound", "unbound", "releasing", "unknown"]
+"""``releasing``: the driver's link is gone, and the kernel is not done with its unbind."""
 
 
 @attrs.frozen
@@ -354,6 +358,64 @@ class MdevBus:
     devices: tuple[MediatedDevice, ...]
 
 
+@attrs.frozen
+class VgpuFunction:
+    """A virtual function that takes a vGPU type, without mediated devices.
+
+    Attributes:
+        address: where it sits.
+        current: the number of its type, 0 when it is no vGPU.
+        creatable: numbers and names of what its card has room for now.
+    """
+
+    address: PciAddress
+    current: int | Unavailable
+    creatable: tuple[tuple[int, str], ...] | Unavailable
+
+
+@attrs.frozen
+class CardVgpuType:
+    """A vGPU type of a card, as the vGPU host driver's own file has it.
+
+    Attributes:
+        number: as in ``current_vgpu_type``.
+        name: ``NVIDIA L40S-2Q``.
+        max_instances: how many fit on one card.
+    """
+
+    number: int
+    name: str
+    max_instances: int
+
+
+@attrs.frozen
+class CardTypes:
+    """The vGPU types of all cards of one kind.
+
+    Attributes:
+        device_id: of the cards.
+        subsystem_device_id: of the cards, or ``None``: of any.
+        types: in the order of the file.
+    """
+
+    device_id: int
+    subsystem_device_id: int | None
+    types: tuple[CardVgpuType, ...]
+
+
+@attrs.frozen
+class VgpuFacts:
+    """What is known of vGPUs that are no mediated devices.
+
+    Attributes:
+        functions: the virtual functions that take a type, in order of address.
+        cards: what the vGPU host driver's file says of their cards.
+    """
+
+    functions: tuple[VgpuFunction, ...] = ()
+    cards: tuple[CardTypes, ...] = ()
+
+
 def _frozen_drivers(drivers: Mapping[str, Driver]) -> Mapping[str, Driver]:
     return MappingProxyType(dict(drivers))
 
@@ -375,6 +437,7 @@ class Snapshot:
         mdev: the mediated devices, or ``None`` when the scan did not look at them.
         details: what was read on demand, by address; a planner names the devices that it needs.
         usage: who uses the devices that something would be taken from, or ``None``: nobody asked.
+        vgpus: the virtual functions that take a vGPU type, or ``None`` when nobody looked at them.
     """
 
     kernel: str | None
@@ -384,6 +447,7 @@ class Snapshot:
     mdev: MdevBus | None = None
     details: Mapping[PciAddress, Details] = attrs.field(factory=dict, converter=_frozen_details)
     usage: Usage | None = None
+    vgpus: VgpuFacts | None = None
 
     @cached_property
     def pci(self) -> Mapping[PciAddress, PciDevice]:
@@ -410,6 +474,12 @@ class Snapshot:
                 found[device.physfn].append(device)
         return MappingProxyType({pf: tuple(vfs) for pf, vfs in found.items()})
 
+    @cached_property
+    def vgpu_functions(self) -> frozenset[PciAddress]:
+        """The virtual functions that are vGPUs without mediated devices."""
+        known = self.vgpus.functions if self.vgpus else ()
+        return frozenset(f.address for f in known if isinstance(f.current, int) and f.current)
+
     def is_releasing(self, device: PciDevice) -> bool:
         """Whether a driver is on its way out: its link is gone, but the kernel is not done.
 
@@ -423,11 +493,19 @@ class Snapshot:
         uevent = details.uevent_driver
         return isinstance(uevent, str) or (isinstance(uevent, Unavailable) and not uevent.errno)
 
+    def state_of(self, device: PciDevice) -> BindingState:
+        """Whether a driver has the device, or is on its way out (:meth:`is_releasing`)."""
+        if isinstance(device.driver, Unavailable):
+            return "unknown"
+        if device.has_driver:
+            return "bound"
+        return "releasing" if self.is_releasing(device) else "unbound"
+
     def __reduce__(self) -> tuple[object, ...]:
         # The read-only views of the mappings cannot be pickled; the mappings can.
         drivers, details = dict(self.drivers), dict(self.details)
         fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details, self.usage)
-        return (Snapshot, fields)
+        return (Snapshot, (*fields, self.vgpus))
 
     def group_of(self, device: PciDevice) -> IommuGroup | None:
         """The IOMMU group of a device, or ``None`` when it has none."""

@@ -77,8 +77,12 @@ class Options(argparse.Namespace):
     type: str | None = None
     uuid: str | None = None
     count: str | None = None
+    for_: str | None = None
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
+
+    gpu: str | None = None
+    vgpus: Sequence[str] = ()
 
     journal_id: str | None = None
     keep: str | None = None
@@ -87,6 +91,8 @@ class Options(argparse.Namespace):
     list: bool = False
 
     file: str | None = None
+    host_file: str | None = None
+    update: bool = False
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False

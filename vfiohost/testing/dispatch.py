@@ -18,8 +18,10 @@ from vfiohost.testing import (
     modules,
     nvidia_proc,
     parameters,
+    power,
     reset,
     sriov,
+    vendor_vgpu,
 )
 from vfiohost.testing.machine import AnswerError, BlockedError
 
@@ -55,8 +57,11 @@ _DEVICE_RULES = {
 }
 _OTHER_RULES = (
     (re.compile(r"sys/kernel/iommu_groups/\d+/type"), groups.store_type),
+    (re.compile(r"sys/devices/.+/power/control"), power.store_control),
     (re.compile(re.escape(groups.NOIOMMU_MODE)), groups.store_noiommu_mode),
     (nvidia_proc.LOCK, nvidia_proc.store),
+    (vendor_vgpu.STORE_CURRENT, vendor_vgpu.store_current),
+    (vendor_vgpu.STORE_PARAMS, vendor_vgpu.store_params),
 )
 
 

@@ -13,9 +13,10 @@ from vfiohost import recording as recordings
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
 from vfiohost.native import never
 from vfiohost.sysfs import Sysfs
-from vfiohost.testing import cdevs, nvidia_proc, processes
+from vfiohost.testing import cdevs, nvidia_proc, processes, vendor_vgpu
 from vfiohost.testing.boot import boot
 from vfiohost.testing.dispatch import open_attribute, submit
+from vfiohost.testing.doorbell import Doorbell
 from vfiohost.testing.expansion import expand
 from vfiohost.testing.holders import Cdev, Holder, Iommufd, holder_of
 from vfiohost.testing.machine import AnswerError
@@ -392,6 +393,20 @@ class SimulatedKernel:
         with self._simulation.session() as machine:
             machine.state.most_vfs[address] = most
 
+    def set_vgpu_heterogeneous_mode(self, address: str, *, enabled: bool = True) -> None:
+        """Let a card carry vGPUs of different types, as ``nvidia-smi vgpu -shm 1`` does.
+
+        It is for cards whose virtual functions take types, and ends when the driver is unbound.
+
+        Raises:
+            KernelError: ENODEV (the driver ``nvidia`` does not have the card), EBUSY (it carries a
+                vGPU).
+        """
+        with self._simulation.session() as machine:
+            number = vendor_vgpu.set_heterogeneous(machine, address, enabled=enabled)
+        if number:
+            raise KernelError("ioctl", number, self.sysfs.shown("dev/nvidiactl"))
+
     def clear_faults(self) -> None:
         """Forget all faults, failing probes and limits."""
         with self._simulation.session() as machine:
@@ -405,6 +420,14 @@ class SimulatedKernel:
         The function may store itself; it is not called for its own stores.
         """
         self._callbacks.append(callback)
+
+    def subscribe(self) -> Doorbell:
+        """Listen from now on to what changes here, whichever process changes it.
+
+        Raises:
+            KernelError: this user has no inotify instance left.
+        """
+        return Doorbell(self.sysfs)
 
     # ---- what happened --------------------------------------------------------------------------
 

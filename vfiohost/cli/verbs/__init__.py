@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import changing, looking, mediated
+from vfiohost.cli.verbs import changing, declared, looking, mediated, vgpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Mapping[str, str] = {
     "mdev": "List, create and remove mediated devices.",
+    "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
 }
 """Verbs that have verbs of their own, and what these do."""
 
@@ -24,11 +25,16 @@ VERBS: Mapping[str, Verb] = {
         looking.SHOW,
         looking.TREE,
         looking.HOLDERS,
+        looking.WATCH,
         changing.BIND,
         changing.UNBIND,
         changing.RESTORE,
         changing.RECOVER,
         changing.UNDO,
+        declared.PLAN,
+        declared.APPLY,
+        declared.DIFF,
+        declared.EXPORT,
         looking.DOCTOR,
         changing.PROBE,
         changing.RESET,
@@ -41,6 +47,11 @@ VERBS: Mapping[str, Verb] = {
         mediated.LIST,
         mediated.CREATE,
         mediated.REMOVE,
+        vgpus.TYPES,
+        vgpus.LIST,
+        vgpus.CAPACITY,
+        vgpus.CREATE,
+        vgpus.REMOVE,
     )
 }
 """All verbs, by name."""
