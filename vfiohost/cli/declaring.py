@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, StepResult
 
 
+_AS_SAID = "nothing to do: the host is as its file says"
+
+
 def diff(session: Session) -> None:
     """``vfiohost diff``: in what the host differs from its host file."""
     found = _declared(session).differences(session.scan(mdev=True))
@@ -38,9 +41,23 @@ def diff(session: Session) -> None:
 def plan(session: Session) -> None:
     """``vfiohost plan``: every write that ``apply`` would do."""
     declared, snapshot = _declared(session), session.scan(mdev=True)
+    show_stages(session, declared.stages(snapshot), snapshot, _AS_SAID)
+
+
+def show_stages(
+    session: Session, stages: Sequence[Stage], snapshot: Snapshot, nothing: str
+) -> None:
+    """Show the plans that build on each other, and write nothing.
+
+    Args:
+        session: the verb.
+        stages: the plans, in order.
+        snapshot: the host as it is.
+        nothing: what to say when there is nothing to do.
+    """
     session.value |= {"dry_run": True, "stages": []}
     is_changed = False
-    for stage in declared.stages(snapshot):
+    for stage in stages:
         made = _preview(stage, snapshot, is_changed=is_changed)
         if made is None:
             session.lines.append(f"then {stage.title}, planned when the above is done")
@@ -50,7 +67,7 @@ def plan(session: Session) -> None:
         value = {"title": stage.title, "plan": None if made is None else made.to_json()}
         session.value["stages"].append(value)
     if not is_changed:
-        session.lines.append("nothing to do: the host is as its file says")
+        session.lines.append(nothing)
     elif session.options.exit_code:
         session.exit_code = EXIT_CHANGES
 
@@ -67,12 +84,23 @@ def _preview(stage: Stage, snapshot: Snapshot, *, is_changed: bool) -> Plan | No
 
 def apply(session: Session) -> None:
     """``vfiohost apply``: make the host what its file says."""
-    options, output, host = session.options, session.output, session.host
-    if options.dry_run:
+    if session.options.dry_run:
         plan(session)
         return
     declared = _declared(session)
-    stages = declared.stages(session.scan(mdev=True))
+    apply_stages(session, declared.stages(session.scan(mdev=True)), "apply", _AS_SAID)
+
+
+def apply_stages(session: Session, stages: Sequence[Stage], purpose: str, nothing: str) -> None:
+    """Carry out the plans that build on each other, all or none, and say what was done.
+
+    Args:
+        session: the verb.
+        stages: the plans, in order.
+        purpose: what for; others who want the lock are told.
+        nothing: what to say when there was nothing to do.
+    """
+    options, output, host = session.options, session.output, session.host
     said = options.verbose and not output.json
 
     def progress(result: StepResult) -> None:
@@ -87,7 +115,7 @@ def apply(session: Session) -> None:
         try:
             reports = host.apply_stages(
                 stages,
-                "apply",
+                purpose,
                 timeout=options.seconds,
                 wait=options.seconds,
                 cancel=is_cancelled,
@@ -103,7 +131,7 @@ def apply(session: Session) -> None:
             session.notes += [f"note: {note}" for note in report.plan.notes]
             session.notes += incomplete_lines(report.plan)
     if not any(report.writes for report in reports) and not options.quiet:
-        session.lines.append("nothing to do: the host is as its file says")
+        session.lines.append(nothing)
 
 
 def _fields(report: Report) -> dict[str, Any]:

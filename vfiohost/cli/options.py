@@ -83,6 +83,13 @@ class Options(argparse.Namespace):
 
     gpu: str | None = None
     vgpus: Sequence[str] = ()
+    config: str | None = None
+    valid_config: bool = False
+    what: str = "default"
+
+    physfn: str | None = None
+    number: str | None = None
+    recreate: bool = False
 
     journal_id: str | None = None
     keep: str | None = None

@@ -9,6 +9,7 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from vfiohost.model import SRIOV_MANAGE
 from vfiohost.testing import (
     bus,
     groups,
@@ -21,6 +22,7 @@ from vfiohost.testing import (
     power,
     reset,
     sriov,
+    sriov_manage,
     vendor_vgpu,
 )
 from vfiohost.testing.machine import AnswerError, BlockedError
@@ -62,6 +64,7 @@ _OTHER_RULES = (
     (nvidia_proc.LOCK, nvidia_proc.store),
     (vendor_vgpu.STORE_CURRENT, vendor_vgpu.store_current),
     (vendor_vgpu.STORE_PARAMS, vendor_vgpu.store_params),
+    (re.compile(re.escape(SRIOV_MANAGE)), sriov_manage.run),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import changing, declared, looking, mediated, vgpus
+from vfiohost.cli.verbs import changing, declared, functions, looking, mediated, vgpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vfiohost.cli.verbs.verb import Verb
 
 FAMILIES: Mapping[str, str] = {
+    "vf": "List, make and remove virtual functions (SR-IOV).",
     "mdev": "List, create and remove mediated devices.",
     "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
 }
@@ -43,6 +44,9 @@ VERBS: Mapping[str, Verb] = {
         looking.RECORD,
         changing.SIM,
         looking.COMPLETION,
+        functions.LIST,
+        functions.SET,
+        functions.CLEAR,
         mediated.TYPES,
         mediated.LIST,
         mediated.CREATE,
@@ -52,6 +56,9 @@ VERBS: Mapping[str, Verb] = {
         vgpus.CAPACITY,
         vgpus.CREATE,
         vgpus.REMOVE,
+        vgpus.APPLY,
+        vgpus.ASSERT,
+        vgpus.CONFIG,
     )
 }
 """All verbs, by name."""

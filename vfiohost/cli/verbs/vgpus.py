@@ -36,6 +36,23 @@ def _remove(parser: ArgumentParser) -> None:
     )
 
 
+def _config(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "-f",
+        "--file",
+        dest="host_file",
+        metavar="FILE",
+        help="a file of NVIDIA's vGPU device manager (YAML); - for stdin",
+    )
+    add("-c", "--config", metavar="NAME", help="which of its configurations (default: its only one)")
+    add("--valid-config", action="store_true", help="check the file and NAME, and nothing else")
+
+
+def _config_text(parser: ArgumentParser) -> None:
+    parser.add_argument("what", choices=["default"], help="those for all known boards")
+
+
 TYPES = Verb(
     "vgpu types",
     "List the vGPU types that GPUs offer.",
@@ -69,3 +86,25 @@ CREATE = Verb(
     needs={"gpu": "-g GPU", "type": "-t TYPE"},
 )
 REMOVE = Verb("vgpu remove", "Remove vGPUs.", _remove, "vgpus", words="vgpus")
+APPLY = Verb(
+    "vgpu apply",
+    "Make the vGPUs what a configuration says.",
+    _config,
+    "configuring",
+    needs={"host_file": "-f FILE"},
+)
+ASSERT = Verb(
+    "vgpu assert",
+    "Say in what the vGPUs differ from a configuration.",
+    _config,
+    "configuring",
+    writes=False,
+    needs={"host_file": "-f FILE"},
+)
+CONFIG = Verb(
+    "vgpu config",
+    "Print vGPU configurations as YAML.",
+    _config_text,
+    "configuring",
+    writes=False,
+)
