@@ -1,10 +1,11 @@
-"""What a vGPU configuration comes down to on a host: in what it differs, and the plans that mend it.
+"""What a vGPU configuration comes down to on a host: differences, and the plans that mend them.
 
 Where GPUs make their vGPUs on virtual functions and have none yet, these are made first.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,18 @@ class DeclaredVgpus:
         host: the host.
         entries: of the configuration.
         allow: words that permit what would be refused (:data:`vfiohost.plan.hazards.ALLOWABLE`).
+        name: of the configuration, for messages.
     """
 
     def __init__(
-        self, host: HostPlanner, entries: Iterable[Entry], allow: Iterable[str] = ()
+        self,
+        host: HostPlanner,
+        entries: Iterable[Entry],
+        allow: Iterable[str] = (),
+        *,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.host = host
         self.entries = tuple(entries)
         self.allow = frozenset(allow)
@@ -73,14 +81,14 @@ class DeclaredVgpus:
         selection = self.selection(snapshot)
         makers = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
         found = [
-            Difference(str(address), "vgpus", _has(makers.get(address)), "an entry for it", "")
+            Difference(str(address), "vgpus", _has(makers.get(address)), "an entry", self.name)
             for address in selection.uncovered
         ]
         for address, counts in selection.wanted.items():
             gpu = makers.get(address)
             if not _is_so(gpu, counts):
                 said = ", ".join(f"{n} x {name}" for name, n in counts.items()) or "none"
-                found.append(Difference(str(address), "vgpus", _has(gpu), said, ""))
+                found.append(Difference(str(address), "vgpus", _has(gpu), said, self.name))
         return tuple(sorted(found, key=lambda each: each.subject))
 
     def stages(self, snapshot: Snapshot) -> tuple[Stage, ...]:
@@ -98,7 +106,7 @@ class DeclaredVgpus:
             for gpu in vgpu_gpus(snapshot)
             if gpu.backend is None and wanted.get(gpu.address) and _lacks_vfs(snapshot, gpu.address)
         ]
-        stages = [Stage(f"make {counted(sum(map(len, wanted.values())), 'kind')} of vGPUs", self._vgpus)]
+        stages = [Stage(f"set the vGPUs of {counted(len(wanted), 'GPU')}", self._vgpus)]
         if waiting:
             title = f"make the virtual functions of {counted(len(waiting), 'GPU')}"
             stages.insert(0, Stage(title, partial(self._vfs, waiting)))
@@ -129,20 +137,21 @@ def _type_id(gpu: VgpuGpu, name: str) -> str | None:
 
 
 def _is_so(gpu: VgpuGpu | None, counts: Mapping[str, int]) -> bool:
-    from vfiohost.plan.vgpu_room import existing
-
     if gpu is None:
         return not counts
     wanted: dict[str | None, int] = {}
     for name, count in counts.items():
         type_id = _type_id(gpu, name)
         wanted[type_id] = wanted.get(type_id, 0) + count
-    return dict(existing(gpu)) == wanted
+    return _held(gpu) == wanted
 
 
 def _has(gpu: VgpuGpu | None) -> str:
-    from vfiohost.plan.vgpu_room import existing
-
-    held = existing(gpu) if gpu is not None else {}
+    held = _held(gpu) if gpu is not None else {}
     shorts = {kind.type_id: kind.short for kind in gpu.types} if gpu is not None else {}
     return ", ".join(f"{n} x {shorts.get(key, key)}" for key, n in held.items()) or "none"
+
+
+def _held(gpu: VgpuGpu) -> dict[str, int]:
+    """How many vGPUs of each type a GPU has."""
+    return dict(Counter(str(vgpu.type_id) for vgpu in gpu.vgpus))

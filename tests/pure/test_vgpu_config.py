@@ -186,7 +186,8 @@ def test_what_does_not_do_what_it_seems_to_is_warned_about(text: str, said: str)
         "x" * (MOST_BYTES + 1),
         "[" * 5000,
         "- " * 5000,
-        "a: &a [x]\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 9)),
+        "a: &a [x]\n"
+        + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 9)),
         "a: &b0 [x,x,x,x,x,x,x,x,x]\n"
         + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 30)),
         "version: 1" + "0" * 10000,
@@ -209,9 +210,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         parse(f"{HEAD}  {text}")
 
 
-NAMES = st.from_regex(
-    r"\A[A-Z0-9]{1,6}(-Ada)?-(0|[1-9][0-9]{0,2})[ABCQ]\Z"
-)
+NAMES = st.from_regex(r"\A[A-Z0-9]{1,6}(-Ada)?-(0|[1-9][0-9]{0,2})[ABCQ]\Z")
 MIG_NAMES = st.from_regex(r"\A[A-Z0-9]{1,6}-[1-9]-(0|[1-9][0-9]{0,2})[ABCQ](ME|NOME|MEALL|GFX)?\Z")
 COUNTS = st.integers(1, 1 << 40)
 # YAML has no way to write half of a surrogate pair.
@@ -289,14 +288,18 @@ def entries(text: str) -> tuple[Entry, ...]:
 
 
 def test_filters_and_positions_choose_gpus_and_the_others_are_named() -> None:
-    all_of_a_kind = entries('{device-filter: "0x223610DE", devices: all, vgpu-devices: {A10-4Q: 6}}')
+    all_of_a_kind = entries(
+        '{device-filter: "0x223610DE", devices: all, vgpu-devices: {A10-4Q: 6}}'
+    )
     found = select(all_of_a_kind, [OTHER, T4, A10])
     assert found.wanted == {A10.address: {"A10-4Q": 6}, OTHER.address: {"A10-4Q": 6}}
     assert found.uncovered == (T4.address,)
     # A position is one among all GPUs, not among those of the filter.
     second = entries('{device-filter: "0x223610DE", devices: [1], vgpu-devices: {}}')
     assert select(second, [OTHER, T4, A10]).wanted == {A10.address: {}}
-    assert not select(entries("{device-filter: MODEL, devices: all, vgpu-devices: {}}"), [A10]).wanted
+    assert not select(
+        entries("{device-filter: MODEL, devices: all, vgpu-devices: {}}"), [A10]
+    ).wanted
 
 
 def test_a_subsystem_tells_boards_apart() -> None:

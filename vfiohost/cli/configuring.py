@@ -44,9 +44,9 @@ def check(session: Session) -> None:
     session.exit_code = EXIT_CHANGES if found else 0
     if session.options.quiet:
         return
-    session.lines += difference_lines(found, session.output.paint_for(sys.stdout))
-    if not found:
-        session.lines.append(f"the vGPUs are as {name} says")
+    paint = session.output.paint_for(sys.stdout)
+    as_said = [f"the vGPUs are as {name} says"]
+    session.lines += difference_lines(found, paint) if found else as_said
 
 
 def config(session: Session) -> None:
@@ -63,11 +63,11 @@ def _chosen(session: Session) -> tuple[str, DeclaredVgpus]:
     name, entries = config.choose(options.config)
     session.value["config"] = name
     if not options.quiet:
-        session.notes += [f"warning: {warning}" for warning in config.warnings]
+        _say(session, [f"warning: {warning}" for warning in config.warnings])
         if options.valid_config:
             session.lines.append(f"{config.name}: {name} is valid")
     session.value["warnings"] = list(config.warnings)
-    return name, DeclaredVgpus(session.host, entries, options.allowed)
+    return name, DeclaredVgpus(session.host, entries, options.allowed, name=name)
 
 
 def _given(name: str) -> Config:
@@ -84,16 +84,23 @@ def _tell(session: Session, name: str, selection: Selection) -> None:
     session.value["mig_parted"] = mig_parted(name, selection.mig) if selection.mig else None
     if session.options.quiet:
         return
-    session.notes += [
+    lines = [
         f"note: {name} says nothing of GPU {address}; it stays as it is."
         for address in selection.uncovered
     ]
     if selection.mig:
-        session.notes.append(
+        lines.append(
             f"note: {name} has MIG-backed vGPUs. Their GPU instances are made by "
             f"`nvidia-mig-parted apply -f FILE -c {name}`, with this FILE:"
         )
-        session.notes += mig_parted(name, selection.mig).splitlines()
+        lines += mig_parted(name, selection.mig).splitlines()
+    _say(session, lines)
+
+
+def _say(session: Session, lines: list[str]) -> None:
+    """Say something at once: it matters as well when the plan is refused."""
+    if lines and not session.output.json:
+        session.output.notes(lines)
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {

@@ -186,9 +186,7 @@ BOARDS = (
 
 def default_config() -> Config:
     """The configurations that follow from :data:`BOARDS`: ``default``, and one for each type."""
-    default = [
-        Entry(ALL, dict([board.default]), board.filters) for board in BOARDS
-    ]
+    default = [Entry(ALL, dict([board.default]), board.filters) for board in BOARDS]
     configs = {"default": tuple(default)}
     for board in BOARDS:
         for name, count in board.types():

@@ -177,6 +177,7 @@ def _integer(node: Node) -> int | None:
 
 def _fail(node: Node, expected: str, hint: str | None = None) -> NoReturn:
     value = node.value
-    words = {dict: "This mapping", list: "This list"}
-    text = words.get(type(value)) or ("null" if value is None else str(value))
+    text = "null" if value is None else str(value)
+    if isinstance(value, dict | list):
+        text = "This mapping" if isinstance(value, dict) else "This list"
     raise ParseError(text, expected, where=str(node.mark), hint=hint)

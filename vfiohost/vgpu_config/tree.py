@@ -28,8 +28,10 @@ _TAG = "tag:yaml.org,2002:"
 _MERGE = "<<"
 _WORDS: dict[str, object] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys("y Y yes Yes YES true True TRUE on On ON".split(), True),
-    **dict.fromkeys("n N no No NO false False FALSE off Off OFF".split(), False),
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON"), True),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF"), False),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _INTEGER = re.compile(
     r"([-+]?)(?:0b([01]+)|0x([0-9a-f]+)|0o?([0-7]+)|([1-9][0-9]*|0))", re.IGNORECASE
@@ -137,13 +139,11 @@ class _Composer:
         return None, self.warnings
 
     def _warn_of_more(self) -> None:
-        """Look one event past the document's end, where another may begin. What is no YAML there
-        matters to nobody.
-        """
+        """Look one event past the document's end, where another may begin."""
         next(self.events)
         try:
             event = next(self.events)
-        except Exception:  # noqa: BLE001  # whatever PyYAML says of it
+        except Exception:  # noqa: BLE001  # what is no YAML there matters to nobody
             return
         if type(event).__name__ == "DocumentStartEvent":
             self.warnings.append(
@@ -250,7 +250,11 @@ class _Composer:
         value = resolve(text)
         if tag in {"", "!"}:
             return value
-        of_tag = {f"{_TAG}int": int, f"{_TAG}float": (int, float), f"{_TAG}bool": bool}
+        of_tag: dict[str, tuple[type, ...]] = {
+            f"{_TAG}int": (int,),
+            f"{_TAG}float": (int, float),
+            f"{_TAG}bool": (bool,),
+        }
         if tag == f"{_TAG}null":
             return None
         if tag not in of_tag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VERSION = "v1"
 """The only version of the format."""
 
-ALL = "all"
+ALL: Final = "all"
 """Every GPU that the filter lets through."""
 
 _NUMBER = re.compile(r"0x[0-9a-f_]+|0b[01_]+|0o?[0-7_]+|[1-9][0-9_]*|0", re.IGNORECASE)

@@ -45,7 +45,9 @@ def _config(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="a file of NVIDIA's vGPU device manager (YAML); - for stdin",
     )
-    add("-c", "--config", metavar="NAME", help="which of its configurations (default: its only one)")
+    add(
+        "-c", "--config", metavar="NAME", help="which of its configurations (default: its only one)"
+    )
     add("--valid-config", action="store_true", help="check the file and NAME, and nothing else")
 
 
