@@ -53,7 +53,7 @@ def config(session: Session) -> None:
     """``vfiohost vgpu config default``: print the configurations that follow from the boards."""
     text = render(default_config())
     session.document = text
-    session.value["config"] = text
+    session.value["vgpu_config"] = {"text": text}
 
 
 def _chosen(session: Session) -> tuple[str, DeclaredVgpus]:
@@ -61,12 +61,11 @@ def _chosen(session: Session) -> tuple[str, DeclaredVgpus]:
     options = session.options
     config = _given(options.host_file or "-")
     name, entries = config.choose(options.config)
-    session.value["config"] = name
+    session.value["vgpu_config"] = {"name": name, "warnings": list(config.warnings)}
     if not options.quiet:
-        _say(session, [f"warning: {warning}" for warning in config.warnings])
+        _say(session, [f"vfiohost: warning: {warning}" for warning in config.warnings])
         if options.valid_config:
             session.lines.append(f"{config.name}: {name} is valid")
-    session.value["warnings"] = list(config.warnings)
     return name, DeclaredVgpus(session.host, entries, options.allowed, name=name)
 
 
@@ -80,8 +79,10 @@ def _given(name: str) -> Config:
 
 def _tell(session: Session, name: str, selection: Selection) -> None:
     """Say what the configuration leaves alone, and what it leaves to others."""
-    session.value["uncovered"] = [str(address) for address in selection.uncovered]
-    session.value["mig_parted"] = mig_parted(name, selection.mig) if selection.mig else None
+    session.value["vgpu_config"] |= {
+        "uncovered": [str(address) for address in selection.uncovered],
+        "mig_parted": mig_parted(name, selection.mig) if selection.mig else None,
+    }
     if session.options.quiet:
         return
     lines = [

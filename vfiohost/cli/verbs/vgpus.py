@@ -52,7 +52,9 @@ def _config(parser: ArgumentParser) -> None:
 
 
 def _config_text(parser: ArgumentParser) -> None:
-    parser.add_argument("what", choices=["default"], help="those for all known boards")
+    parser.add_argument(
+        "what", metavar="WHAT", choices=["default"], help="default: those for all known boards"
+    )
 
 
 TYPES = Verb(
