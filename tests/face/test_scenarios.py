@@ -14,6 +14,8 @@ import pytest
 from tests.face.support import Ran, check_golden, steady
 from vfiohost import testing
 from vfiohost.cli.output import Output
+from vfiohost.journal import lock
+from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -352,8 +354,12 @@ def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> N
     (would,) = dry.value["recoveries"]
     assert (would["outcome"], len(would["commands"])) == ("recovered", 3)
     assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "vfio-pci"}
+    with Sysfs(root) as sysfs, lock(sysfs, purpose="bind 65:00.0"):  # it may be that one's work
+        busy = run("recover", "-n", "--timeout", "0.1", root=root)
+    assert (busy.code, busy.out) == (8, "")
     ran = run("recover", "--json", root=root)
     assert [r["outcome"] for r in ran.value["recoveries"]] == ["recovered"]
+    assert run("recover", "-n", "--exit-code", root=root).code == 0
     assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "nouveau"}
     assert run("recover", root=root).out == "nothing to recover\n"
 
@@ -367,8 +373,9 @@ def test_a_damaged_journal_that_has_ended_is_told_and_blocks_nobody(
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([lines[0], "nonsense\n", *lines[2:]]))
     assert run("bind", "ca:00.0", root=root).code == 0
-    told = run("recover", root=root)
-    assert (told.code, str(journal) in told.out) == (1, True)
+    for options in ((), ("-n", "--exit-code")):
+        told = run("recover", *options, root=root)
+        assert (told.code, str(journal) in told.out) == (1, True)
     for words in (("restore", "65:00.0"), ("restore", "--all")):
         dry = run(*words, "-n", root=root)
         assert "warning: What devices had before may stand in a journal that is" in dry.out

@@ -74,7 +74,7 @@ def test_the_default_configurations_fill_the_gpus(
     assert types(run, root) == found
     before = stores(root)
     again = run("vgpu", "apply", *asked, root=root)
-    assert again.out == "nothing to do: the vGPUs are as the configuration says\n"
+    assert again.out == "nothing to do: the host is so already\n"
     assert stores(root) == before
     assert run("vgpu", "assert", *asked, root=root).code == 0
 

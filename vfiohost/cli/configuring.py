@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vfiohost.cli.session import Session
     from vfiohost.vgpu_config import Config, Selection
 
-_AS_SAID = "nothing to do: the vGPUs are as the configuration says"
-
 
 def apply(session: Session) -> None:
     """``vfiohost vgpu apply -f FILE [-c NAME]``: make the vGPUs what a configuration says."""
@@ -29,9 +27,9 @@ def apply(session: Session) -> None:
     _tell(session, name, declared.selection(snapshot))
     stages = declared.stages(snapshot)
     if session.options.dry_run:
-        show_stages(session, stages, snapshot, _AS_SAID)
+        show_stages(session, stages, snapshot)
     else:
-        apply_stages(session, stages, f"vgpu apply {name}", _AS_SAID)
+        apply_stages(session, stages, f"vgpu apply {name}")
 
 
 def check(session: Session) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vfiohost.cli.carrying import EXIT_CHANGES
 from vfiohost.cli.files import STDOUT, check_file, write_whole
 from vfiohost.errors import NotFoundError, PlanRefused
+from vfiohost.host_file.modes import MODES, gpus_and_switches, mode_file
 from vfiohost.host_file.reading import MOST_BYTES, parse
 from vfiohost.host_file.writing import update, write
 from vfiohost.host_stages import Declared, export_tables, read_host_file
@@ -26,7 +27,19 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, StepResult
 
 
-_AS_SAID = "nothing to do: the host is as its file says"
+def mode(session: Session) -> None:
+    """``vfiohost mode MODE [DEV..]``: make devices ready for a kind of work."""
+    options, snapshot = session.options, session.scan(mdev=True)
+    if options.devices:
+        chosen = session.host.select(options.devices, snapshot)
+    else:
+        chosen = gpus_and_switches(snapshot, nvswitch=options.nvswitch)
+        if not chosen:
+            sentence = "This host has no GPU of NVIDIA's: name the devices that are meant."
+            raise NotFoundError("GPU", "nvidia", sentence=sentence)
+    kind = next(each for each in MODES if each == options.workload)
+    file = mode_file(kind, chosen, snapshot)
+    _apply(session, Declared(session.host, file, options.allowed))
 
 
 def diff(session: Session) -> None:
@@ -40,20 +53,26 @@ def diff(session: Session) -> None:
 
 def plan(session: Session) -> None:
     """``vfiohost plan``: every write that ``apply`` would do."""
-    declared, snapshot = _declared(session), session.scan(mdev=True)
-    show_stages(session, declared.stages(snapshot), snapshot, _AS_SAID)
+    _plan(session, _declared(session))
 
 
-def show_stages(
-    session: Session, stages: Sequence[Stage], snapshot: Snapshot, nothing: str
-) -> None:
-    """Show the plans that build on each other, and write nothing.
+def apply(session: Session) -> None:
+    """``vfiohost apply``: make the host what its file says."""
+    _apply(session, _declared(session))
+
+
+def _plan(session: Session, declared: Declared) -> None:
+    snapshot = session.scan(mdev=True)
+    show_stages(session, declared.stages(snapshot), snapshot)
+
+
+def show_stages(session: Session, stages: Sequence[Stage], snapshot: Snapshot) -> None:
+    """Show plans that build on each other, and write nothing.
 
     Args:
         session: the verb.
         stages: the plans, in order.
-        snapshot: the host as it is.
-        nothing: what to say when there is nothing to do.
+        snapshot: the host as it is, with its mediated devices.
     """
     session.value |= {"dry_run": True, "stages": []}
     is_changed = False
@@ -67,7 +86,7 @@ def show_stages(
         value = {"title": stage.title, "plan": None if made is None else made.to_json()}
         session.value["stages"].append(value)
     if not is_changed:
-        session.lines.append(nothing)
+        session.lines.append("nothing to do: the host is so already")
     elif session.options.exit_code:
         session.exit_code = EXIT_CHANGES
 
@@ -82,23 +101,20 @@ def _preview(stage: Stage, snapshot: Snapshot, *, is_changed: bool) -> Plan | No
         raise
 
 
-def apply(session: Session) -> None:
-    """``vfiohost apply``: make the host what its file says."""
+def _apply(session: Session, declared: Declared) -> None:
     if session.options.dry_run:
-        plan(session)
+        _plan(session, declared)
         return
-    declared = _declared(session)
-    apply_stages(session, declared.stages(session.scan(mdev=True)), "apply", _AS_SAID)
+    apply_stages(session, declared.stages(session.scan(mdev=True)), "apply")
 
 
-def apply_stages(session: Session, stages: Sequence[Stage], purpose: str, nothing: str) -> None:
-    """Carry out the plans that build on each other, all or none, and say what was done.
+def apply_stages(session: Session, stages: Sequence[Stage], purpose: str) -> None:
+    """Carry out plans that build on each other, all or none, and say what was done.
 
     Args:
         session: the verb.
         stages: the plans, in order.
         purpose: what for; others who want the lock are told.
-        nothing: what to say when there was nothing to do.
     """
     options, output, host = session.options, session.output, session.host
     said = options.verbose and not output.json
@@ -131,7 +147,7 @@ def apply_stages(session: Session, stages: Sequence[Stage], purpose: str, nothin
             session.notes += [f"note: {note}" for note in report.plan.notes]
             session.notes += incomplete_lines(report.plan)
     if not any(report.writes for report in reports) and not options.quiet:
-        session.lines.append(nothing)
+        session.lines.append("nothing to do: the host is so already")
 
 
 def _fields(report: Report) -> dict[str, Any]:
@@ -187,6 +203,7 @@ def _counts(devices: Sequence[object], mdevs: Sequence[object]) -> str:
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {
+    "mode": mode,
     "plan": plan,
     "apply": apply,
     "diff": diff,

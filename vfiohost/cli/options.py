@@ -100,6 +100,8 @@ class Options(argparse.Namespace):
     file: str | None = None
     host_file: str | None = None
     update: bool = False
+    workload: str | None = None
+    nvswitch: bool = False
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False

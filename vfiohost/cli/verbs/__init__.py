@@ -32,6 +32,7 @@ VERBS: Mapping[str, Verb] = {
         changing.RESTORE,
         changing.RECOVER,
         changing.UNDO,
+        declared.MODE,
         declared.PLAN,
         declared.APPLY,
         declared.DIFF,
