@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from vfiohost.errors import KernelError
+from vfiohost.errors import KernelError, NotFoundError
 from vfiohost.model import PciAddress, PciDevice, Snapshot
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import Sysfs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vfiohost.recording import Recording
     from vfiohost.selectors import ByName
     from vfiohost.usage import Usage
+    from vfiohost.vgpus import VgpuGpu
 
     Device = PciDevice | PciAddress | str
     Devices = Device | Iterable[Device]
@@ -85,12 +86,17 @@ class HostView:
         """Read the host. Takes no lock of the kernel and wakes no device.
 
         Args:
-            mdev: whether to read the mediated devices too.
+            mdev: whether to read the mediated devices too, and the virtual functions that are vGPUs
+                without being any.
 
         Returns:
             The snapshot. One device that makes no sense is a problem in it and hides no other.
         """
-        return scan(self.sysfs, mdev=mdev)
+        if not mdev:
+            return scan(self.sysfs)
+        from vfiohost.vgpu_scan import with_vgpus
+
+        return with_vgpus(self.sysfs, scan(self.sysfs, mdev=True), timeout=READ_TIMEOUT)
 
     def with_details(
         self, snapshot: Snapshot, devices: Iterable[PciDevice], *, timeout: float = READ_TIMEOUT
@@ -217,6 +223,52 @@ class HostView:
             return find_named(self.sysfs, snapshot, by)
 
         return lookup
+
+    def select_gpus(
+        self, devices: Devices, snapshot: Snapshot | None = None
+    ) -> tuple[PciAddress, ...]:
+        """The NVIDIA GPUs that are meant, each once, in the order of the request.
+
+        Args:
+            devices: as for :meth:`select`; a virtual function stands for its GPU. What else a set
+                hits is left out.
+            snapshot: where to look; by default a new scan.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: something hits nothing, or no NVIDIA GPU is among what is hit.
+        """
+        from vfiohost.nvidia import is_gpu
+        from vfiohost.vgpus import gpu_of
+
+        snapshot = self._scanned(snapshot)
+        hit = [gpu_of(snapshot, address) for address in self._addresses(devices, snapshot)]
+        found = tuple(
+            a for a in dict.fromkeys(hit) if a in snapshot.pci and is_gpu(snapshot.pci[a])
+        )
+        if not found:
+            gpus = [str(d.address) for d in snapshot.devices if is_gpu(d)]
+            raise NotFoundError("NVIDIA GPU", " ".join(map(str, hit)), near=gpus[:3])
+        return found
+
+    def vgpu_gpus(
+        self, devices: Devices | None = None, *, snapshot: Snapshot | None = None
+    ) -> tuple[VgpuGpu, ...]:
+        """The GPUs as makers of vGPUs: what each can make, where, and what it has.
+
+        Args:
+            devices: which, as for :meth:`select_gpus`; by default all.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select_gpus`.
+        """
+        from vfiohost.vgpus import vgpu_gpus
+
+        snapshot = self._scanned(snapshot)
+        gpus = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
+        chosen = gpus if devices is None else self.select_gpus(devices, snapshot)
+        return tuple(gpus[address] for address in chosen)
 
     def lspci(
         self,

@@ -23,7 +23,7 @@ def create(session: Session) -> None:
     """``vfiohost mdev create -p PARENT -t TYPE``."""
     options = session.options
     uuids = () if options.uuid is None else (options.uuid,)
-    count = None if options.count is None else _count(options.count)
+    count = None if options.count is None else parse_count(options.count)
     if uuids and count not in (None, 1):
         raise ParseError(str(count), "a count that goes with one UUID", where="-n")
     attributes = [_attribute(text) for text in options.attr]
@@ -88,7 +88,12 @@ def _bus(session: Session) -> MdevBus:
     return MdevBus((), ()) if bus is None else bus
 
 
-def _count(text: str) -> int:
+def parse_count(text: str) -> int:
+    """The value of ``-n``.
+
+    Raises:
+        ParseError: it is no number of devices that could be meant.
+    """
     digits = text.lstrip("0") if text.isascii() and text.isdecimal() else ""
     if 0 < len(digits) <= len(str(_MAX_COUNT)) and int(digits) <= _MAX_COUNT:
         return int(digits)

@@ -81,6 +81,12 @@ class Options(argparse.Namespace):
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
 
+    gpu: str | None = None
+    vgpus: Sequence[str] = ()
+    config: str | None = None
+    valid_config: bool = False
+    what: str = "default"
+
     physfn: str | None = None
     number: str | None = None
     recreate: bool = False

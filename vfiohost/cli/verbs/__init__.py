@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import changing, declared, functions, looking, mediated
+from vfiohost.cli.verbs import changing, declared, functions, looking, mediated, vgpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FAMILIES: Mapping[str, str] = {
     "vf": "List, make and remove virtual functions (SR-IOV).",
     "mdev": "List, create and remove mediated devices.",
+    "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
 }
 """Verbs that have verbs of their own, and what these do."""
 
@@ -51,6 +52,14 @@ VERBS: Mapping[str, Verb] = {
         mediated.LIST,
         mediated.CREATE,
         mediated.REMOVE,
+        vgpus.TYPES,
+        vgpus.LIST,
+        vgpus.CAPACITY,
+        vgpus.CREATE,
+        vgpus.REMOVE,
+        vgpus.APPLY,
+        vgpus.ASSERT,
+        vgpus.CONFIG,
     )
 }
 """All verbs, by name."""
