@@ -5,27 +5,24 @@ Where GPUs make their vGPUs on virtual functions and have none yet, these are ma
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vfiohost.errors import AmbiguousError, NotFoundError
 from vfiohost.host_file.types import Difference
 from vfiohost.host_stages import Stage
 from vfiohost.nvidia import is_gpu
 from vfiohost.plan.words import counted
 from vfiohost.vgpu_config.selecting import select
-from vfiohost.vgpus import vgpu_gpus
+from vfiohost.vgpus import vgpu_gpus, vgpus_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from vfiohost.host_planner import HostPlanner
     from vfiohost.model import PciAddress, Snapshot
     from vfiohost.plan.types import Plan
     from vfiohost.vgpu_config.selecting import Selection
     from vfiohost.vgpu_config.types import Entry
-    from vfiohost.vgpus import VgpuGpu
 
 
 class DeclaredVgpus:
@@ -64,7 +61,7 @@ class DeclaredVgpus:
 
         def offers(address: PciAddress, name: str) -> bool:
             gpu = makers.get(address)
-            return gpu is not None and _type_id(gpu, name) is not None
+            return gpu is not None and gpu.offers(name) is not None
 
         gpus = [device for device in snapshot.devices if is_gpu(device)]
         return select(self.entries, gpus, offers)
@@ -81,14 +78,14 @@ class DeclaredVgpus:
         selection = self.selection(snapshot)
         makers = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
         found = [
-            Difference(str(address), "vgpus", _has(makers.get(address)), "an entry", self.name)
-            for address in selection.uncovered
+            Difference(str(a), "vgpus", vgpus_text(makers[a].held), "an entry", self.name)
+            for a in selection.uncovered
         ]
         for address, counts in selection.wanted.items():
-            gpu = makers.get(address)
-            if not _is_so(gpu, counts):
-                said = ", ".join(f"{n} x {name}" for name, n in counts.items()) or "none"
-                found.append(Difference(str(address), "vgpus", _has(gpu), said, self.name))
+            gpu = makers[address]
+            if not gpu.has_just(counts):
+                has, said = vgpus_text(gpu.held), vgpus_text(counts)
+                found.append(Difference(str(address), "vgpus", has, said, self.name))
         return tuple(sorted(found, key=lambda each: each.subject))
 
     def stages(self, snapshot: Snapshot) -> tuple[Stage, ...]:
@@ -127,31 +124,3 @@ def _lacks_vfs(snapshot: Snapshot, address: PciAddress) -> bool:
     return bool(isinstance(total, int) and total) and not any(
         device.physfn == address for device in snapshot.devices
     )
-
-
-def _type_id(gpu: VgpuGpu, name: str) -> str | None:
-    try:
-        return gpu.find_type(name).type_id
-    except (NotFoundError, AmbiguousError):
-        return None
-
-
-def _is_so(gpu: VgpuGpu | None, counts: Mapping[str, int]) -> bool:
-    if gpu is None:
-        return not counts
-    wanted: dict[str | None, int] = {}
-    for name, count in counts.items():
-        type_id = _type_id(gpu, name)
-        wanted[type_id] = wanted.get(type_id, 0) + count
-    return _held(gpu) == wanted
-
-
-def _has(gpu: VgpuGpu | None) -> str:
-    held = _held(gpu) if gpu is not None else {}
-    shorts = {kind.type_id: kind.short for kind in gpu.types} if gpu is not None else {}
-    return ", ".join(f"{n} x {shorts.get(key, key)}" for key, n in held.items()) or "none"
-
-
-def _held(gpu: VgpuGpu) -> dict[str, int]:
-    """How many vGPUs of each type a GPU has."""
-    return dict(Counter(str(vgpu.type_id) for vgpu in gpu.vgpus))

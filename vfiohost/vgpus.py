@@ -191,6 +191,34 @@ class VgpuGpu:
                 return found[0]
         raise self._no_type(text)
 
+    def offers(self, text: str) -> str | None:
+        """The id of the type that a text means, or ``None``: the GPU has no such type, or several.
+
+        Args:
+            text: as for :meth:`find_type`.
+        """
+        try:
+            return self.find_type(text).type_id
+        except (NotFoundError, AmbiguousError):
+            return None
+
+    def has_just(self, counts: Mapping[str, int]) -> bool:
+        """Say whether its vGPUs are these, and no other.
+
+        Args:
+            counts: how many of each type, by id or name.
+        """
+        wanted = Counter[str | None]()
+        for name, count in counts.items():
+            wanted[self.offers(name)] += count
+        return Counter(str(vgpu.type_id) for vgpu in self.vgpus) == wanted
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """How many vGPUs of each type it has, by the type's short name where it is known."""
+        shorts = {kind.type_id: kind.short for kind in self.types}
+        return Counter(shorts.get(str(v.type_id), str(v.type_id)) for v in self.vgpus)
+
     def _no_type(self, text: str) -> NotFoundError:
         shorts = {t.short.lower(): t.short for t in self.types}
         nameless = [t.type_id for t in self.types if t.name is None]
@@ -218,6 +246,11 @@ def vgpu_gpus(snapshot: Snapshot) -> tuple[VgpuGpu, ...]:
         snapshot: the host, with its mediated devices and its virtual functions that are vGPUs.
     """
     return tuple(_gpu(snapshot, device) for device in snapshot.devices if is_gpu(device))
+
+
+def vgpus_text(counts: Mapping[str, int]) -> str:
+    """A set of vGPUs as text: ``2 x A10-12Q``; ``none``."""
+    return ", ".join(f"{number} x {name}" for name, number in counts.items()) or "none"
 
 
 def gpu_of(snapshot: Snapshot, address: PciAddress) -> PciAddress:
