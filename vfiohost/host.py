@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.sysfs import Kernel
+    from vfiohost.validation import Check, Workload
     from vfiohost.watch import Watcher
 
 STORE_TIMEOUT = 20.0
@@ -339,6 +340,32 @@ class Host(HostPlanner):
         from vfiohost.apply import users_of
 
         return users_of(self.sysfs, step)
+
+    def write_validation(self, workload: Workload, checks: Iterable[Check]) -> tuple[str, ...]:
+        """Write the status files of NVIDIA's validator: what is not ready has none.
+
+        Args:
+            workload: what the host is for.
+            checks: what :meth:`validate` found.
+
+        Returns:
+            The files that were written, below :data:`vfiohost.validation.STATUS_FOLDER`.
+
+        Raises:
+            KernelError: one could not be written or removed.
+        """
+        from vfiohost.rooted import remove_file, write_file
+        from vfiohost.validation import STATUS_FOLDER, WORKLOAD_FILE
+
+        files = [f"{STATUS_FOLDER}/{WORKLOAD_FILE}"]
+        write_file(self.sysfs, files[0], f"{workload}\n")
+        for check in checks:
+            path = f"{STATUS_FOLDER}/{check.status_file}"
+            remove_file(self.sysfs, path)
+            if check.is_ready:
+                write_file(self.sysfs, path, "")
+                files.append(path)
+        return tuple(self.sysfs.shown(path) for path in files)
 
     def recover(
         self,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vfiohost.recording import Recording
     from vfiohost.selectors import ByName
     from vfiohost.usage import Usage
+    from vfiohost.validation import Check, Workload
     from vfiohost.vgpus import VgpuGpu
 
     Device = PciDevice | PciAddress | str
@@ -396,6 +397,20 @@ class HostView:
         snapshot = self._scanned(snapshot)
         wanted = guest_devices(snapshot) if devices is None else self._addresses(devices, snapshot)
         return examine(read_facts(self.sysfs, snapshot, wanted, timeout=timeout))
+
+    def validate(
+        self, workload: Workload, *, snapshot: Snapshot | None = None
+    ) -> tuple[Check, ...]:
+        """Check what NVIDIA's validator asks of a node that has guests.
+
+        Args:
+            workload: ``vm-passthrough`` or ``vm-vgpu``.
+            snapshot: the host, with its mediated devices; by default a new scan.
+        """
+        from vfiohost.validation import SMI, validate
+
+        snapshot = self.scan(mdev=True) if snapshot is None else snapshot
+        return validate(snapshot, workload, has_smi=any(map(self.sysfs.exists, SMI)))
 
     @cached_property
     def names(self) -> PciNames:

@@ -102,6 +102,7 @@ class Options(argparse.Namespace):
     update: bool = False
     workload: str | None = None
     nvswitch: bool = False
+    write: bool = False
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False

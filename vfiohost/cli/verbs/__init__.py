@@ -33,6 +33,7 @@ VERBS: Mapping[str, Verb] = {
         changing.RECOVER,
         changing.UNDO,
         declared.MODE,
+        declared.VALIDATE,
         declared.PLAN,
         declared.APPLY,
         declared.DIFF,
