@@ -14,6 +14,12 @@ def _mdev_types(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--parent", metavar="PARENT", help="only this parent")
 
 
+def _mdev_list(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-d", "--defined", action="store_true", help="those that are defined with mdevctl instead")
+    add("--dumpjson", action="store_true", help="the same as mdevctl list -d --dumpjson prints it")
+
+
 def _mdev_create(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("-p", "--parent", metavar="PARENT", help="address or name of the parent")
@@ -35,7 +41,9 @@ def _mdev_remove(parser: ArgumentParser) -> None:
 TYPES = Verb(
     "mdev types", "List what can be created, by parent.", _mdev_types, "reading", writes=False
 )
-LIST = Verb("mdev list", "List the mediated devices that exist.", module="reading", writes=False)
+LIST = Verb(
+    "mdev list", "List the mediated devices that exist.", _mdev_list, "reading", writes=False
+)
 CREATE = Verb(
     "mdev create",
     "Create mediated devices.",
