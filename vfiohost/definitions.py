@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FOLDER = "etc/mdevctl.d"
 """Where the definitions are, relative to the root."""
 
+CALLOUTS = ("usr/lib/mdevctl/scripts.d/callouts", f"{FOLDER}/scripts.d/callouts")
+"""Where mdevctl has scripts that may refuse or complete a definition, relative to the root."""
+
 NO_PARENT = "scripts.d"
 """The one folder there that is no parent: mdevctl's callouts."""
 
@@ -47,6 +50,18 @@ class MdevDefinition:
     mdev_type: str
     start: Literal["auto", "manual"] = "manual"
     attributes: tuple[tuple[str, str], ...] = ()
+
+
+def path_of(definition: MdevDefinition) -> str:
+    """The path of a definition's file, relative to the root.
+
+    Raises:
+        ParseError: its parent's name can be none.
+    """
+    parent = definition.parent
+    if not parent or parent.startswith(".") or "/" in parent or parent == NO_PARENT:
+        raise ParseError(parent, "the name of a parent, such as 0000:65:00.4 or mtty")
+    return f"{FOLDER}/{parent}/{parse_uuid(definition.uuid)}"
 
 
 def parse(text: str, parent: str, uuid: str) -> MdevDefinition:

@@ -71,6 +71,31 @@ def test_a_definition_of_mdevctl_is_written_as_it_was(root: Path) -> None:
     assert render(found) == (root / "etc/mdevctl.d/mtty" / uuid).read_text()
 
 
+def test_mdevctl_has_what_is_defined_here(run: Runner, root: Path) -> None:
+    uuid = "b716be33-0000-4000-8000-000000000007"
+    asked = ("mdev", "define", "-p", "matrix", "-t", "vfio_ap-passthrough", "-u", uuid, "--auto")
+    assert run(*asked, "--attr", "a=5", "--attr", "a=6", root=root).out == f"{uuid}\n"
+    text = (root / "etc/mdevctl.d/matrix" / uuid).read_text()
+    assert run(*asked, root=root).code == 9  # it is there
+    listed = mdevctl(root, "list", "-d", "-u", uuid)
+    assert listed.split() == [uuid, "matrix", "vfio_ap-passthrough", "auto"]
+    mdevctl(root, "modify", "-u", uuid, "--auto")
+    assert (root / "etc/mdevctl.d/matrix" / uuid).read_text() == text
+    assert run("mdev", "undefine", uuid, root=root).code == 0
+    assert not (root / "etc/mdevctl.d/matrix").exists()
+    assert run("mdev", "undefine", uuid, root=root).code == 3
+    assert run("mdev", "define", "-p", "../x", "-t", "y", root=root).code == 2
+
+
+def test_callouts_are_not_passed_over(run: Runner, root: Path) -> None:
+    (root / "etc/mdevctl.d/scripts.d/callouts/ap.sh").write_text("#!/bin/sh\n")
+    ran = run("mdev", "define", "-p", "mtty", "-t", "mtty-1", root=root)
+    assert ran.code == 9
+    assert "/etc/mdevctl.d/scripts.d/callouts/ap.sh" in ran.err
+    ran = run("mdev", "define", "-p", "mtty", "-t", "mtty-1", "--ignore-callouts", root=root)
+    assert ran.code == 0
+
+
 def test_one_bad_file_hides_no_other(run: Runner, root: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text('{"mdev_type": "mtty-1", "start": "auto"}')
     bad = "b716be33-0000-4000-8000-000000000005"

@@ -82,6 +82,8 @@ class Options(argparse.Namespace):
     uuids: Sequence[str] = ()
     defined: bool = False
     dumpjson: bool = False
+    auto: bool = False
+    ignore_callouts: bool = False
 
     gpu: str | None = None
     vgpus: Sequence[str] = ()

@@ -34,6 +34,25 @@ def _mdev_create(parser: ArgumentParser) -> None:
     )
 
 
+def _mdev_define(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-p", "--parent", metavar="PARENT", help="full address or name of the parent")
+    add("-t", "--type", metavar="TYPE", help="type id (nvidia-595)")
+    add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
+    add("-a", "--auto", action="store_true", help="start it when its parent appears")
+    add(
+        "--attr",
+        metavar="K=V",
+        action="append",
+        help="write V to its attribute K when it starts; repeatable, in this order",
+    )
+    add("--ignore-callouts", action="store_true", help="define it without mdevctl's scripts")
+
+
+def _mdev_undefine(parser: ArgumentParser) -> None:
+    parser.add_argument("uuid", metavar="UUID", help="which definition")
+
+
 def _mdev_remove(parser: ArgumentParser) -> None:
     parser.add_argument("uuids", metavar="UUID", nargs="+", help="which devices")
 
@@ -53,3 +72,13 @@ CREATE = Verb(
     needs={"parent": "-p PARENT", "type": "-t TYPE"},
 )
 REMOVE = Verb("mdev remove", "Remove mediated devices.", _mdev_remove, "mediated", words="uuids")
+DEFINE = Verb(
+    "mdev define",
+    "Define a mediated device, as mdevctl does.",
+    _mdev_define,
+    "mediated",
+    needs={"parent": "-p PARENT", "type": "-t TYPE"},
+)
+UNDEFINE = Verb(
+    "mdev undefine", "Take the definition of a mediated device away.", _mdev_undefine, "mediated"
+)
