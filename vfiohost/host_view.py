@@ -5,11 +5,12 @@ Nothing here writes, and nothing here decides. :class:`vfiohost.Host` is a view 
 
 from __future__ import annotations
 
+from errno import ENOENT, ENOTDIR
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from vfiohost.errors import KernelError, NotFoundError
-from vfiohost.model import PciAddress, PciDevice, Snapshot
+from vfiohost.errors import KernelError, NotFoundError, ParseError
+from vfiohost.model import PciAddress, PciDevice, Problem, Snapshot
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import Sysfs
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from vfiohost.definitions import MdevDefinition
     from vfiohost.doctor import Finding
     from vfiohost.guests.ready import Nodes, Ready
     from vfiohost.inspection import Inspection
     from vfiohost.modalias import ModuleIndex
-    from vfiohost.model import Problem
     from vfiohost.names import PciNames
     from vfiohost.recording import Recording
     from vfiohost.selectors import ByName
@@ -270,6 +271,39 @@ class HostView:
         gpus = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
         chosen = gpus if devices is None else self.select_gpus(devices, snapshot)
         return tuple(gpus[address] for address in chosen)
+
+    def mdev_definitions(self) -> tuple[tuple[MdevDefinition, ...], tuple[Problem, ...]]:
+        """The mediated devices that are defined with mdevctl, and files that are no definitions.
+
+        Reads ``etc/mdevctl.d/PARENT/UUID`` below the root, and follows no link out of it. One bad
+        file is a problem and hides no other.
+
+        Raises:
+            KernelError: the folder is there and cannot be read.
+        """
+        from vfiohost import definitions
+
+        found: list[MdevDefinition] = []
+        problems: list[Problem] = []
+        for parent in self._names(definitions.FOLDER):
+            folder = f"{definitions.FOLDER}/{parent}"
+            for uuid in () if parent == definitions.NO_PARENT else self._names(folder):
+                path = f"{folder}/{uuid}"
+                try:
+                    text = self.sysfs.read(path, limit=definitions.MOST_BYTES)
+                    found.append(definitions.parse(text, parent, uuid))
+                except (KernelError, ParseError) as error:
+                    problems.append(Problem(uuid, path, str(error)))
+        return tuple(found), tuple(problems)
+
+    def _names(self, folder: str) -> list[str]:
+        """What is in a folder, in order; nothing where there is no such folder."""
+        try:
+            return sorted(self.sysfs.listdir(folder))
+        except KernelError as error:
+            if error.errno in {ENOENT, ENOTDIR}:
+                return []
+            raise
 
     def lspci(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from vfiohost.cli.carrying import carry_out, each_on_its_own, plan_or_pending, show
 from vfiohost.errors import ParseError
@@ -79,7 +80,48 @@ def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
     return fields
 
 
-VERBS: Mapping[str, Callable[[Session], None]] = {"mdev create": create, "mdev remove": remove}
+def define(session: Session) -> None:
+    """``vfiohost mdev define -p PARENT -t TYPE``: as mdevctl keeps it."""
+    from vfiohost.definitions import MdevDefinition, path_of
+    from vfiohost.render.values import definition_value
+
+    options = session.options
+    made = MdevDefinition(
+        uuid=str(uuid4()) if options.uuid is None else parse_uuid(options.uuid),
+        parent=options.parent or "",
+        mdev_type=options.type or "",
+        start="auto" if options.auto else "manual",
+        attributes=tuple(_attribute(text) for text in options.attr),
+    )
+    session.value |= {"dry_run": options.dry_run, "definitions": [definition_value(made)]}
+    if options.dry_run:
+        session.lines.append(f"would write /{path_of(made)}")
+        return
+    with session.writing():
+        session.host.define_mdev(made, callouts=not options.ignore_callouts)
+    session.lines.append(made.uuid)
+
+
+def undefine(session: Session) -> None:
+    """``vfiohost mdev undefine UUID``: take a definition away."""
+    uuid = parse_uuid(session.options.uuid or "")
+    session.value |= {"dry_run": session.options.dry_run}
+    if session.options.dry_run:
+        found = [d for d in session.host.mdev_definitions()[0] if d.uuid == uuid]
+        session.lines += [f"would remove the definition of {uuid} on {d.parent}" for d in found]
+        return
+    with session.writing():
+        paths = session.host.undefine_mdev(uuid)
+    if not session.options.quiet:
+        session.lines += [f"/{path}  removed" for path in paths]
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {
+    "mdev create": create,
+    "mdev remove": remove,
+    "mdev define": define,
+    "mdev undefine": undefine,
+}
 """The verbs of this module."""
 
 

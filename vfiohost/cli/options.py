@@ -80,6 +80,10 @@ class Options(argparse.Namespace):
     for_: str | None = None
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
+    defined: bool = False
+    dumpjson: bool = False
+    auto: bool = False
+    ignore_callouts: bool = False
 
     gpu: str | None = None
     vgpus: Sequence[str] = ()

@@ -53,6 +53,8 @@ VERBS: Mapping[str, Verb] = {
         mediated.LIST,
         mediated.CREATE,
         mediated.REMOVE,
+        mediated.DEFINE,
+        mediated.UNDEFINE,
         vgpus.TYPES,
         vgpus.LIST,
         vgpus.CAPACITY,
