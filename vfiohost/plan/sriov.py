@@ -122,6 +122,8 @@ class _Planner:
     loads: list[LoadModule] = attrs.field(factory=list, init=False)
     notes: list[str] = attrs.field(factory=list, init=False)
     refusals: list[Refusal] = attrs.field(factory=list, init=False)
+    healer: str | None = attrs.field(default=None, init=False)
+    """The driver that the physical function gets back first."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -134,7 +136,7 @@ class _Planner:
     @property
     def uses_script(self) -> bool:
         """Whether NVIDIA's script makes the virtual functions, because its driver refuses to."""
-        return self.physfn.driver == NVIDIA and self.facts.has_script
+        return NVIDIA in (self.physfn.driver, self.healer) and self.facts.has_script
 
     def plan(self) -> None:
         """Find the steps, and all that speaks against them."""
@@ -217,6 +219,7 @@ class _Planner:
                 f"Bind it to its own driver first: `vfiohost bind {self._name} --driver DRIVER`.",
             )
         else:
+            self.healer = native[0]
             self._bind(Change(self.physfn.address, binding, Binding(native[0], None), takes=True))
             self.notes.append(
                 f"{self._name} had lost its driver and left its virtual functions behind: it goes "
