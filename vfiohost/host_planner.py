@@ -13,6 +13,7 @@ from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from vfiohost.boot import BootDevice, BootPlan
     from vfiohost.host_view import Devices
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.plan.owners import Ownership
@@ -272,6 +273,137 @@ class HostPlanner(HostView):
             usage = self.usage(devices, mdevs=mdevs, snapshot=snapshot)
             snapshot = evolve(self.with_details(snapshot, devices), usage=usage)
         return plan_undo(plan, snapshot=snapshot, allow=frozenset(allow))
+
+    def plan_boot(
+        self,
+        devices: Devices | None = None,
+        *,
+        driver: str | None = None,
+        early: bool | None = None,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> BootPlan:
+        """Plan the files by which devices have their drivers from the next boot on. Writes nothing.
+
+        Devices that have such files already keep them.
+
+        Args:
+            devices: which; ``None`` for those that are on a VFIO driver now.
+            driver: what they are to have; by default the VFIO driver that a device has now, else
+                ``vfio-pci``.
+            early: whether the initramfs is to carry this; by default it goes by a device's class.
+            allow: as for :meth:`plan_bind`.
+            snapshot: the host as it is; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`plan_bind`; NotFoundError when ``devices`` is
+                ``None`` and no device is on a VFIO driver.
+            PlanRefused: the host cannot do without a device, or it cannot be given to that driver,
+                as :meth:`plan_bind` would refuse it now; or a file is somebody else's.
+        """
+        from attrs import evolve
+
+        from vfiohost.boot import find_generators, parse_rule, plan_files, read_files
+        from vfiohost.boot.rule import RULE_PATH
+
+        snapshot = self._scanned(snapshot)
+        chosen = self._boot_devices(devices, driver, frozenset(allow), snapshot)
+        if early is not None:
+            chosen = tuple(evolve(device, early=early) for device in chosen)
+        found = read_files(self.sysfs)
+        rule = found[RULE_PATH]
+        known = parse_rule(rule.text) if rule.text is not None and rule.is_ours else ()
+        merged = {device.address: device for device in (*known, *chosen)}
+        return plan_files(merged.values(), found, find_generators(self.sysfs))
+
+    def plan_boot_remove(
+        self, devices: Iterable[str] | None = None, *, snapshot: Snapshot | None = None
+    ) -> BootPlan:
+        """Plan to take the files for the boot away, or devices out of them. Writes nothing.
+
+        Args:
+            devices: which, as addresses of the files or as selectors; ``None`` for all of them.
+            snapshot: the host as it is; by default a new scan, where it is needed.
+
+        Raises:
+            ParseError: a text is no selector, or the files make no sense; without ``devices`` they
+                are taken away all the same.
+            NotFoundError: the files are not about such a device.
+        """
+        from vfiohost.boot import find_generators, parse_rule, plan_files, read_files
+        from vfiohost.boot.rule import RULE_PATH
+
+        found, generators = read_files(self.sysfs), find_generators(self.sysfs)
+        if devices is None:
+            return plan_files((), found, generators)
+        rule = found[RULE_PATH]
+        known = parse_rule(rule.text) if rule.text is not None and rule.is_ours else ()
+        gone = self._known_at_boot(devices, known, snapshot)
+        return plan_files([d for d in known if d.address not in gone], found, generators)
+
+    def _known_at_boot(
+        self, texts: Iterable[str], known: Sequence[BootDevice], snapshot: Snapshot | None
+    ) -> set[PciAddress]:
+        """The addresses that texts mean; the files may know one that is not there any more."""
+        from vfiohost.errors import NotFoundError, ParseError
+
+        addresses = {device.address for device in known}
+        gone: set[PciAddress] = set()
+        for text in texts:
+            try:
+                found = {PciAddress.parse(text)}
+            except ParseError:
+                found = set(self._addresses(text, self._scanned(snapshot)))
+            if not found & addresses:
+                near = [str(address) for address in sorted(addresses)]
+                raise NotFoundError("device with files for the boot", text, near=near)
+            gone |= found & addresses
+        return gone
+
+    def _boot_devices(
+        self,
+        devices: Devices | None,
+        driver: str | None,
+        allow: frozenset[str],
+        snapshot: Snapshot,
+    ) -> tuple[BootDevice, ...]:
+        """Describe devices for the boot, after all that speaks against it was asked."""
+        from vfiohost.boot import boot_device
+        from vfiohost.boot.judging import boot_driver, judge_native
+        from vfiohost.errors import NotFoundError, PlanRefused
+        from vfiohost.model import is_vfio_driver
+        from vfiohost.plan.drivers import Drivers
+
+        if devices is None:
+            found = tuple(
+                d
+                for d in snapshot.devices
+                if isinstance(d.driver, str) and is_vfio_driver(d.driver)
+            )
+            if not found:
+                sentence = "No device is on a VFIO driver now: bind some first, or name them."
+                raise NotFoundError("device on a VFIO driver", "any", sentence=sentence)
+        else:
+            found = self.select(devices, snapshot)
+        wanted = {device.address: boot_driver(device, driver) for device in found}
+        refusals = [refusal for device in found for refusal in judge_native(device, snapshot)]
+        for name in dict.fromkeys(wanted.values()):
+            same = [device for device in found if wanted[device.address] == name]
+            try:
+                self.plan_bind(same, name, allow=allow, snapshot=snapshot)
+            except PlanRefused as refused:
+                refusals += refused.refusals
+        if refusals:
+            raise PlanRefused(refusals)
+        drivers = Drivers(snapshot, self._modules(snapshot))
+        return tuple(
+            boot_device(
+                device,
+                wanted[device.address],
+                natives=drivers.candidate_modules(device),
+            )
+            for device in found
+        )
 
     def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
         if owner is None and mode is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import changing, looking, mediated
+from vfiohost.cli.verbs import booting, changing, looking, mediated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Mapping[str, str] = {
     "mdev": "List, create and remove mediated devices.",
+    "boot": "Give devices to drivers from the start of the host on.",
 }
 """Verbs that have verbs of their own, and what these do."""
 
@@ -41,6 +42,9 @@ VERBS: Mapping[str, Verb] = {
         mediated.LIST,
         mediated.CREATE,
         mediated.REMOVE,
+        booting.INSTALL,
+        booting.STATUS,
+        booting.REMOVE,
     )
 }
 """All verbs, by name."""
