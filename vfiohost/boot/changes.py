@@ -160,11 +160,12 @@ def _changes(
 def _commands(
     changes: Sequence[FileChange], generators: Sequence[Generator]
 ) -> Iterator[tuple[str, ...]]:
-    """The rule is carried where its generator's file is there, before or after."""
+    """Who carries the rule: unasked, or asked by a file that is there before or after."""
     about = {change.path for change in changes}
-    if all(change.kind == "keep" for change in changes):
-        return
-    yield from (generator.command for generator in generators if generator.path in about)
+    if any(change.kind != "keep" for change in changes):
+        for generator in generators:
+            if generator.takes_rules or generator.path in about:
+                yield generator.command
 
 
 def _notes(devices: Sequence[BootDevice], generators: Sequence[Generator]) -> Iterator[str]:

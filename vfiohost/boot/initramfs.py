@@ -33,6 +33,8 @@ class Generator:
         text: makes that file's text, of the modules and the files that are to be carried.
         command: makes the initramfs of all kernels anew.
         lists: says what an initramfs carries, when the file is put behind it.
+        takes_rules: it carries the host's own rules unasked, so that what was in them stays in an
+            initramfs until that is made anew (``hooks/udev`` of initramfs-tools).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Generator:
     text: Callable[[Sequence[str], Sequence[str]], str]
     command: tuple[str, ...]
     lists: tuple[str, ...]
+    takes_rules: bool
 
 
 def modules_of(devices: Iterable[BootDevice]) -> tuple[str, ...]:
@@ -117,6 +120,7 @@ GENERATORS: Final = (
         hook_text,
         ("update-initramfs", "-u", "-k", "all"),
         ("lsinitramfs",),
+        takes_rules=True,
     ),
     Generator(
         "dracut",
@@ -126,6 +130,7 @@ GENERATORS: Final = (
         dracut_text,
         ("dracut", "--regenerate-all", "--force"),
         ("lsinitrd",),
+        takes_rules=False,
     ),
 )
 """The programs that are known, with what each wants to be told."""
