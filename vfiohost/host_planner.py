@@ -279,6 +279,7 @@ class HostPlanner(HostView):
         devices: Devices | None = None,
         *,
         driver: str | None = None,
+        group: bool = False,
         early: bool | None = None,
         allow: Iterable[str] = (),
         snapshot: Snapshot | None = None,
@@ -291,6 +292,7 @@ class HostPlanner(HostView):
             devices: which; ``None`` for those that are on a VFIO driver now.
             driver: what they are to have; by default the VFIO driver that a device has now, else
                 ``vfio-pci``.
+            group: take all endpoints of their IOMMU groups along.
             early: whether the initramfs is to carry this; by default it goes by a device's class.
             allow: as for :meth:`plan_bind`.
             snapshot: the host as it is; by default a new scan.
@@ -303,18 +305,20 @@ class HostPlanner(HostView):
         """
         from attrs import evolve
 
-        from vfiohost.boot import find_generators, parse_rule, plan_files, read_files
-        from vfiohost.boot.rule import RULE_PATH
+        from vfiohost.boot import find_generators, known_devices, plan_files, read_files
+        from vfiohost.plan.bind import with_siblings
 
         snapshot = self._scanned(snapshot)
-        chosen = self._boot_devices(devices, driver, frozenset(allow), snapshot)
+        found = self._for_boot(devices, snapshot)
+        if group:
+            everyone = with_siblings(snapshot, [device.address for device in found])
+            found = tuple(snapshot.pci[address] for address in everyone)
+        chosen = self._boot_devices(found, driver, frozenset(allow), snapshot)
         if early is not None:
             chosen = tuple(evolve(device, early=early) for device in chosen)
-        found = read_files(self.sysfs)
-        rule = found[RULE_PATH]
-        known = parse_rule(rule.text) if rule.text is not None and rule.is_ours else ()
-        merged = {device.address: device for device in (*known, *chosen)}
-        return plan_files(merged.values(), found, find_generators(self.sysfs))
+        files = read_files(self.sysfs)
+        merged = {device.address: device for device in (*known_devices(files), *chosen)}
+        return plan_files(merged.values(), files, find_generators(self.sysfs))
 
     def plan_boot_remove(
         self, devices: Iterable[str] | None = None, *, snapshot: Snapshot | None = None
@@ -330,14 +334,12 @@ class HostPlanner(HostView):
                 are taken away all the same.
             NotFoundError: the files are not about such a device.
         """
-        from vfiohost.boot import find_generators, parse_rule, plan_files, read_files
-        from vfiohost.boot.rule import RULE_PATH
+        from vfiohost.boot import find_generators, known_devices, plan_files, read_files
 
         found, generators = read_files(self.sysfs), find_generators(self.sysfs)
         if devices is None:
             return plan_files((), found, generators)
-        rule = found[RULE_PATH]
-        known = parse_rule(rule.text) if rule.text is not None and rule.is_ours else ()
+        known = known_devices(found)
         gone = self._known_at_boot(devices, known, snapshot)
         return plan_files([d for d in known if d.address not in gone], found, generators)
 
@@ -360,9 +362,22 @@ class HostPlanner(HostView):
             gone |= found & addresses
         return gone
 
+    def _for_boot(self, devices: Devices | None, snapshot: Snapshot) -> tuple[PciDevice, ...]:
+        """The devices that are meant, by default those on a VFIO driver."""
+        from vfiohost.errors import NotFoundError
+        from vfiohost.model import is_vfio_driver
+
+        if devices is not None:
+            return self.select(devices, snapshot)
+        found = tuple(d for d in snapshot.devices if is_vfio_driver(str(d.driver)))
+        if not found:
+            sentence = "No device is on a VFIO driver now: bind some first, or name them."
+            raise NotFoundError("device on a VFIO driver", "any", sentence=sentence)
+        return found
+
     def _boot_devices(
         self,
-        devices: Devices | None,
+        devices: tuple[PciDevice, ...],
         driver: str | None,
         allow: frozenset[str],
         snapshot: Snapshot,
@@ -370,25 +385,13 @@ class HostPlanner(HostView):
         """Describe devices for the boot, after all that speaks against it was asked."""
         from vfiohost.boot import boot_device
         from vfiohost.boot.judging import boot_driver, judge_native
-        from vfiohost.errors import NotFoundError, PlanRefused
-        from vfiohost.model import is_vfio_driver
+        from vfiohost.errors import PlanRefused
         from vfiohost.plan.drivers import Drivers
 
-        if devices is None:
-            found = tuple(
-                d
-                for d in snapshot.devices
-                if isinstance(d.driver, str) and is_vfio_driver(d.driver)
-            )
-            if not found:
-                sentence = "No device is on a VFIO driver now: bind some first, or name them."
-                raise NotFoundError("device on a VFIO driver", "any", sentence=sentence)
-        else:
-            found = self.select(devices, snapshot)
-        wanted = {device.address: boot_driver(device, driver) for device in found}
-        refusals = [refusal for device in found for refusal in judge_native(device, snapshot)]
+        wanted = {device: boot_driver(device, driver) for device in devices}
+        refusals = [refusal for device in devices for refusal in judge_native(device, snapshot)]
         for name in dict.fromkeys(wanted.values()):
-            same = [device for device in found if wanted[device.address] == name]
+            same = [device for device in devices if wanted[device] == name]
             try:
                 self.plan_bind(same, name, allow=allow, snapshot=snapshot)
             except PlanRefused as refused:
@@ -397,12 +400,8 @@ class HostPlanner(HostView):
             raise PlanRefused(refusals)
         drivers = Drivers(snapshot, self._modules(snapshot))
         return tuple(
-            boot_device(
-                device,
-                wanted[device.address],
-                natives=drivers.candidate_modules(device),
-            )
-            for device in found
+            boot_device(device, wanted[device], natives=drivers.candidate_modules(device))
+            for device in devices
         )
 
     def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:

@@ -120,12 +120,12 @@ def test_what_the_host_needs_is_refused(
 
 def test_the_console_can_be_permitted(run: Runner, simulated: Maker) -> None:
     root = simulated("rtx-workstation")
-    lines = ("boot", "install", "group:1", "--driver", "vfio-pci")
+    lines = ("boot", "install", "01:00.0", "--group")
     refused = run(*lines, "--json", root=root)
     assert refused.code == 4
     assert "boot-vga" in {r["code"] for r in refused.value["error"]["refusals"]}
     assert run(*lines, "--allow", "display", root=root).code == 0
-    assert RULE_PATH in made(root)
+    assert "0000:01:00.1" in made(root)[RULE_PATH]
 
 
 def test_the_files_of_others_stay(run: Runner, server: Path) -> None:

@@ -9,7 +9,7 @@ Nothing of vfiohost runs while the host boots.
 ``checking`` compares it with the host.
 """
 
-from vfiohost.boot.changes import BootPlan, FileChange, Found, plan_files
+from vfiohost.boot.changes import BootPlan, FileChange, Found, known_devices, plan_files
 from vfiohost.boot.checking import BootStatus, DeviceCheck, FileCheck, InitramfsCheck, check_boot
 from vfiohost.boot.devices import BootDevice, boot_device
 from vfiohost.boot.files import (
@@ -37,6 +37,7 @@ __all__ = [
     "change_files",
     "check_boot",
     "find_generators",
+    "known_devices",
     "parse_rule",
     "plan_files",
     "read_files",

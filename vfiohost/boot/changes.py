@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from vfiohost.boot.initramfs import GENERATORS, MODPROBE_PATH, modprobe_text, modules_of
-from vfiohost.boot.rule import RULE_PATH, rule_text
+from vfiohost.boot.rule import RULE_PATH, parse_rule, rule_text
 from vfiohost.boot.words import is_ours
 from vfiohost.errors import PlanRefused, Refusal
 
@@ -116,6 +116,19 @@ def wanted_files(
     for generator in generators if early else ():
         files[generator.path] = (generator.text(modules_of(devices), carried), generator.mode)
     return files
+
+
+def known_devices(found: Mapping[str, Found]) -> tuple[BootDevice, ...]:
+    """The devices that the rule is about; none where there is no rule of ours.
+
+    Args:
+        found: what there is now, by each path of :data:`PATHS`.
+
+    Raises:
+        ParseError: the rule makes no sense.
+    """
+    rule = found[RULE_PATH]
+    return parse_rule(rule.text) if rule.text is not None and rule.is_ours else ()
 
 
 def plan_files(

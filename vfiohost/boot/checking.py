@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from vfiohost import native
-from vfiohost.boot.changes import PATHS, Found, wanted_files
+from vfiohost.boot.changes import PATHS, Found, known_devices, wanted_files
 from vfiohost.boot.files import find_generators, read_files
-from vfiohost.boot.rule import RULE_PATH, parse_rule
+from vfiohost.boot.rule import RULE_PATH
 from vfiohost.errors import KernelError, ParseError
 from vfiohost.model import Unavailable
 
@@ -123,8 +123,7 @@ def check_boot(sysfs: Sysfs, snapshot: Snapshot) -> BootStatus:
     problem: str | None = None
     devices: tuple[BootDevice, ...] = ()
     try:
-        text = found[RULE_PATH].text if found[RULE_PATH].is_ours else None
-        devices = () if text is None else parse_rule(text)
+        devices = known_devices(found)
     except ParseError as error:
         problem = str(error)
     files = () if problem else tuple(_check_files(devices, found, generators))

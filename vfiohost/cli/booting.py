@@ -26,6 +26,7 @@ def install(session: Session) -> None:
         return session.host.plan_boot(
             options.devices or None,
             driver=options.driver,
+            group=options.whole_group,
             early={"yes": True, "no": False}.get(options.early),
             allow=options.allowed,
             snapshot=session.scan(mdev=True),

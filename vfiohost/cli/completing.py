@@ -209,6 +209,7 @@ class _Values:
         for device in self._snapshot.devices:
             if device.is_bridge and verb in (
                 ("bind",),
+                ("boot",),
                 ("unbind",),
                 ("print",),
                 ("probe",),
@@ -235,8 +236,10 @@ class _Values:
         yield "none", "what is in no group"
 
     def _driver(self) -> Iterator[Candidate]:
-        if self._line.verbs[:1] == ("bind",):
+        verb = self._line.verbs[:1]
+        if verb in (("bind",), ("boot",)):
             yield "vfio-pci", "for guests"
+        if verb == ("bind",):
             yield "auto", "the best VFIO variant driver"
         yield "none", "no driver"
         yield from ((name, "") for name in self._snapshot.drivers)

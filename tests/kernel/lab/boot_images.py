@@ -33,7 +33,7 @@ PYTHON = (3, 11)
 """Debian 12's, for which the tests' own dependencies must be, as they are copied into the guest."""
 
 SUITE = "bookworm"
-PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "lz4", "linux-image-amd64")
+PACKAGES = ("systemd-sysv", "udev", "kmod", "iproute2", "python3", "lz4", "linux-image-amd64")
 DISK = "1500M"
 PRODUCT = "product"
 """The label of the disk with vfiohost, and where the guest has it below ``/opt``."""
@@ -58,6 +58,7 @@ Wants=systemd-udev-settle.service
 WorkingDirectory=/opt/{PRODUCT}
 Environment=PYTHONPATH=/opt/{PRODUCT}:/opt/{PRODUCT}/site PYTHONDONTWRITEBYTECODE=1 LANG=C.UTF-8
 ExecStart=/usr/bin/python3 -m tests.kernel.lab.agent
+StandardError=journal+console
 
 [Install]
 WantedBy=multi-user.target
@@ -161,8 +162,8 @@ def prepare_disk(generator: str, folder: Path) -> BootDisk:
     if sys.version_info[:2] != PYTHON:
         raise LabUnavailableError(f"the guest has Python {'.'.join(map(str, PYTHON))}")
     cache = Cache()
-    key = digest([generator, SUITE, *PACKAGES], [Path(__file__)])
-    entry = cache.entry(f"boot-{generator}-{key}", lambda made: _build(generator, made))
+    recipe = (generator, SUITE, *PACKAGES, DISK, *_MASKED, _FSTAB, _AGENT, *_CONF[generator])
+    entry = cache.entry(f"boot-{generator}-{digest(recipe)}", lambda made: _build(generator, made))
     made = BootDisk(generator, folder, folder / "product.img")
     run("cp", "--sparse=always", str(entry / "root.img"), str(made.disk))
     _make_product(folder / "product", made.product)

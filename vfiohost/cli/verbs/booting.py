@@ -26,6 +26,7 @@ def _install(parser: ArgumentParser) -> None:
         metavar="D",
         help="which driver (default: the VFIO driver that it has, else vfio-pci); none: no driver",
     )
+    add("--group", dest="whole_group", action="store_true", help="with all endpoints of the group")
     add(
         "--early",
         metavar="WHEN",
