@@ -290,8 +290,8 @@ class HostPlanner(HostView):
 
         Args:
             devices: which; ``None`` for those that are on a VFIO driver now.
-            driver: what they are to have; by default the VFIO driver that a device has now, else
-                ``vfio-pci``.
+            driver: what they are to have, as for :meth:`plan_bind`; by default the VFIO driver that
+                a device has now, else ``vfio-pci``.
             group: take all endpoints of their IOMMU groups along.
             early: whether the initramfs is to carry this; by default it goes by a device's class.
             allow: as for :meth:`plan_bind`.
@@ -388,7 +388,8 @@ class HostPlanner(HostView):
         from vfiohost.errors import PlanRefused
         from vfiohost.plan.drivers import Drivers
 
-        wanted = {device: boot_driver(device, driver) for device in devices}
+        drivers = Drivers(snapshot, self._modules(snapshot))
+        wanted = {device: boot_driver(device, driver, drivers) for device in devices}
         refusals = [refusal for device in devices for refusal in judge_native(device, snapshot)]
         for name in dict.fromkeys(wanted.values()):
             same = [device for device in devices if wanted[device] == name]
@@ -398,7 +399,6 @@ class HostPlanner(HostView):
                 refusals += refused.refusals
         if refusals:
             raise PlanRefused(refusals)
-        drivers = Drivers(snapshot, self._modules(snapshot))
         return tuple(
             boot_device(device, wanted[device], natives=drivers.candidate_modules(device))
             for device in devices

@@ -102,6 +102,19 @@ def test_devices_come_and_go_one_by_one(run: Runner, server: Path) -> None:
     assert (gone.code, OTHER_A10 in gone.err) == (3, True)
 
 
+def test_auto_is_the_best_vfio_driver(run: Runner, simulated: Maker) -> None:
+    lines = ("boot", "install", "10de:2342", "--driver", "auto", "--json")
+    value = run(*lines, root=simulated("gh200")).value["boot"]
+    assert {d["driver"] for d in value["devices"]} == {"nvgrace_gpu_vfio_pci"}
+    assert 'kmod load nvgrace_gpu_vfio_pci"' in value["files"][0]["text"]
+
+
+def test_a_driver_that_there_is_not(run: Runner, server: Path) -> None:
+    ran = run("boot", "install", A10, "--driver", "vfio-pcj", root=server)
+    assert (ran.code, "[missing-driver]" in ran.err) == (4, True)
+    assert made(server) == {}
+
+
 def test_early_can_be_said(run: Runner, server: Path) -> None:
     assert run("boot", "install", A10, "--early", "no", root=server).code == 0
     assert set(made(server)) == {RULE_PATH}

@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING
 
 from vfiohost.errors import Refusal
 from vfiohost.model import is_vfio_driver
-from vfiohost.plan.drivers import VFIO_PCI, is_host_driver
+from vfiohost.plan.drivers import AUTO, VFIO_PCI, is_host_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vfiohost.model import PciDevice, Snapshot
+    from vfiohost.plan.drivers import Drivers
 
 
-def boot_driver(device: PciDevice, driver: str | None) -> str:
-    """The driver that a device is to have: the one that is named, else the VFIO driver it has."""
+def boot_driver(device: PciDevice, driver: str | None, drivers: Drivers) -> str:
+    """The driver that a device is to have.
+
+    Args:
+        device: the device.
+        driver: which one was named: a driver, ``none``, ``auto`` for the VFIO driver that fits the
+            device best; or ``None``, for the VFIO driver that it has, else vfio-pci.
+        drivers: what the host knows of drivers.
+    """
     if driver is not None:
-        return driver
+        return drivers.best_vfio(device) if driver == AUTO else driver
     has = device.driver
     return has if isinstance(has, str) and is_vfio_driver(has) else VFIO_PCI
 

@@ -236,10 +236,8 @@ class _Values:
         yield "none", "what is in no group"
 
     def _driver(self) -> Iterator[Candidate]:
-        verb = self._line.verbs[:1]
-        if verb in (("bind",), ("boot",)):
+        if self._line.verbs[:1] in (("bind",), ("boot",)):
             yield "vfio-pci", "for guests"
-        if verb == ("bind",):
             yield "auto", "the best VFIO variant driver"
         yield "none", "no driver"
         yield from ((name, "") for name in self._snapshot.drivers)

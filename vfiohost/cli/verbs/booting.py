@@ -24,7 +24,7 @@ def _install(parser: ArgumentParser) -> None:
     add(
         "--driver",
         metavar="D",
-        help="which driver (default: the VFIO driver that it has, else vfio-pci); none: no driver",
+        help="as for bind (default: the VFIO driver that a device has, else vfio-pci)",
     )
     add("--group", dest="whole_group", action="store_true", help="with all endpoints of the group")
     add(
