@@ -23,7 +23,7 @@ from tests.kernel.lab.layout import IOMMU, agent_options, chipset_options, nic
 from tests.kernel.lab.programs import need, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 GENERATORS = ("initramfs-tools", "dracut")
 """The programs that make the initramfs: an image for each."""
@@ -106,7 +106,7 @@ class BootDisk:
         made = Kernel("boot", release, release, kernel, nothing, nothing, nothing)
         return Image(made, nothing, initramfs)
 
-    def options(self, functions: Callable[[], list[str]]) -> Callable[[Path], list[str]]:
+    def options(self, functions: Sequence[str]) -> Callable[[Path], list[str]]:
         """What makes the options of a machine with this disk.
 
         Args:
@@ -119,7 +119,7 @@ class BootDisk:
             *IOMMU,
             *_drive("root", self.disk, "04.0"),
             *_drive("product", self.product, "05.0", readonly=True),
-            *functions(),
+            *functions,
         ]
 
     def _take_out(self, name: str) -> Path:
@@ -145,6 +145,15 @@ def nics(*slots: int) -> list[str]:
         options += ["-device", f"pcie-root-port,id={name},chassis={slot},addr={slot:02x}.0"]
         options += nic(f"nic{slot:02x}", f"e1000e,bus={name}")
     return options
+
+
+def sounds(*slots: int) -> list[str]:
+    """Sound cards of one kind; no initramfs has their driver.
+
+    Args:
+        slots: where.
+    """
+    return [option for slot in slots for option in ("-device", f"intel-hda,addr={slot:02x}.0")]
 
 
 def prepare_disk(generator: str, folder: Path) -> BootDisk:
