@@ -64,10 +64,10 @@ StandardError=journal+console
 WantedBy=multi-user.target
 """
 IN_INITRAMFS = ("virtio_pci", "virtio_blk", "ext4", "e1000e")
-"""What the initramfs has of modules: what the guest starts with, and the driver that tests are about.
+"""The modules in the initramfs: what the guest starts with, and the driver that tests are about.
 
-Debian's default is hundreds of modules, for which an emulated processor needs many minutes each time
-that the guest makes its initramfs anew; and a fast compression.
+Debian's default is hundreds of modules, for which an emulated processor needs many minutes each
+time that the guest makes its initramfs anew.
 """
 
 _HOOK = f"""\
