@@ -33,9 +33,10 @@ DeviceVerdict = Literal["right", "other-driver", "other-device", "absent"]
 FileVerdict = Literal["same", "differs", "missing", "foreign", "needless"]
 """``same``: as it would be made now. ``needless``: it is there, and would not be made now."""
 
-InitramfsVerdict = Literal["carries", "older", "lacks", "missing", "unknown"]
+InitramfsVerdict = Literal["carries", "older", "lacks", "stale", "missing", "unknown"]
 """``older``: made before a file that it is to carry was written. ``lacks``: its list of files does
-not have the rule. ``unknown``: it is newer, and nobody here can list it."""
+not have the rule. ``stale``: it has one, and nothing is installed any more. ``unknown``: it is
+newer, and nobody here can list it."""
 
 
 @attrs.frozen
@@ -88,7 +89,7 @@ class BootStatus:
     Attributes:
         devices: those of the rule, in its order.
         files: those that are there or should be.
-        initramfs: ``None`` where no device needs it.
+        initramfs: ``None`` where no device needs it, and it has nothing of the kind either.
         problem: why the rule cannot be read, as a sentence, or ``None``.
     """
 
@@ -100,8 +101,12 @@ class BootStatus:
     @property
     def is_bad(self) -> bool:
         """A device has not what it is to have, or will not have it after the next boot."""
-        stale = self.initramfs is not None and self.initramfs.verdict in {"older", "lacks"}
-        return stale or any(check.verdict != "right" for check in self.devices)
+        is_stale = self.initramfs is not None and self.initramfs.verdict in {
+            "older",
+            "lacks",
+            "stale",
+        }
+        return is_stale or any(check.verdict != "right" for check in self.devices)
 
     @property
     def has_drifted(self) -> bool:
@@ -131,7 +136,7 @@ def check_boot(sysfs: Sysfs, snapshot: Snapshot) -> BootStatus:
     return BootStatus(
         tuple(check_device(device, devices, snapshot) for device in devices),
         files,
-        _check_initramfs(sysfs, snapshot, found, generators) if is_early else None,
+        _check_initramfs(sysfs, snapshot, found, generators, is_needed=is_early),
         problem,
     )
 
@@ -191,19 +196,26 @@ def _check_initramfs(
     snapshot: Snapshot,
     found: Mapping[str, Found],
     generators: Sequence[Generator],
-) -> InitramfsCheck:
+    *,
+    is_needed: bool,
+) -> InitramfsCheck | None:
+    """What the initramfs has of the rule; ``None`` where it need not have it, and has none."""
     commands = tuple(generator.command for generator in generators)
-    for path in _places(snapshot.kernel):
-        made = _written(sysfs, path)
-        if made is None:
-            continue
-        verdict: InitramfsVerdict = "unknown"
-        if made < max(there.changed for there in found.values() if there.is_ours):
-            verdict = "older"
-        elif sysfs.root == "/":
-            verdict = _listed(f"/{path}", generators)
-        return InitramfsCheck(path, verdict, commands)
-    return InitramfsCheck(None, "missing", commands)
+    times = [(path, made) for path in _places(snapshot.kernel) if (made := _written(sysfs, path))]
+    if not times:
+        return InitramfsCheck(None, "missing", commands) if is_needed else None
+    path, made = times[0]
+    ours = [there.changed for there in found.values() if there.is_ours]
+    is_older = made < max(ours, default=0)
+    if is_needed and is_older:
+        return InitramfsCheck(path, "older", commands)
+    listed = _listed(f"/{path}", generators) if sysfs.root == "/" else "unknown"
+    if is_needed:
+        return InitramfsCheck(path, listed, commands)
+    if listed == "carries" and (is_older or not ours):
+        # It was carried unasked, or before the files were taken away.
+        return InitramfsCheck(path, "older" if ours else "stale", commands)
+    return None
 
 
 def _places(kernel: str | None) -> tuple[str, ...]:
@@ -213,7 +225,7 @@ def _places(kernel: str | None) -> tuple[str, ...]:
 
 
 def _written(sysfs: Sysfs, path: str) -> int | None:
-    """When a file was written, in nanoseconds; ``None`` where there is none."""
+    """When a file was written, in nanoseconds since 1970; ``None`` where there is none."""
     try:
         fd = native.open_in(sysfs.fd, path, os.O_PATH, shown=sysfs.shown(path))
     except KernelError:

@@ -34,6 +34,7 @@ _INITRAMFS = {
     "carries": "carries the rule",
     "older": "is older than the files that it is to carry",
     "lacks": "does not carry the rule",
+    "stale": "carries a rule still, which takes devices although nothing is installed any more",
     "missing": "No initramfs of this kernel was found in /boot",
     "unknown": "is newer than the files that it is to carry",
 }
@@ -80,9 +81,8 @@ def status_lines(status: BootStatus, paint: Paint = plain) -> list[str]:
     """A line for each device and each file, with what is wrong about it."""
     if status.problem is not None:
         return [printable(f"the rule cannot be read: {status.problem}")]
-    if not status.devices and not status.files:
-        return ["nothing is installed for the boot"]
-    lines = [
+    lines = [] if status.devices or status.files else ["nothing is installed for the boot"]
+    lines += [
         paint(printable(_check_line(check)), "plain" if check.verdict == "right" else "warn")
         for check in status.devices
     ]
@@ -163,7 +163,7 @@ def _check_line(check: DeviceCheck) -> str:
 def _told(found: InitramfsCheck) -> Iterator[str]:
     where = "" if found.path is None else f"/{found.path}  "
     yield printable(f"{where}{_INITRAMFS[found.verdict]}")
-    if found.verdict in ("older", "lacks"):
+    if found.verdict in ("older", "lacks", "stale"):
         yield from (f"  {shlex.join(command)}" for command in found.commands)
 
 
