@@ -399,10 +399,7 @@ class HostPlanner(HostView):
                 refusals += refused.refusals
         if refusals:
             raise PlanRefused(refusals)
-        return tuple(
-            boot_device(device, wanted[device], natives=drivers.candidate_modules(device))
-            for device in devices
-        )
+        return tuple(boot_device(device, wanted[device]) for device in devices)
 
     def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
         if owner is None and mode is None:

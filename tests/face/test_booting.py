@@ -13,7 +13,6 @@ from tests.face.support import check_golden
 from vfiohost import Host, testing
 from vfiohost.boot import GENERATORS, FileChange, change_files
 from vfiohost.boot.changes import PATHS
-from vfiohost.boot.initramfs import MODPROBE_PATH
 from vfiohost.boot.rule import RULE_PATH
 from vfiohost.errors import ApplyError
 from vfiohost.sysfs import Sysfs
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 A10, OTHER_A10 = "0000:65:00.0", "0000:ca:00.0"
 INITRAMFS_TOOLS, DRACUT = GENERATORS
-RECORDED = {"fbdev-blacklist.conf"}
 INITRD = "boot/initrd.img-{}"
 
 
@@ -44,10 +42,10 @@ def server(simulated: Maker) -> Path:
 
 
 def made(root: Path) -> dict[str, str]:
-    """The files in the folders of those for the boot, without those that the recording has."""
+    """The files in the folders of those for the boot."""
     folders = {os.path.dirname(path) for path in PATHS}
     files = (path for folder in folders for path in (root / folder).glob("*") if path.is_file())
-    return {str(f.relative_to(root)): f.read_text() for f in files if f.name not in RECORDED}
+    return {str(file.relative_to(root)): file.read_text() for file in files}
 
 
 def update_initramfs(root: Path) -> None:
@@ -61,14 +59,14 @@ def test_a_dry_run_shows_every_file(run: Runner, server: Path) -> None:
     check_golden("boot-install-dry-run", ran, server)
     assert made(server) == {}
     value = run("boot", "install", A10, "-n", "--json", root=server).value
-    assert [file["change"] for file in value["boot"]["files"]] == ["make"] * 3
+    assert [file["change"] for file in value["boot"]["files"]] == ["make"] * 2
 
 
 def test_from_install_to_remove(run: Runner, server: Path) -> None:
     check_golden("boot-install", run("boot", "install", A10, root=server), server)
-    assert set(made(server)) == {RULE_PATH, MODPROBE_PATH, INITRAMFS_TOOLS.path}
+    assert set(made(server)) == {RULE_PATH, INITRAMFS_TOOLS.path}
     modes = {path: stat.S_IMODE((server / path).stat().st_mode) for path in made(server)}
-    assert modes == {RULE_PATH: 0o644, MODPROBE_PATH: 0o644, INITRAMFS_TOOLS.path: 0o755}
+    assert modes == {RULE_PATH: 0o644, INITRAMFS_TOOLS.path: 0o755}
     check_golden("boot-status-old", run("boot", "status", root=server), server)
     assert run("bind", A10, root=server).code == 0
     update_initramfs(server)
@@ -180,15 +178,15 @@ def test_a_folder_that_leads_out_of_the_root_leads_to_one_in_it(
 def test_what_was_changed_by_hand_is_drift(run: Runner, server: Path) -> None:
     assert run("bind", A10, root=server).code == 0
     assert run("boot", "install", root=server).code == 0
-    with (server / MODPROBE_PATH).open("a") as file:
-        file.write("softdep x pre: y\n")
+    with (server / RULE_PATH).open("a") as file:
+        file.write('KERNEL=="sda", MODE="0666"\n')
     (server / INITRAMFS_TOOLS.path).unlink()
     update_initramfs(server)
     ran = run("boot", "status", root=server)
     check_golden("boot-status-drift", ran, server)
     assert ran.code == 10
     value = run("boot", "status", "--json", root=server).value["boot_status"]
-    assert [file["verdict"] for file in value["files"]] == ["same", "differs", "missing"]
+    assert [file["verdict"] for file in value["files"]] == ["differs", "missing"]
     assert run("boot", "install", root=server).code == 0
     update_initramfs(server)
     assert run("boot", "status", root=server).code == 0
@@ -241,7 +239,7 @@ def test_when_one_fails_those_before_it_are_as_they_were(server: Path) -> None:
     (server / "etc/dracut.conf.d").write_text("a file where a folder should be\n")
     changes = [
         FileChange(RULE_PATH, "old\n", "new\n"),
-        FileChange(MODPROBE_PATH, None, "new\n"),
+        FileChange(INITRAMFS_TOOLS.path, None, "new\n"),
         FileChange(DRACUT.path, None, "new\n"),
     ]
     with Sysfs(server) as sysfs, pytest.raises(ApplyError, match=r"dracut\.conf\.d"):

@@ -210,13 +210,13 @@ def foreign_journal(root: Path, outside: Path) -> None:
 
 def boot_files_lead_out(root: Path, outside: Path) -> None:
     replace(root / "etc/udev", lambda link: link.symlink_to(outside))
-    replace(root / "etc/modprobe.d/vfiohost.conf", lambda link: link.symlink_to(outside / "file"))
+    hook = root / "etc/initramfs-tools/hooks/vfiohost"
+    replace(hook, lambda link: link.symlink_to(outside / "file"))
     replace(root / "boot", lambda link: link.symlink_to(outside))
 
 
 def boot_files_are_none(root: Path, _outside: Path) -> None:
     replace(root / "etc/udev/rules.d/05-vfiohost.rules", os.mkfifo)
-    replace(root / "etc/modprobe.d/vfiohost.conf", sparse)
     replace(root / "etc/dracut.conf.d", lambda path: path.write_text("a file"))
     replace(root / "etc/initramfs-tools/hooks/vfiohost", Path.mkdir)
 

@@ -164,6 +164,7 @@ def check_the_event_of_another_device(server: Server) -> None:
     tag = f"/run/udev/tags/vfiohost/+pci:{NIC}"
     event = f"udevadm trigger --action=add --settle /sys/bus/pci/devices/{TWIN_NIC}"
     server.shell(f"test -e {tag}; modprobe -r e1000e")
+    assert server.driver(NIC) == "vfio-pci"
     server.shell(f"echo {NIC} > /sys/bus/pci/drivers/vfio-pci/unbind")
     server.shell(f"echo > /sys/bus/pci/devices/{NIC}/driver_override")
     server.shell(f"rm {tag}; {event}")

@@ -26,7 +26,6 @@ from vfiohost.boot import (
 )
 from vfiohost.boot.changes import PATHS, Found, wanted_files
 from vfiohost.boot.checking import check_device
-from vfiohost.boot.initramfs import MODPROBE_PATH
 from vfiohost.boot.rule import RULE_PATH
 from vfiohost.boot.words import MADE_BY, is_ours
 from vfiohost.errors import ParseError, PlanRefused
@@ -46,8 +45,8 @@ def snapshot(*devices: PciDevice) -> Snapshot:
     return Snapshot("6.12.0", devices, {})
 
 
-def early(*, natives: Iterable[str] = ("nouveau",)) -> BootDevice:
-    return boot_device(GPU, "vfio-pci", natives=natives)
+def early() -> BootDevice:
+    return boot_device(GPU, "vfio-pci")
 
 
 def written(devices: Iterable[BootDevice], *generators: object) -> dict[str, Found]:
@@ -75,7 +74,6 @@ boot_devices = st.builds(
     driver=words,
     early=st.booleans(),
     path=st.none() | words.map("devices/{}".format),
-    natives=st.lists(words, max_size=3).map(tuple),
 )
 
 
@@ -121,11 +119,6 @@ def test_a_driver_that_a_rule_would_read_as_more_is_none(driver: str) -> None:
 def test_nor_is_a_path(path: str) -> None:
     with pytest.raises(ParseError):
         boot_device(attrs.evolve(GPU, path=path), "vfio-pci")
-
-
-def test_nor_is_a_module() -> None:
-    with pytest.raises(ParseError):
-        boot_device(GPU, "vfio-pci", natives=["nouveau\ninstall x y"])
 
 
 @pytest.mark.parametrize("line", ["#: nonsense", "#: 0000:65:00.0 ids=10de:2236", "#:"])
@@ -202,20 +195,13 @@ def test_what_is_early_is_told_to_each_generator() -> None:
     texts = {change.path: change.after for change in plan.changes}
     assert set(texts) == set(PATHS)
     assert plan.commands == (INITRAMFS_TOOLS.command, DRACUT.command)
-    assert "softdep nouveau pre: vfio_pci" in (texts[MODPROBE_PATH] or "").splitlines()
+    assert "manual_add_modules vfio_pci" in (texts[INITRAMFS_TOOLS.path] or "").splitlines()
     assert all(is_ours(text or "") for text in texts.values())
-
-
-def test_no_native_module_needs_no_modprobe_file() -> None:
-    plan = plan_files([early(natives=())], NOTHING, GENERATORS)
-    texts = {change.path: change.after for change in plan.changes}
-    assert MODPROBE_PATH not in texts
-    assert MODPROBE_PATH not in (texts[DRACUT.path] or "")
 
 
 def test_without_a_generator_it_is_said_what_an_initramfs_would_need() -> None:
     plan = plan_files([early()], NOTHING, ())
-    assert [c.path for c in plan.changes] == [RULE_PATH, MODPROBE_PATH]
+    assert [c.path for c in plan.changes] == [RULE_PATH]
     (note,) = plan.notes
     assert "0000:65:00.0" in note
     assert "vfio_pci" in note
@@ -231,26 +217,27 @@ def test_what_is_of_no_use_any_more_goes() -> None:
     plan = plan_files([boot_device(AUDIO, "none")], written([early()], DRACUT), [DRACUT])
     assert {c.path: c.kind for c in plan.changes} == {
         RULE_PATH: "change",
-        MODPROBE_PATH: "remove",
         DRACUT.path: "remove",
     }
     assert plan.commands == (DRACUT.command,)
 
 
 def test_to_remove_all_leaves_what_others_have_made() -> None:
-    found = written([early()], *GENERATORS) | {MODPROBE_PATH: Found("options vfio-pci ids=1:2\n")}
+    found = written([early()], *GENERATORS) | {INITRAMFS_TOOLS.path: Found("#!/bin/sh\n")}
     plan = plan_files((), found, GENERATORS)
     assert {c.kind for c in plan.changes} == {"remove"}
-    assert MODPROBE_PATH not in {c.path for c in plan.changes}
+    assert INITRAMFS_TOOLS.path not in {c.path for c in plan.changes}
 
 
 @pytest.mark.parametrize("other", [Found("# mine\n"), Found(kind="a symbolic link"), Found("")])
 def test_what_others_have_made_is_not_replaced(other: Found) -> None:
     with pytest.raises(PlanRefused) as refused:
-        plan_files([early()], {**NOTHING, MODPROBE_PATH: other, RULE_PATH: other}, GENERATORS)
+        plan_files(
+            [early()], {**NOTHING, INITRAMFS_TOOLS.path: other, RULE_PATH: other}, GENERATORS
+        )
     assert [(r.code, r.subject) for r in refused.value.refusals] == [
         ("foreign-file", f"/{RULE_PATH}"),
-        ("foreign-file", f"/{MODPROBE_PATH}"),
+        ("foreign-file", f"/{INITRAMFS_TOOLS.path}"),
     ]
 
 
@@ -272,7 +259,7 @@ def test_dracuts_file_is_sourced_by_a_shell(tmp_path: Path) -> None:
     script = f'. {conf}; echo "$add_drivers|$install_items"'
     done = subprocess.run(["bash", "-euc", f"add_drivers=x install_items=y; {script}"],
                           check=True, capture_output=True, text=True)  # fmt: skip
-    assert done.stdout == f"x vfio_pci |y /{RULE_PATH} /{MODPROBE_PATH} \n"
+    assert done.stdout == f"x vfio_pci |y /{RULE_PATH} \n"
 
 
 def test_the_unit_is_early_enough_and_waits_for_nothing_slow(tmp_path: Path) -> None:

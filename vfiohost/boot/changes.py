@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from vfiohost.boot.initramfs import GENERATORS, MODPROBE_PATH, modprobe_text, modules_of
+from vfiohost.boot.initramfs import GENERATORS, modules_of
 from vfiohost.boot.rule import RULE_PATH, parse_rule, rule_text
 from vfiohost.boot.words import is_ours
 from vfiohost.errors import PlanRefused, Refusal
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vfiohost.boot.initramfs import Generator
 
 PLAIN_MODE = 0o644
-PATHS = (RULE_PATH, MODPROBE_PATH, *(generator.path for generator in GENERATORS))
+PATHS = (RULE_PATH, *(generator.path for generator in GENERATORS))
 """Every file that may be made, relative to the root."""
 
 
@@ -109,12 +109,8 @@ def wanted_files(
     if not devices:
         return {}
     files = {RULE_PATH: (rule_text(devices), PLAIN_MODE)}
-    early = [device for device in devices if device.early]
-    if any(device.natives and device.has_driver for device in early):
-        files[MODPROBE_PATH] = (modprobe_text(early), PLAIN_MODE)
-    carried = tuple(files)
-    for generator in generators if early else ():
-        files[generator.path] = (generator.text(modules_of(devices), carried), generator.mode)
+    for generator in generators if any(device.early for device in devices) else ():
+        files[generator.path] = (generator.text(modules_of(devices)), generator.mode)
     return files
 
 

@@ -12,12 +12,10 @@ from vfiohost.plan.changes import NO_DRIVER
 from vfiohost.plan.drivers import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vfiohost.model import PciAddress, PciDevice
 
-# What stands in a rule, a line of modprobe.d or of a shell as it is: nothing that any of them gives
-# a meaning. udev reads * ? [ ] | in what it compares, $ and % in what it writes.
+# What stands in a rule or a line of a shell as it is: nothing that either gives a meaning. udev
+# reads * ? [ ] | in what it compares, $ and % in what it writes.
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _PATH = re.compile(r"devices(?:/[A-Za-z0-9_.:-]+)+")
 _MAX_TEXT = 4096
@@ -28,15 +26,11 @@ _EARLY_CLASSES = frozenset({0x01, 0x02, 0x03})
 _USB_CLASS = 0x0C03
 
 
-def _check_word(_device: object, _field: object, text: str) -> None:
-    if len(text) > _MAX_TEXT or not _WORD.fullmatch(text):
-        what = "the name of a driver or module, of letters, digits, '_', '.' and '-'"
-        raise ParseError(text, what, where="boot")
-
-
-def _check_driver(device: object, field: object, text: str) -> None:
+def _check_driver(_device: object, _field: object, text: str) -> None:
     check_name(text)
-    _check_word(device, field, text)
+    if len(text) > _MAX_TEXT or not _WORD.fullmatch(text):
+        what = "the name of a driver, of letters, digits, '_', '.' and '-'"
+        raise ParseError(text, what, where="boot")
 
 
 def _check_path(_device: object, _field: object, text: str | None) -> None:
@@ -60,11 +54,9 @@ class BootDevice:
         early: the driver that it has to be kept from may be in the initramfs.
         path: its directory below ``/sys`` (``devices/pci0000:00/…``), which tells it from another
             one of its kind that has got its address; ``None``: not compared.
-        natives: the modules whose drivers would take it by its ids, as far as they are known.
 
     Raises:
-        ParseError: a name or path has characters that udev, modprobe or a shell would read as more
-            than that.
+        ParseError: a name or path has characters that udev or a shell would read as more than that.
     """
 
     address: PciAddress
@@ -76,9 +68,6 @@ class BootDevice:
     driver: str = attrs.field(validator=_check_driver)
     early: bool = False
     path: str | None = attrs.field(default=None, validator=_check_path)
-    natives: tuple[str, ...] = attrs.field(
-        default=(), validator=attrs.validators.deep_iterable(_check_word)
-    )
 
     @property
     def has_driver(self) -> bool:
@@ -104,16 +93,13 @@ class BootDevice:
         )
 
 
-def boot_device(
-    device: PciDevice, driver: str, *, early: bool | None = None, natives: Iterable[str] = ()
-) -> BootDevice:
+def boot_device(device: PciDevice, driver: str, *, early: bool | None = None) -> BootDevice:
     """Describe a device of the host, so that it is known again at the next boot.
 
     Args:
         device: the device.
         driver: what it is to have.
         early: see :class:`BootDevice`; by default it goes by the device's class.
-        natives: see :class:`BootDevice`.
 
     Raises:
         ParseError: as :class:`BootDevice`.
@@ -128,7 +114,6 @@ def boot_device(
         driver=driver,
         early=is_early_class(device.class_code) if early is None else early,
         path=device.path.removeprefix("sys/"),
-        natives=tuple(natives),
     )
 
 

@@ -2,6 +2,10 @@
 
 An initramfs has a udev of its own, which loads modules as the host's does. What it needs is the
 same rule, and the module that the rule loads.
+
+There is no ``softdep NATIVE pre: vfio-pci`` with it: the override alone keeps the native driver off,
+and with a softdep ``modprobe -r NATIVE`` unloads vfio-pci as well, which takes it from every device
+while no guest has one open (seen with kmod 30).
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from vfiohost.boot.rule import RULE_PATH
 from vfiohost.boot.words import comments
 from vfiohost.modalias import module_of
 
@@ -17,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vfiohost.boot.devices import BootDevice
-
-MODPROBE_PATH: Final = "etc/modprobe.d/vfiohost.conf"
 
 
 @attrs.frozen
@@ -30,7 +33,7 @@ class Generator:
         marks: directories of which one is there where it is installed.
         path: the file that tells it what to carry.
         mode: the mode of that file.
-        text: makes that file's text, of the modules and the files that are to be carried.
+        text: makes that file's text, of the modules that are to be carried.
         command: makes the initramfs of all kernels anew.
         lists: says what an initramfs carries, when the file is put behind it.
         takes_rules: it carries the host's own rules unasked, so that what was in them stays in an
@@ -41,7 +44,7 @@ class Generator:
     marks: tuple[str, ...]
     path: str
     mode: int
-    text: Callable[[Sequence[str], Sequence[str]], str]
+    text: Callable[[Sequence[str]], str]
     command: tuple[str, ...]
     lists: tuple[str, ...]
     takes_rules: bool
@@ -52,14 +55,12 @@ def modules_of(devices: Iterable[BootDevice]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(module_of(d.driver) for d in devices if d.has_driver))
 
 
-def hook_text(modules: Sequence[str], files: Sequence[str]) -> str:
+def hook_text(modules: Sequence[str]) -> str:
     """A hook of initramfs-tools (``initramfs-tools(7)``): its udev has its rules below ``usr/lib``.
 
     Args:
         modules: what the initramfs is to have.
-        files: relative to the root. What is in ``modprobe.d`` initramfs-tools takes by itself.
     """
-    rules = [file for file in files if file.endswith(".rules")]
     lines = [
         "#!/bin/sh",
         *comments("Carries the rule that gives devices to drivers, and what it loads."),
@@ -71,43 +72,22 @@ def hook_text(modules: Sequence[str], files: Sequence[str]) -> str:
         ". /usr/share/initramfs-tools/hook-functions",
         *(f"manual_add_modules {name}" for name in modules),
         'mkdir -p "$DESTDIR/usr/lib/udev/rules.d"',
-        *(f'cp -p /{rule} "$DESTDIR/usr/lib/udev/rules.d/"' for rule in rules),
+        f'cp -p /{RULE_PATH} "$DESTDIR/usr/lib/udev/rules.d/"',
     ]
     return "\n".join([*lines, ""])
 
 
-def dracut_text(modules: Sequence[str], files: Sequence[str]) -> str:
+def dracut_text(modules: Sequence[str]) -> str:
     """A file of ``dracut.conf.d`` (``dracut.conf(5)``).
 
     Args:
         modules: what the initramfs is to have.
-        files: relative to the root.
     """
     lines = [
         *comments("Carries the rule that gives devices to drivers, and what it loads."),
         *([f'add_drivers+=" {" ".join(modules)} "'] if modules else []),
-        f'install_items+=" {" ".join(f"/{file}" for file in files)} "',
+        f'install_items+=" /{RULE_PATH} "',
     ]
-    return "\n".join([*lines, ""])
-
-
-def modprobe_text(devices: Iterable[BootDevice]) -> str:
-    """A file of ``modprobe.d``: what a device is to have comes before what knows it by its ids.
-
-    The override keeps the native driver off. With this the wanted one is there first, so that the
-    device is never without a driver while the native one looks for devices.
-
-    Args:
-        devices: which are to be known that early.
-    """
-    before: dict[str, dict[str, None]] = {}
-    for device in devices:
-        for native in device.natives if device.has_driver else ():
-            before.setdefault(native, {})[module_of(device.driver)] = None
-    lines = comments(
-        "The drivers that devices are given to are loaded before those that know them."
-    )
-    lines += [f"softdep {native} pre: {' '.join(wanted)}" for native, wanted in before.items()]
     return "\n".join([*lines, ""])
 
 

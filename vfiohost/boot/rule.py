@@ -32,7 +32,7 @@ RULE_PATH = "etc/udev/rules.d/05-vfiohost.rules"
 _DESCRIBED = re.compile(
     r"#: ([0-9a-f:.]{1,20}) ids=([0-9a-f]{4}):([0-9a-f]{4})"
     r" subsystem=(?:([0-9a-f]{4}):([0-9a-f]{4})|-) class=([0-9a-f]{6})"
-    r" driver=(\S+) early=(yes|no) path=(\S+) natives=(\S+)"
+    r" driver=(\S+) early=(yes|no) path=(\S+)"
 )
 _NONE = "-"
 
@@ -120,7 +120,6 @@ def _description(device: BootDevice) -> str:
         f"#: {device.address} ids={device.vendor:04x}:{device.device:04x} subsystem={subsystem}"
         f" class={device.class_code:06x} driver={device.driver}"
         f" early={'yes' if device.early else 'no'} path={device.path or _NONE}"
-        f" natives={','.join(device.natives) or _NONE}"
     )
 
 
@@ -128,7 +127,7 @@ def _described(line: str) -> BootDevice:
     match = _DESCRIBED.fullmatch(line)
     if match is None:
         raise ParseError(line, "the description of a device", where=RULE_PATH)
-    address, *ids, driver, early, path, natives = match.groups()
+    address, *ids, driver, early, path = match.groups()
     vendor, device, subvendor, subdevice, class_code = (int(n or "0", 16) for n in ids)
     has_subsystem = ids[2] is not None
     return BootDevice(
@@ -141,5 +140,4 @@ def _described(line: str) -> BootDevice:
         driver=driver,
         early=early == "yes",
         path=None if path == _NONE else path,
-        natives=() if natives == _NONE else tuple(natives.split(",")),
     )

@@ -182,7 +182,6 @@ def _device_value(device: BootDevice) -> dict[str, Any]:
         "driver": device.driver,
         "early": device.early,
         "path": None if device.path is None else f"/sys/{device.path}",
-        "natives": list(device.natives),
     }
 
 
