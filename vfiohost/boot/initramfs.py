@@ -3,7 +3,7 @@
 An initramfs has a udev of its own, which loads modules as the host's does. What it needs is the
 same rule, and the module that the rule loads.
 
-There is no ``softdep NATIVE pre: vfio-pci`` with it: the override alone keeps the native driver off,
+There is no ``softdep NATIVE pre: vfio-pci`` with it. The override alone keeps the native one off,
 and with a softdep ``modprobe -r NATIVE`` unloads vfio-pci as well, which takes it from every device
 while no guest has one open (seen with kmod 30).
 """
