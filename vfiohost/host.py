@@ -15,10 +15,11 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from shlex import quote
 from typing import TYPE_CHECKING
 
-from vfiohost.errors import NotFoundError
+from vfiohost.errors import NotFoundError, PendingError, RollbackError, VfioHostError
 from vfiohost.host_planner import HostPlanner
 from vfiohost.native import never
 from vfiohost.sysfs import LiveKernel
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
     from vfiohost.apply import Recovery, Watch
     from vfiohost.boot import BootPlan
-    from vfiohost.errors import PendingError
     from vfiohost.host_view import Devices
     from vfiohost.journal import JournalEntry
+    from vfiohost.model import Snapshot
     from vfiohost.native import GiveUp
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
@@ -193,6 +194,84 @@ class Host(HostPlanner):
 
         self.kernel.check_writable()
         change_files(self.sysfs, plan.changes)
+
+    def apply_stages(
+        self,
+        stages: Iterable[Callable[[Snapshot], Plan]],
+        purpose: str,
+        *,
+        timeout: float = STORE_TIMEOUT,
+        wait: float = 0.0,
+        cancel: Callable[[], bool] | None = None,
+        progress: Callable[[StepResult], None] | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[Report, ...]:
+        """Carry out plans that build on each other, under one lock; all or none of them.
+
+        Each is made from a new scan when those before it are done, for it may be about devices that
+        they bring: virtual functions, and then the vGPUs on them. In the journal each is a plan of
+        its own. After a crash between two of them, ``recover`` has nothing to do: ask for the same
+        again, or take the last one back.
+
+        Args:
+            stages: make the plans, in this order; each is given the host as it is then.
+            purpose: what for; others who want the lock are told.
+            timeout: as for :meth:`apply`, and the next ones too.
+            wait: seconds to wait for another vfiohost to end, 0 for not at all.
+            cancel: asked between steps.
+            progress: told of each step when it is over.
+            watch: told of each store and load when it is about to begin.
+
+        Returns:
+            The report of each plan.
+
+        Raises:
+            PlanRefused, ApplyError: one was refused or failed, and those before it were taken back,
+                the last one first; a note of the error says so. After a ``PendingError`` or a
+                ``RollbackError`` of a plan those before it stay as they are.
+            RollbackError: one that was carried out could not be taken back.
+            LockBusyError: another vfiohost is changing this host.
+        """
+        done: list[Report] = []
+        with nullcontext() if self._lock is not None else self.locked(purpose, wait=wait):
+            try:
+                for stage in stages:
+                    plan = stage(self.scan(mdev=True))
+                    report = self.apply(
+                        plan, timeout=timeout, cancel=cancel, progress=progress, watch=watch
+                    )
+                    done.append(report)
+            except VfioHostError as error:
+                self._take_back([r for r in done if r.journal_id is not None], error, timeout)
+                raise
+        return tuple(done)
+
+    def _take_back(self, done: list[Report], error: VfioHostError, timeout: float) -> None:
+        """Take back the plans that were carried out before one that failed; the last one first."""
+        if not done:
+            return
+        from vfiohost.plan.words import listed
+
+        what = listed([" ".join((r.plan.verb, *r.plan.subjects)) for r in done])
+        if isinstance(error, PendingError | RollbackError):
+            error.add_note(f"What was done before it stays: {what}.")
+            return
+        while done:
+            entry = self.journal.get(done[-1].journal_id or "")
+            try:
+                self.apply(self.plan_undo(entry), undoes=entry.id, timeout=timeout)
+            except VfioHostError as failed:
+                program = "vfiohost" if self.root == "/" else f"vfiohost --root {quote(self.root)}"
+                commands = tuple(f"{program} undo {r.journal_id}" for r in reversed(done))
+                worse = RollbackError(
+                    f"{error} What was done before it ({what}) could not be taken back: {failed} "
+                    f"When that is over, finish by hand: {'; '.join(commands)}",
+                    cause=error,
+                )
+                worse.commands = commands
+                raise worse from failed
+            done.pop()
+        error.add_note(f"What was done before it was taken back: {what}.")
 
     @contextmanager
     def locked(self, purpose: str, *, wait: float = 0.0, give_up: GiveUp = never) -> Iterator[None]:

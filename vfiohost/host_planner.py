@@ -92,6 +92,7 @@ class HostPlanner(HostView):
         self,
         devices: Devices | None = None,
         *,
+        native: bool = False,
         allow: Iterable[str] = (),
         snapshot: Snapshot | None = None,
     ) -> Plan:
@@ -101,6 +102,7 @@ class HostPlanner(HostView):
 
         Args:
             devices: which; ``None`` for all that vfiohost has changed since the host booted.
+            native: whatever they had before, their native driver.
             allow: as for :meth:`plan_bind`.
             snapshot: the host as it is; by default a new scan.
 
@@ -117,10 +119,12 @@ class HostPlanner(HostView):
         plan = plan_restore(
             self._judged(snapshot, addresses),
             addresses,
-            self.journal.origins(),
+            {} if native else self.journal.origins(),
             self._modules(snapshot),
             frozenset(allow),
         )
+        if native:
+            return plan
         unknown = (
             f"What devices had before may stand in a journal that is damaged: {entry.reason}"
             for entry in self.journal.damaged()

@@ -302,5 +302,8 @@ class _Values:
     def _file(self) -> Iterator[Candidate]:
         yield FILES
 
+    def _host_file(self) -> Iterator[Candidate]:
+        yield FILES
+
     def _svg(self) -> Iterator[Candidate]:
         yield FILES

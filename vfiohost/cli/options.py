@@ -87,6 +87,8 @@ class Options(argparse.Namespace):
     list: bool = False
 
     file: str | None = None
+    host_file: str | None = None
+    update: bool = False
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False

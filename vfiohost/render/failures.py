@@ -125,7 +125,7 @@ def failure_lines(error: BaseException, paint: Paint = plain) -> list[str]:
     A refusal gives its reasons, a failed undo the commands that finish it by hand.
     """
     if isinstance(error, PlanRefused):
-        return refusal_lines(error.refusals, paint)
+        return [*refusal_lines(error.refusals, paint), *map(printable, _notes(error))]
     message = printable(message_of(error))
     if not isinstance(error, RollbackError):
         return [message]
@@ -137,10 +137,15 @@ def failure_lines(error: BaseException, paint: Paint = plain) -> list[str]:
 def message_of(error: BaseException) -> str:
     """The sentence of an error; errors that are not ours are named by their class."""
     if isinstance(error, VfioHostError):
-        return str(error)
+        return " ".join((str(error), *_notes(error)))
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted."
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}."
     return f"{type(error).__name__}: {error}"
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way: what became of plans before the one that failed."""
+    return getattr(error, "__notes__", [])

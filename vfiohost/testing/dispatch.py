@@ -18,6 +18,7 @@ from vfiohost.testing import (
     modules,
     nvidia_proc,
     parameters,
+    power,
     reset,
     sriov,
 )
@@ -55,6 +56,7 @@ _DEVICE_RULES = {
 }
 _OTHER_RULES = (
     (re.compile(r"sys/kernel/iommu_groups/\d+/type"), groups.store_type),
+    (re.compile(r"sys/devices/.+/power/control"), power.store_control),
     (re.compile(re.escape(groups.NOIOMMU_MODE)), groups.store_noiommu_mode),
     (nvidia_proc.LOCK, nvidia_proc.store),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import booting, changing, looking, mediated
+from vfiohost.cli.verbs import booting, changing, declared, looking, mediated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,10 @@ VERBS: Mapping[str, Verb] = {
         changing.RESTORE,
         changing.RECOVER,
         changing.UNDO,
+        declared.PLAN,
+        declared.APPLY,
+        declared.DIFF,
+        declared.EXPORT,
         looking.DOCTOR,
         changing.PROBE,
         changing.RESET,

@@ -1,0 +1,172 @@
+"""``vfiohost diff``, ``plan``, ``apply`` and ``export``: a whole host in one file."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.face.support import check_golden
+from vfiohost.testing import SimulatedKernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.face.support import Maker, Runner
+
+FIRST = "path:pci0000:64/02.0/00.0"
+A10S = f"""\
+version = 1
+
+[[device]]
+select = "{FIRST}"       # the first card is for guests
+ids = "10de:2236:10de:1482"
+driver = "vfio-pci"
+
+[[device]]
+select = "ca:00.0"
+ids = "10de:2236"
+driver = "native"
+"""
+BOTH = 'version = 1\n\n[[device]]\nselect = "10de:2236"\ncount = 2\ndriver = "vfio-pci"\n'
+
+
+@pytest.fixture
+def root(simulated: Maker) -> Path:
+    return simulated("a10-pair-nouveau")
+
+
+def say(root: Path, text: str) -> Path:
+    """Put a host file in its place."""
+    file = root / "etc/vfiohost/host.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("verb", ["diff", "plan", "apply"])
+def test_output(run: Runner, root: Path, verb: str) -> None:
+    say(root, A10S)
+    check_golden(f"host-file-{verb}", run(verb, root=root), root)
+    assert run(verb, "--json", root=root).value["command"] == verb
+
+
+def test_drift_is_shown_and_healed(run: Runner, root: Path) -> None:
+    say(root, BOTH)
+    assert run("diff", root=root).code == 10
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+    assert run("restore", "ca:00.0", root=root).code == 0
+    drift = run("diff", "--json", root=root)
+    assert [d["subject"] for d in drift.value["differences"]] == ["0000:ca:00.0"]
+    before = len(SimulatedKernel(root).answers)
+    applied = run("apply", root=root)
+    assert "done: bind 0000:65:00.0 0000:ca:00.0" in applied.out
+    stores = [a.path for a in SimulatedKernel(root).answers[before:] if a.verb == "store"]
+    assert stores
+    assert not any("0000:65:00.0" in path for path in stores)  # it was right already
+    assert run("diff", root=root).code == 0
+
+
+def test_a_second_apply_writes_nothing(run: Runner, root: Path) -> None:
+    say(root, BOTH)
+    run("apply", root=root)
+    before = len(SimulatedKernel(root).answers)
+    ran = run("apply", root=root)
+    assert ran.out == "nothing to do: the host is as its file says\n"
+    assert len(SimulatedKernel(root).answers) == before
+    assert run("plan", "--exit-code", root=root).code == 0
+
+
+def test_a_dry_run_writes_nothing_and_can_say_that_it_would(run: Runner, root: Path) -> None:
+    say(root, BOTH)
+    assert run("apply", "-n", "--exit-code", root=root).code == 10
+    assert run("plan", root=root).out == run("apply", "-n", root=root).out
+    assert not SimulatedKernel(root).answers
+
+
+def test_a_failure_takes_everything_back(run: Runner, root: Path) -> None:
+    text = BOTH.replace("10de:2236", "0000:ca:00.0").replace("count = 2", 'ids = "10de:2236"')
+    say(root, text + f'[[device]]\nselect = "{FIRST}"\ndriver = "none"\n')
+    SimulatedKernel(root).refuse("*/0000:65:00.0/driver_override", errno.EIO)
+    ran = run("apply", root=root)
+    assert ran.code == 1
+    assert "What was done before it was taken back: bind 0000:ca:00.0." in ran.err
+    devices = run("list", "10de:2236", "--json", root=root).value["devices"]
+    assert [device["driver"] for device in devices] == ["nouveau", "nouveau"]
+
+
+def test_a_device_in_use_is_left_alone_and_named(run: Runner, simulated: Maker) -> None:
+    root = simulated("in-use")
+    say(root, 'version = 1\n[[device]]\nselect = "class:nvme"\ndriver = "vfio-pci"\n')
+    ran = run("apply", root=root)
+    assert ran.code == 4
+    assert "[storage]" in ran.err or "in-use" in ran.err
+
+
+def test_a_file_elsewhere(run: Runner, root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(A10S)
+    assert run("diff", "-f", str(file), root=root).code == 10
+    file.write_text(A10S.replace("native", 7 * "x" + "/"))
+    ran = run("diff", "-f", str(file), root=root)
+    assert ran.code == 2
+    assert f"{file}: [[device]] 2 (ca:00.0): driver" in ran.err
+    assert run("diff", "-f", str(tmp_path / "none"), root=root).code == 1
+
+
+def test_no_host_file(run: Runner, root: Path) -> None:
+    ran = run("diff", root=root)
+    assert ran.code == 3
+    assert "vfiohost --root" in ran.err
+
+
+def test_a_host_file_that_is_a_link_out_of_the_root(
+    run: Runner, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(A10S)
+    (root / "etc/vfiohost").mkdir(parents=True)
+    (root / "etc/vfiohost/host.toml").symlink_to(tmp_path / "mine.toml")
+    assert run("diff", root=root).code != 10
+
+
+def test_an_export_is_the_host(run: Runner, root: Path) -> None:
+    run("bind", "65:00.0", root=root)
+    exported = run("export", root=root)
+    check_golden("host-file-export", exported, root)
+    say(root, exported.out)
+    assert run("diff", root=root).code == 0
+    assert run("export", "--json", root=root).value["host_file"]["devices"] == 1
+
+
+def test_an_export_replaces_nothing_unasked(run: Runner, root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "host.toml"
+    assert run("export", str(file), root=root).code == 0
+    assert run("export", str(file), root=root).code == 4
+    assert run("export", str(file), "--overwrite", root=root).code == 0
+    assert file.read_text() == "version = 1\n"
+
+
+def test_an_update_keeps_the_comments(run: Runner, root: Path) -> None:
+    file = say(root, A10S)
+    assert run("bind", "10de:2236", root=root).code == 0
+    dry = run("export", str(file), "--update", "-n", root=root)
+    assert dry.out.startswith("would write")
+    assert file.read_text() == A10S
+    assert run("export", str(file), "--update", root=root).code == 0
+    assert "# the first card is for guests" in file.read_text()
+    assert run("diff", root=root).code == 0
+
+
+def test_an_update_of_nothing(run: Runner, root: Path, tmp_path: Path) -> None:
+    assert run("export", str(tmp_path / "none.toml"), "--update", root=root).code == 1
+
+
+def test_a_second_lock_is_waited_for(run: Runner, root: Path) -> None:
+    say(root, BOTH)
+    from vfiohost import Host  # noqa: PLC0415 - for this test alone
+
+    with Host(root, kernel=SimulatedKernel(root)) as other, other.locked("a test"):
+        ran = run("apply", "--timeout", "0.2", root=root)
+    assert ran.code == 8

@@ -1,0 +1,167 @@
+"""The verbs on the host file: ``plan``, ``apply``, ``diff``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vfiohost.cli.carrying import EXIT_CHANGES
+from vfiohost.cli.files import STDOUT, check_file, write_whole
+from vfiohost.errors import NotFoundError, PlanRefused
+from vfiohost.host_file.reading import MOST_BYTES, parse
+from vfiohost.host_file.writing import update, write
+from vfiohost.host_stages import Declared, export_tables, read_host_file
+from vfiohost.plan.words import counted
+from vfiohost.render.differences import difference_lines, difference_value
+from vfiohost.render.plans import incomplete_lines, plan_lines, step_line
+from vfiohost.render.values import report_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from vfiohost.cli.session import Session
+    from vfiohost.host_file.types import HostFile
+    from vfiohost.host_stages import Stage
+    from vfiohost.model import Snapshot
+    from vfiohost.plan.types import Plan, Report, StepResult
+
+
+def diff(session: Session) -> None:
+    """``vfiohost diff``: in what the host differs from its host file."""
+    found = _declared(session).differences(session.scan(mdev=True))
+    session.value["differences"] = [difference_value(each) for each in found]
+    session.exit_code = EXIT_CHANGES if found else 0
+    if not session.options.quiet:
+        session.lines += difference_lines(found, session.output.paint_for(sys.stdout))
+
+
+def plan(session: Session) -> None:
+    """``vfiohost plan``: every write that ``apply`` would do."""
+    declared, snapshot = _declared(session), session.scan(mdev=True)
+    session.value |= {"dry_run": True, "stages": []}
+    is_changed = False
+    for stage in declared.stages(snapshot):
+        made = _preview(stage, snapshot, is_changed=is_changed)
+        if made is None:
+            session.lines.append(f"then {stage.title}, planned when the above is done")
+        elif not made.is_empty:
+            session.lines += plan_lines(made, session.root, session.output.paint_for(sys.stdout))
+        is_changed |= made is None or not made.is_empty
+        value = {"title": stage.title, "plan": None if made is None else made.to_json()}
+        session.value["stages"].append(value)
+    if not is_changed:
+        session.lines.append("nothing to do: the host is as its file says")
+    elif session.options.exit_code:
+        session.exit_code = EXIT_CHANGES
+
+
+def _preview(stage: Stage, snapshot: Snapshot, *, is_changed: bool) -> Plan | None:
+    """The plan of a stage; ``None`` when it cannot be made before those before it are done."""
+    try:
+        return stage(snapshot)
+    except (PlanRefused, NotFoundError):
+        if is_changed:
+            return None
+        raise
+
+
+def apply(session: Session) -> None:
+    """``vfiohost apply``: make the host what its file says."""
+    options, output, host = session.options, session.output, session.host
+    if options.dry_run:
+        plan(session)
+        return
+    declared = _declared(session)
+    stages = declared.stages(session.scan(mdev=True))
+    said = options.verbose and not output.json
+
+    def progress(result: StepResult) -> None:
+        session.waits.clear()
+        if said:
+            line = f"{result.outcome:<8} {step_line(result.step, session.root)}"
+            session.aside.say(output.text([line]))
+
+    session.value |= {"dry_run": False, "stages": []}
+    with session.writing() as is_cancelled:
+        session.waits.begin_lock()
+        try:
+            reports = host.apply_stages(
+                stages,
+                "apply",
+                timeout=options.seconds,
+                wait=options.seconds,
+                cancel=is_cancelled,
+                progress=progress,
+                watch=session.waits.begin,
+            )
+        finally:
+            session.waits.clear()
+    for stage, report in zip(stages, reports, strict=True):
+        session.value["stages"].append({"title": stage.title, **_fields(report)})
+        if not report.plan.is_empty and not options.quiet:
+            session.lines.append(f"done: {_named(report.plan)} (journal {report.journal_id})")
+            session.notes += [f"note: {note}" for note in report.plan.notes]
+            session.notes += incomplete_lines(report.plan)
+    if not any(report.writes for report in reports) and not options.quiet:
+        session.lines.append("nothing to do: the host is as its file says")
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {"plan": report.plan.to_json(), "report": report_value(report)}
+
+
+def _named(made: Plan) -> str:
+    return " ".join((made.verb, *made.subjects))
+
+
+def _declared(session: Session) -> Declared:
+    """The host file that is meant, on the host."""
+    options = session.options
+    given = options.host_file
+    file = read_host_file(session.host) if given is None else _given(given)
+    return Declared(session.host, file, options.allowed)
+
+
+def _given(name: str) -> HostFile:
+    """A host file that the user names: not below the root; ``-`` for standard input."""
+    if name == "-":
+        return parse(sys.stdin.read(MOST_BYTES), "standard input")
+    with open(name, encoding="utf-8", errors="surrogateescape") as stream:
+        return parse(stream.read(MOST_BYTES), name)
+
+
+def export(session: Session) -> None:
+    """``vfiohost export [FILE]``: a host file for the host as it is."""
+    options = session.options
+    file = options.file or STDOUT
+    snapshot = session.scan(mdev=True)
+    devices, mdevs = export_tables(session.host, snapshot)
+    if options.update:
+        with open(file, encoding="utf-8") as stream:
+            text = update(stream.read(MOST_BYTES), file, devices, mdevs)
+    else:
+        check_file(file, overwrite=options.overwrite)
+        text = write(devices, mdevs)
+    said = {"file": None if file == STDOUT else file, "devices": len(devices), "mdevs": len(mdevs)}
+    session.value |= {"dry_run": options.dry_run, "host_file": said}
+    if file == STDOUT:
+        session.document = text
+        said["text"] = text
+    elif options.dry_run:
+        session.lines.append(f"would write {file}: {_counts(devices, mdevs)}")
+    else:
+        write_whole(file, text, overwrite=options.overwrite or options.update)
+        session.lines += [] if options.quiet else [f"{file}: {_counts(devices, mdevs)}"]
+
+
+def _counts(devices: Sequence[object], mdevs: Sequence[object]) -> str:
+    return f"{counted(len(devices), 'device')}, {counted(len(mdevs), 'mediated device')}"
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {
+    "plan": plan,
+    "apply": apply,
+    "diff": diff,
+    "export": export,
+}
+"""The verbs of this module."""

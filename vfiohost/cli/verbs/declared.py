@@ -1,0 +1,37 @@
+"""The verbs on the host file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfiohost.cli.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+
+def _file(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-f",
+        "--file",
+        dest="host_file",
+        metavar="FILE",
+        help="the host file (default: /etc/vfiohost/host.toml below the root); - for stdin",
+    )
+
+
+def _export(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", nargs="?", help="the file to make; default: standard output")
+    add("--update", action="store_true", help="change FILE and keep its comments and own keys")
+    add("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+PLAN = Verb("plan", "Print what apply would do: every write and its undo.", _file, "declaring")
+APPLY = Verb("apply", "Make the host what its host file says.", _file, "declaring")
+DIFF = Verb(
+    "diff", "Say in what the host differs from its host file.", _file, "declaring", writes=False
+)
+EXPORT = Verb(
+    "export", "Write a host file for the host as it is.", _export, "declaring", writes=False
+)

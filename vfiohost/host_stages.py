@@ -1,0 +1,276 @@
+"""What a host file comes down to on a host: in what it differs, and the plans that mend it.
+
+A stage is a plan that is made when those before it are done, for it may need what they bring:
+devices come to their own drivers first, then they get their virtual functions, then guests' drivers
+take what is theirs, and what lives on devices comes last.
+"""
+
+from __future__ import annotations
+
+from errno import ENOENT
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from vfiohost.errors import KernelError, NotFoundError, UnsupportedError
+from vfiohost.host_file.resolving import differences, resolve
+from vfiohost.host_file.types import NATIVE, Difference
+from vfiohost.model import MdevBus, PciAddress
+from vfiohost.nvidia import short_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from vfiohost.host_file.types import HostFile, MdevTable, Wanted
+    from vfiohost.host_file.writing import Table
+    from vfiohost.host_planner import HostPlanner
+    from vfiohost.model import MediatedDevice, Snapshot
+    from vfiohost.plan.types import Plan
+    from vfiohost.selectors import ByName
+
+HOST_FILE = "etc/vfiohost/host.toml"
+"""Where the host file is, relative to the root."""
+
+
+@attrs.frozen
+class Stage:
+    """One plan of several that build on each other.
+
+    Attributes:
+        title: what it does, as a phrase: ``bind 2 devices to vfio-pci``.
+        plan: makes it, given the host as it is then.
+    """
+
+    title: str
+    plan: Callable[[Snapshot], Plan]
+
+    def __call__(self, snapshot: Snapshot) -> Plan:
+        """Make the plan."""
+        return self.plan(snapshot)
+
+
+def read_host_file(host: HostPlanner, path: str = HOST_FILE) -> HostFile:
+    """Read the host file of a host.
+
+    Args:
+        host: the host.
+        path: relative to its root.
+
+    Raises:
+        NotFoundError: there is none.
+        KernelError: it cannot be read.
+        ParseError: it is no host file; names file, table and key.
+    """
+    from vfiohost.host_file.reading import MOST_BYTES, parse
+
+    try:
+        text = host.sysfs.read(path, limit=MOST_BYTES)
+    except KernelError as error:
+        if error.errno != ENOENT:
+            raise
+        sentence = (
+            f"There is no host file /{path}. `vfiohost export` prints one for the host as it is."
+        )
+        raise NotFoundError("host file", path, sentence=sentence) from error
+    return parse(text, f"/{path}")
+
+
+class Declared:
+    """A host file on a host.
+
+    Args:
+        host: the host.
+        file: what it shall be.
+        allow: words that permit what would be refused (:data:`vfiohost.plan.hazards.ALLOWABLE`).
+    """
+
+    def __init__(self, host: HostPlanner, file: HostFile, allow: Iterable[str] = ()) -> None:
+        self.host = host
+        self.file = file
+        self.allow = frozenset(allow)
+
+    def wanted(self, snapshot: Snapshot) -> tuple[Wanted, ...]:
+        """The devices that the file is about.
+
+        Raises:
+            PlanRefused: the file does not fit the host; all reasons at once.
+        """
+
+        def lookup(by: ByName) -> tuple[PciAddress, ...]:
+            from vfiohost.identities import find_named
+
+            return find_named(self.host.sysfs, snapshot, by)
+
+        return resolve(self.file, snapshot, lookup)
+
+    def differences(self, snapshot: Snapshot) -> tuple[Difference, ...]:
+        """In what the host differs from the file, in the order of the file.
+
+        Reads what :meth:`vfiohost.Host.with_details` reads, and ``power/control``.
+
+        Args:
+            snapshot: the host, with its mediated devices.
+
+        Raises:
+            PlanRefused: the file does not fit the host; all reasons at once.
+        """
+        wanted = self.wanted(snapshot)
+        about = {each.address for each in wanted}
+        devices = [d for d in snapshot.devices if d.address in about or d.physfn in about]
+        snapshot = self.host.with_details(snapshot, devices)
+        power = self._power(each.address for each in wanted if each.table.power is not None)
+        found = [*differences(wanted, snapshot, power), *self._mdev_differences(snapshot)]
+        return tuple(found)
+
+    def stages(self, snapshot: Snapshot) -> tuple[Stage, ...]:
+        """The plans that make the host what the file says, in order; few of them do anything.
+
+        Args:
+            snapshot: the host as it is.
+
+        Raises:
+            PlanRefused: the file does not fit the host; all reasons at once.
+        """
+        wanted = self.wanted(snapshot)
+        return (
+            *self._native(wanted),
+            *self._given(wanted),
+            *self._powered(wanted),
+            *self._mediated(),
+        )
+
+    def _native(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
+        devices = [each.address for each in wanted if each.table.driver == NATIVE]
+        if devices:
+            yield Stage(
+                "give devices to their own drivers",
+                lambda now: self.host.plan_restore(
+                    devices, native=True, allow=self.allow, snapshot=now
+                ),
+            )
+
+    def _given(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
+        ways: dict[tuple[Any, ...], list[PciAddress]] = {}
+        for each in wanted:
+            table = each.table
+            if table.driver not in (None, NATIVE):
+                way = (table.driver, table.group, table.owner, table.mode)
+                ways.setdefault(way, []).append(each.address)
+        for way, devices in ways.items():
+            yield self._bind(*way, devices=devices)
+
+    def _bind(
+        self,
+        driver: str,
+        group: bool,  # noqa: FBT001 - one of a tuple
+        owner: str | None,
+        mode: str | None,
+        *,
+        devices: list[PciAddress],
+    ) -> Stage:
+        def plan(now: Snapshot) -> Plan:
+            return self.host.plan_bind(
+                devices,
+                driver,
+                group=group,
+                owner=owner,
+                mode=mode,
+                allow=self.allow,
+                snapshot=now,
+            )
+
+        return Stage(f"bind devices to {driver}", plan)
+
+    def _powered(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
+        policy = {e.address: e.table.power for e in wanted if e.table.power is not None}
+        if policy:
+
+            def plan(now: Snapshot) -> Plan:
+                from vfiohost.plan.power import plan_power
+
+                return plan_power(now, policy, self._power(policy))
+
+            yield Stage("set the power policy", plan)
+
+    def _mediated(self) -> Iterator[Stage]:
+        for table in self.file.mdevs:
+            yield Stage(f"create {table.uuid}", partial(self._mdev, table))
+
+    def _mdev(self, table: MdevTable, now: Snapshot) -> Plan:
+        from vfiohost.plan.types import Plan
+
+        bus = now.mdev or MdevBus((), ())
+        if self._existing(table, bus) is not None:
+            return Plan("mdev create", (table.uuid,), ())
+        return self.host.plan_mdev_create(
+            self._parent(table, now),
+            table.type,
+            uuids=[table.uuid],
+            attributes=table.attributes,
+            bus=bus,
+        )
+
+    def _existing(self, table: MdevTable, bus: MdevBus) -> MediatedDevice | None:
+        """The device with a table's UUID, which must be what the table says.
+
+        Raises:
+            UnsupportedError: it is of another type, or elsewhere.
+        """
+        found = next((device for device in bus.devices if device.uuid == table.uuid), None)
+        if found is not None and not self._is_type(found, table):
+            raise UnsupportedError(
+                f"{table.where}: {table.uuid} exists already, as {found.type_id} on "
+                f"{found.parent}, and the file says {table.type} on {table.parent}. Remove it "
+                f"(`vfiohost mdev remove {table.uuid}`) when nobody uses it, or correct the file."
+            )
+        return found
+
+    @staticmethod
+    def _is_type(device: MediatedDevice, table: MdevTable) -> bool:
+        name = device.type_name if isinstance(device.type_name, str) else ""
+        return table.type == device.type_id or short_name(table.type) == short_name(name)
+
+    def _parent(self, table: MdevTable, now: Snapshot) -> str:
+        """The parent's name: the address that a selector hits, or the name as it stands there."""
+        names = {parent.name for parent in (now.mdev.parents if now.mdev else ())}
+        if table.parent in names:
+            return table.parent
+        (device,) = self.host.select(table.parent, now)
+        return str(device.address)
+
+    def _mdev_differences(self, snapshot: Snapshot) -> Iterator[Difference]:
+        bus = snapshot.mdev or MdevBus((), ())
+        devices = {device.uuid: device for device in bus.devices}
+        for table in self.file.mdevs:
+            found = devices.get(table.uuid)
+            if found is None:
+                yield Difference(table.uuid, "type", "not there", table.type, table.where)
+            elif not self._is_type(found, table):
+                yield Difference(table.uuid, "type", str(found.type_id), table.type, table.where)
+
+    def _power(self, addresses: Iterable[PciAddress]) -> dict[PciAddress, str]:
+        from vfiohost.plan.changes import DEVICES
+        from vfiohost.plan.power import CONTROL
+
+        found: dict[PciAddress, str] = {}
+        for address in addresses:
+            try:
+                found[address] = self.host.sysfs.read(f"{DEVICES}/{address}/{CONTROL}").strip()
+            except KernelError:
+                continue  # the kernel has no power management: there is nothing to set
+        return found
+
+
+def export_tables(host: HostPlanner, snapshot: Snapshot) -> tuple[list[Table], list[Table]]:
+    """The tables of a host file for a host as it is: devices, and mediated devices.
+
+    Args:
+        host: the host.
+        snapshot: as it is, with its mediated devices.
+    """
+    from vfiohost.host_file.writing import device_tables, mdev_tables
+
+    snapshot = host.with_details(snapshot, [d for d in snapshot.devices if not d.is_vf])
+    bus = snapshot.mdev or MdevBus((), ())
+    return device_tables(snapshot, {}), mdev_tables(bus, lambda _: False, snapshot)
