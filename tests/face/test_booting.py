@@ -11,10 +11,10 @@ import pytest
 from tests.face.in_use import NIC, NVME
 from tests.face.support import check_golden
 from vfiohost import Host, testing
-from vfiohost.boot import GENERATORS, FileChange, change_files
+from vfiohost.boot import GENERATORS, FileChange, change_files, run_command
 from vfiohost.boot.changes import PATHS
 from vfiohost.boot.rule import RULE_PATH
-from vfiohost.errors import ApplyError
+from vfiohost.errors import ApplyError, UnsupportedError
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
@@ -228,6 +228,15 @@ def test_the_initramfs_of_another_root_is_not_made(run: Runner, server: Path) ->
     ran = run("boot", "install", A10, "--update-initramfs", root=server)
     assert (ran.code, "--update-initramfs" in ran.err) == (9, True)
     assert made(server) == {}
+
+
+def test_a_program_that_makes_the_initramfs(capfd: pytest.CaptureFixture[str]) -> None:
+    run_command(["sh", "-c", "echo made"])
+    assert capfd.readouterr() == ("", "made\n")  # standard output may be a JSON object
+    with pytest.raises(ApplyError, match=r"failed \(3\).*the host starts as before"):
+        run_command(["sh", "-c", "exit 3"])
+    with pytest.raises(UnsupportedError, match="no update-initramfsx"):
+        run_command(["update-initramfsx"])
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -141,7 +141,9 @@ def install_what_is_early(server: Server) -> None:
     assert status["initramfs"]["verdict"] == "older"
     (command,) = status["initramfs"]["commands"]
     assert installed["commands"] == [command]
-    server.shell(command)
+    again = server.vfiohost("boot", "install", NIC, "--update-initramfs")["boot"]
+    assert {file["change"] for file in again["files"]} == {"keep"}
+    assert (again["commands"], again["commands_done"]) == ([], [command])
     status = server.vfiohost("boot", "status", code=11)["boot_status"]
     assert status["initramfs"]["verdict"] == "carries"
     assert status["devices"][1]["verdict"] == "other-driver"  # until the next boot

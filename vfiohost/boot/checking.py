@@ -81,6 +81,11 @@ class InitramfsCheck:
     verdict: InitramfsVerdict
     commands: tuple[tuple[str, ...], ...]
 
+    @property
+    def is_stale(self) -> bool:
+        """It must be made anew, or the host does not start as its files say."""
+        return self.verdict in {"older", "lacks", "stale"}
+
 
 @attrs.frozen
 class BootStatus:
@@ -101,11 +106,7 @@ class BootStatus:
     @property
     def is_bad(self) -> bool:
         """A device has not what it is to have, or will not have it after the next boot."""
-        is_stale = self.initramfs is not None and self.initramfs.verdict in {
-            "older",
-            "lacks",
-            "stale",
-        }
+        is_stale = self.initramfs is not None and self.initramfs.is_stale
         return is_stale or any(check.verdict != "right" for check in self.devices)
 
     @property

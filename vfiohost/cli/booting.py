@@ -86,7 +86,22 @@ def _carry_out(session: Session, planner: Callable[[], BootPlan]) -> None:
         finally:
             session.waits.clear()
     session.value |= {"dry_run": False, "boot": booting.plan_value(plan)}
-    for command in plan.commands if options.update_initramfs else ():
-        run_command(command)
+    made = _make_initramfs(session, plan) if options.update_initramfs else ()
+    session.value["boot"] = booting.plan_value(plan, made)
     if not options.quiet:
-        session.lines += booting.done_lines(plan, session.root, is_updated=options.update_initramfs)
+        session.lines += booting.done_lines(plan, session.root, made=made)
+
+
+def _make_initramfs(session: Session, plan: BootPlan) -> tuple[tuple[str, ...], ...]:
+    """Make the initramfs anew if it is not as the files are, also where these have not changed.
+
+    Returns:
+        The commands that have done it.
+    """
+    commands = plan.commands
+    if not commands:
+        found = session.host.boot_status().initramfs
+        commands = found.commands if found is not None and found.is_stale else ()
+    for command in commands:
+        run_command(command)
+    return commands

@@ -56,13 +56,13 @@ def dry_run_lines(plan: BootPlan, root: str = "/") -> list[str]:
     return lines + [printable(f"note: {note}") for note in plan.notes]
 
 
-def done_lines(plan: BootPlan, root: str = "/", *, is_updated: bool = False) -> list[str]:
+def done_lines(plan: BootPlan, root: str = "/", *, made: Sequence[Sequence[str]] = ()) -> list[str]:
     """What was done, and what is left to do.
 
     Args:
         plan: what was carried out.
         root: of the host.
-        is_updated: the initramfs was made anew as well.
+        made: the commands that have made the initramfs anew.
     """
     lines = [_device_line(device) for device in plan.devices]
     lines += [
@@ -71,9 +71,9 @@ def done_lines(plan: BootPlan, root: str = "/", *, is_updated: bool = False) -> 
     ]
     if not plan.changes:
         lines.append("nothing to remove: nothing is installed for the boot")
-    for command in plan.commands:
-        text = shlex.join(command)
-        lines.append(f"done: {text}" if is_updated else f"Make the initramfs anew: {text}")
+    lines += [f"done: {shlex.join(command)}" for command in made]
+    left = () if made else plan.commands
+    lines += [f"Make the initramfs anew: {shlex.join(command)}" for command in left]
     return lines + [printable(f"note: {note}") for note in plan.notes]
 
 
@@ -95,15 +95,21 @@ def status_lines(status: BootStatus, paint: Paint = plain) -> list[str]:
     return lines
 
 
-def plan_value(plan: BootPlan) -> dict[str, Any]:
-    """A plan as a JSON value."""
+def plan_value(plan: BootPlan, made: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
+    """A plan as a JSON value.
+
+    Args:
+        plan: the plan.
+        made: the commands that have made the initramfs anew.
+    """
     return {
         "devices": [_device_value(device) for device in plan.devices],
         "files": [
             {"path": f"/{c.path}", "change": c.kind, "mode": f"{c.mode:04o}", "text": c.after}
             for c in plan.changes
         ],
-        "commands": _commands(plan.commands),
+        "commands": [] if made else _commands(plan.commands),
+        "commands_done": _commands(made),
         "notes": list(plan.notes),
     }
 
@@ -163,7 +169,7 @@ def _check_line(check: DeviceCheck) -> str:
 def _told(found: InitramfsCheck) -> Iterator[str]:
     where = "" if found.path is None else f"/{found.path}  "
     yield printable(f"{where}{_INITRAMFS[found.verdict]}")
-    if found.verdict in ("older", "lacks", "stale"):
+    if found.is_stale:
         yield from (f"  {shlex.join(command)}" for command in found.commands)
 
 
