@@ -127,6 +127,19 @@ def test_a_rule_whose_description_makes_no_sense(line: str) -> None:
         parse_rule(f"{MADE_BY}\n{line}\n")
 
 
+@given(st.data())
+def test_a_line_that_was_changed_is_refused_or_can_be_written_again(data: st.DataObject) -> None:
+    line = next(line for line in rule_text([early()]).splitlines() if line.startswith("#:"))
+    at = data.draw(st.integers(2, len(line)))
+    behind = data.draw(st.integers(at, min(len(line), at + 4)))
+    put = data.draw(st.text(max_size=4))
+    try:
+        found = parse_rule(f"{line[:at]}{put}{line[behind:]}")
+    except ParseError:
+        return
+    assert parse_rule(rule_text(found)) == found
+
+
 def test_each_line_that_writes_checks_who_the_device_is() -> None:
     lines = [
         line
