@@ -293,7 +293,8 @@ class HostPlanner(HostView):
         Devices that have such files already keep them.
 
         Args:
-            devices: which; ``None`` for those that are on a VFIO driver now.
+            devices: which; ``None`` for those that are on a VFIO driver now and are no virtual
+                functions, which are not there when a host starts.
             driver: what they are to have, as for :meth:`plan_bind`; by default the VFIO driver that
                 a device has now, else ``vfio-pci``.
             group: take all endpoints of their IOMMU groups along.
@@ -367,13 +368,13 @@ class HostPlanner(HostView):
         return gone
 
     def _for_boot(self, devices: Devices | None, snapshot: Snapshot) -> tuple[PciDevice, ...]:
-        """The devices that are meant, by default those on a VFIO driver."""
+        """The devices that are meant, by default those on a VFIO driver, virtual ones aside."""
         from vfiohost.errors import NotFoundError
         from vfiohost.model import is_vfio_driver
 
         if devices is not None:
             return self.select(devices, snapshot)
-        found = tuple(d for d in snapshot.devices if is_vfio_driver(str(d.driver)))
+        found = tuple(d for d in snapshot.devices if is_vfio_driver(str(d.driver)) and not d.is_vf)
         if not found:
             sentence = "No device is on a VFIO driver now: bind some first, or name them."
             raise NotFoundError("device on a VFIO driver", "any", sentence=sentence)
@@ -388,13 +389,13 @@ class HostPlanner(HostView):
     ) -> tuple[BootDevice, ...]:
         """Describe devices for the boot, after all that speaks against it was asked."""
         from vfiohost.boot import boot_device
-        from vfiohost.boot.judging import boot_driver, judge_native
+        from vfiohost.boot.judging import boot_driver, judge_start
         from vfiohost.errors import PlanRefused
         from vfiohost.plan.drivers import Drivers
 
         drivers = Drivers(snapshot, self._modules(snapshot))
         wanted = {device: boot_driver(device, driver, drivers) for device in devices}
-        refusals = [refusal for device in devices for refusal in judge_native(device, snapshot)]
+        refusals = [refusal for device in devices for refusal in judge_start(device, snapshot)]
         for name in dict.fromkeys(wanted.values()):
             same = [device for device in devices if wanted[device] == name]
             try:

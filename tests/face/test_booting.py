@@ -113,6 +113,22 @@ def test_a_driver_that_there_is_not(run: Runner, server: Path) -> None:
     assert made(server) == {}
 
 
+def test_a_virtual_function_is_not_there_at_boot(run: Runner, simulated: Maker) -> None:
+    ran = run("boot", "install", "c1:00.4", "--json", root=simulated("l40s-vgpu"))
+    assert ran.code == 4
+    assert "virtual-function" in {r["code"] for r in ran.value["error"]["refusals"]}
+
+
+def test_a_driver_that_is_built_in_is_first(run: Runner, server: Path) -> None:
+    root, driver = server, "sys/bus/pci/drivers/nouveau"
+    assert run("bind", A10, "--driver", "nouveau", root=root).code == 0
+    assert (root / driver / "module").is_symlink()
+    (root / driver / "module").unlink()
+    ran = run("boot", "install", A10, "--json", root=root)
+    assert ran.code == 4
+    assert "built-in-driver" in {r["code"] for r in ran.value["error"]["refusals"]}
+
+
 def test_early_can_be_said(run: Runner, server: Path) -> None:
     assert run("boot", "install", A10, "--early", "no", root=server).code == 0
     assert set(made(server)) == {RULE_PATH}

@@ -30,8 +30,25 @@ def boot_driver(device: PciDevice, driver: str | None, drivers: Drivers) -> str:
     return has if isinstance(has, str) and is_vfio_driver(has) else VFIO_PCI
 
 
-def judge_native(device: PciDevice, snapshot: Snapshot) -> Iterator[Refusal]:
-    """A driver that is built in takes its devices before any program runs (``module_init``)."""
+def judge_start(device: PciDevice, snapshot: Snapshot) -> Iterator[Refusal]:
+    """Why no rule can come before the driver that a device gets by itself.
+
+    A driver that is built in takes its devices before any program runs (``module_init``). A virtual
+    function is offered to the drivers that are loaded before udev hears of it
+    (``drivers/pci/iov.c:pci_iov_add_virtfn``, ``pci_bus_add_device``).
+
+    Args:
+        device: the device.
+        snapshot: the host as it is.
+    """
+    if device.is_vf:
+        yield Refusal(
+            "virtual-function",
+            str(device.address),
+            f"{device.address} is a virtual function: it is not there when the host starts, and "
+            f"who makes it on {device.physfn} decides about its driver.",
+            "Say it in the host file (vfs and vf-driver), and have `vfiohost apply` make it.",
+        )
     driver = snapshot.drivers.get(device.driver) if isinstance(device.driver, str) else None
     if driver is not None and driver.module is None and is_host_driver(driver.name):
         yield Refusal(
