@@ -50,7 +50,7 @@ def read_files(sysfs: Sysfs) -> dict[str, Found]:
 
 def find_generators(sysfs: Sysfs) -> tuple[Generator, ...]:
     """The programs below the root that make initramfs."""
-    return tuple(g for g in GENERATORS if any(sysfs.exists(mark) for mark in g.marks))
+    return tuple(generator for generator in GENERATORS if sysfs.exists(generator.mark))
 
 
 def change_files(sysfs: Sysfs, changes: Iterable[FileChange]) -> None:

@@ -30,7 +30,8 @@ class Generator:
 
     Attributes:
         name: its name.
-        marks: directories of which one is there where it is installed.
+        mark: a file that is there where it is installed; its folders are not enough, for other
+            packages put their own hooks into them.
         path: the file that tells it what to carry.
         mode: the mode of that file.
         text: makes that file's text, of the modules that are to be carried.
@@ -41,7 +42,7 @@ class Generator:
     """
 
     name: str
-    marks: tuple[str, ...]
+    mark: str
     path: str
     mode: int
     text: Callable[[Sequence[str]], str]
@@ -94,7 +95,7 @@ def dracut_text(modules: Sequence[str]) -> str:
 GENERATORS: Final = (
     Generator(
         "initramfs-tools",
-        ("usr/share/initramfs-tools",),
+        "usr/share/initramfs-tools/hook-functions",
         "etc/initramfs-tools/hooks/vfiohost",
         0o755,
         hook_text,
@@ -104,7 +105,7 @@ GENERATORS: Final = (
     ),
     Generator(
         "dracut",
-        ("usr/lib/dracut",),
+        "usr/lib/dracut/dracut-functions.sh",
         "etc/dracut.conf.d/vfiohost.conf",
         0o644,
         dracut_text,
