@@ -69,6 +69,19 @@ if TYPE_CHECKING:
     from vfiohost.probe import Probe
     from vfiohost.sysfs import Kernel
     from vfiohost.usage import Process, Usage, Use
+    from vfiohost.watch import (
+        Change,
+        DeviceAdded,
+        DeviceRemoved,
+        DriverChanged,
+        DriverRegistered,
+        DriverUnregistered,
+        GroupChanged,
+        MdevCreated,
+        MdevRemoved,
+        VfsChanged,
+        Watcher,
+    )
 
 __version__ = "0.1.0"
 
@@ -76,12 +89,19 @@ __all__ = [
     "Access",
     "AmbiguousError",
     "ApplyError",
+    "Change",
     "ChangeNodes",
     "ConfigSpace",
     "Details",
+    "DeviceAdded",
     "DeviceNames",
+    "DeviceRemoved",
     "Driver",
+    "DriverChanged",
+    "DriverRegistered",
+    "DriverUnregistered",
     "Expect",
+    "GroupChanged",
     "Host",
     "Inspection",
     "IommuGroup",
@@ -90,7 +110,9 @@ __all__ = [
     "LoadModule",
     "LockBusyError",
     "MdevBus",
+    "MdevCreated",
     "MdevParent",
+    "MdevRemoved",
     "MdevType",
     "MediatedDevice",
     "NodeChange",
@@ -120,6 +142,8 @@ __all__ = [
     "Usage",
     "Use",
     "VfioHostError",
+    "VfsChanged",
+    "Watcher",
     "WriteAttr",
     "__version__",
 ]
@@ -176,6 +200,19 @@ _HOMES = {
     "vfiohost.probe": ("Probe",),
     "vfiohost.sysfs": ("Kernel",),
     "vfiohost.usage": ("Process", "Usage", "Use"),
+    "vfiohost.watch": (
+        "Change",
+        "DeviceAdded",
+        "DeviceRemoved",
+        "DriverChanged",
+        "DriverRegistered",
+        "DriverUnregistered",
+        "GroupChanged",
+        "MdevCreated",
+        "MdevRemoved",
+        "VfsChanged",
+        "Watcher",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

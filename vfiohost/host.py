@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.sysfs import Kernel
+    from vfiohost.watch import Watcher
 
 STORE_TIMEOUT = 20.0
 """Seconds that one store or module load may take."""
@@ -128,6 +129,46 @@ class Host(HostPlanner):
                     vf_token=vf_token,
                     timeout=timeout,
                 )
+
+    def watch(self, devices: Devices | None = None) -> Watcher:
+        """Tell what changes on the host from now on: for, or async for, over what this returns.
+
+        ::
+
+            with host.watch("class:gpu") as watcher:
+                for change in watcher:
+                    print(change.to_json())
+
+        The kernel's events (on a simulated host, inotify) only say when to look: each look is a
+        scan, and what differs from the one before is told. Some things change without an event, and
+        are told with the next one that comes: see ``docs/cli.md``.
+
+        Args:
+            devices: which functions, with the mediated devices on them; by default everything, and
+                the drivers that come and go. A set is watched for what comes to be in it, too; a
+                name, or the Nth of a set, is the device that has it now.
+
+        Returns:
+            What waits and tells. It listens already, and its ``snapshot`` is the host as it is.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: the host knows no such name, or the set has no Nth.
+            UnsupportedError: the root is a recording, or no event can be heard here.
+            KernelError: the event socket cannot be made.
+
+        Files: a netlink socket (``NETLINK_KOBJECT_UEVENT``), and those of a scan.
+        """
+        from vfiohost.watch import TellsChanges, Watcher
+        from vfiohost.watch.uevents import subscribe
+
+        kernel = self.kernel
+        events = kernel.subscribe() if isinstance(kernel, TellsChanges) else subscribe(self.sysfs)
+        return Watcher(
+            events,
+            lambda: self.with_releasing(self.scan(mdev=True)),
+            None if devices is None else lambda snapshot: self.matcher(devices, snapshot),
+        )
 
     def apply(
         self,

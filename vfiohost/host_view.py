@@ -15,7 +15,7 @@ from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from vfiohost.boot import BootStatus
@@ -190,16 +190,34 @@ class HostView:
         """
         from vfiohost.selectors import select_all
 
-        many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
-        texts = [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]
         found = self.scan() if snapshot is None else snapshot
+        return select_all(_texts(devices), found, self._lookup(found))
+
+    def matcher(self, devices: Devices, snapshot: Snapshot) -> Callable[[PciDevice], bool]:
+        """The question whether a device is meant, to ask of devices that may yet come.
+
+        Args:
+            devices: selectors, addresses, devices, as for :meth:`select`.
+            snapshot: where a name, or the Nth of a set, is looked up.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: there is no such name, or no Nth of a set. A set or an address that hits
+                nothing is no error here.
+        """
+        from vfiohost.selectors import matcher
+
+        return matcher(_texts(devices), snapshot, self._lookup(snapshot))
+
+    def _lookup(self, snapshot: Snapshot) -> Callable[[ByName], tuple[PciAddress, ...]]:
+        """Who knows the names of this host."""
 
         def lookup(by: ByName) -> tuple[PciAddress, ...]:
             from vfiohost.identities import find_named
 
-            return find_named(self.sysfs, found, by)
+            return find_named(self.sysfs, snapshot, by)
 
-        return select_all(texts, found, lookup)
+        return lookup
 
     def lspci(
         self,
@@ -366,3 +384,9 @@ class HostView:
         from vfiohost.scan import read_modules
 
         return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
+
+
+def _texts(devices: Devices) -> list[str]:
+    """Devices as selectors."""
+    many = (devices,) if isinstance(devices, PciDevice | PciAddress | str) else devices
+    return [str(d.address) if isinstance(d, PciDevice) else str(d) for d in many]

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -84,6 +84,10 @@ class Unavailable:
 
     def __str__(self) -> str:
         return self.why
+
+
+BindingState = Literal["bound", "unbound", "releasing", "unknown"]
+"""``releasing``: the driver's link is gone, and the kernel is not done with its unbind."""
 
 
 @attrs.frozen
@@ -422,6 +426,14 @@ class Snapshot:
             return False
         uevent = details.uevent_driver
         return isinstance(uevent, str) or (isinstance(uevent, Unavailable) and not uevent.errno)
+
+    def state_of(self, device: PciDevice) -> BindingState:
+        """Whether a driver has the device, or is on its way out (:meth:`is_releasing`)."""
+        if isinstance(device.driver, Unavailable):
+            return "unknown"
+        if device.has_driver:
+            return "bound"
+        return "releasing" if self.is_releasing(device) else "unbound"
 
     def __reduce__(self) -> tuple[object, ...]:
         # The read-only views of the mappings cannot be pickled; the mappings can.

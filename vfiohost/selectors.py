@@ -355,6 +355,30 @@ def select_all(
     return tuple({device.address: device for device in hits}.values())
 
 
+def matcher(
+    texts: Iterable[str], snapshot: Snapshot, lookup: Lookup = knows_no_names
+) -> Callable[[PciDevice], bool]:
+    """The question whether a device is meant, to ask of devices that may yet come.
+
+    Args:
+        texts: selectors.
+        snapshot: where names, and the Nth of a set, are looked up: they mean who has them now.
+        lookup: says which devices the host calls by a name.
+
+    Raises:
+        ParseError: a text is no selector.
+        NotFoundError: there is no such name, or no Nth of a set.
+    """
+    criteria: list[Criterion] = []
+    for selector in [parse(text) for text in texts]:
+        if selector.nth is None and not isinstance(selector.criterion, ByName):
+            criteria.append(selector.criterion)
+        else:
+            found = select(selector, snapshot, lookup)
+            criteria += [ByAddress(device.address) for device in found]
+    return lambda device: any(criterion.hits(device) for criterion in criteria)
+
+
 def select_one(text: str, snapshot: Snapshot) -> PciDevice:
     """The one device that a selector hits.
 

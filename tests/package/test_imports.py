@@ -38,6 +38,8 @@ PURE = (
     "plan/",
     "recording/",
     "selectors",
+    "watch/changes",
+    "watch/pace",
 )
 
 

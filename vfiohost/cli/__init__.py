@@ -2,9 +2,9 @@
 
 ``parser`` reads the command line into ``options``; ``running`` runs a verb and makes an exit code
 of what comes of it, ``failing`` of what goes wrong; ``session`` opens the host, ``output`` prints,
-``signals`` catches Ctrl-C. ``reading``, ``showing``, ``changing``, ``mediated`` (mdev), ``using``
-(probe, reset) and ``simulating`` are the verbs, ``carrying`` is what those that change something
-have in common.
+``signals`` catches Ctrl-C. ``reading``, ``showing``, ``watching``, ``changing``, ``mediated``
+(mdev), ``using`` (probe, reset), ``declaring`` (the host file) and ``simulating`` are the verbs,
+``carrying`` is what those that change something have in common.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ class Options(argparse.Namespace):
     type: str | None = None
     uuid: str | None = None
     count: str | None = None
+    for_: str | None = None
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
 

@@ -37,6 +37,7 @@ class Output:
         color: ``auto``, ``always`` or ``never``.
 
     Attributes:
+        is_read: whether nobody who read stdout has gone away, as far as we know.
         root: the root of the host that is spoken of. The commands that sentences advise get it, so
             that a pasted one cannot reach another host.
     """
@@ -45,6 +46,7 @@ class Output:
         self.json = json
         self.color = color
         self.root = "/"
+        self.is_read = True
 
     def paint_for(self, stream: TextIO | None) -> Paint:
         """How kinds of text look on a stream."""
@@ -68,11 +70,11 @@ class Output:
             sys.stdout.reconfigure(encoding="utf-8", newline="\n")
         return self._write(sys.stdout, text)
 
-    def value(self, value: dict[str, Any]) -> bool:
-        """Print the one JSON object on stdout; as for :meth:`lines`."""
+    def value(self, value: dict[str, Any], *, one_line: bool = False) -> bool:
+        """Print the one JSON object on stdout, or one of several; as for :meth:`lines`."""
         from json import dumps
 
-        text = dumps({"schema": SCHEMA, **value}, indent=2) + "\n"
+        text = dumps({"schema": SCHEMA, **value}, indent=None if one_line else 2) + "\n"
         return self._write(sys.stdout, self._rooted(text, dumps(quote(self.root))[1:-1]))
 
     def error(self, lines: Sequence[str]) -> None:
@@ -112,6 +114,7 @@ class Output:
             safe = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
             return self._write(stream, safe)
         except BrokenPipeError:
+            self.is_read = self.is_read and stream is not sys.stdout
             _forget(stream)
         except OSError as error:
             _forget(stream)

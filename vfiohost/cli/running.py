@@ -76,7 +76,7 @@ def _finish(session: Session) -> int:
     """Print what a verb that did not fail has to say."""
     output, code = session.output, session.exit_code
     if output.json:
-        went_out = output.value(_envelope(session, code) | session.value)
+        went_out = _value(session, _envelope(session, code) | session.value)
     else:
         _warn(session)
         text = session.document
@@ -95,7 +95,7 @@ def _fail(error: BaseException, session: Session) -> int:
     output = session.output
     if output.json:
         value = _envelope(session, exit_code) | session.value | plan_fields(error)
-        output.value(value | {"error": failure_value(error)})
+        _value(session, value | {"error": failure_value(error)})
     else:
         _warn(session)
         output.lines([*session.lines, *refused_plan_lines(error, session)])
@@ -103,6 +103,12 @@ def _fail(error: BaseException, session: Session) -> int:
     if code == "internal":
         _show_bug(error, output)
     return exit_code
+
+
+def _value(session: Session, value: dict[str, Any]) -> bool:
+    """Print the last JSON object, in the form of those before it."""
+    verb = VERBS.get(session.options.command or "")
+    return session.output.value(value, one_line=verb is not None and verb.tells)
 
 
 def _envelope(session: Session, exit_code: int) -> dict[str, Any]:

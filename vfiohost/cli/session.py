@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class Session:
         notes: what ``-v`` says besides, on stderr.
         problems: what the scans found, each once, in order.
         exit_code: the exit code when nothing fails.
+        at_end: what is closed when all has been said.
     """
 
     def __init__(self, options: Options, output: Output) -> None:
@@ -44,6 +45,7 @@ class Session:
         self.value: dict[str, Any] = {}
         self.problems: dict[Problem, None] = {}
         self.exit_code = 0
+        self.at_end = ExitStack()
 
     @property
     def root(self) -> str:
@@ -76,6 +78,10 @@ class Session:
         self.problems.update(dict.fromkeys(snapshot.problems))
         return snapshot
 
+    def meet_kernel(self) -> None:
+        """Let the simulated kernel of a simulated host answer and tell."""
+        self.host.kernel = _simulated(self.root) or self.host.kernel
+
     @contextmanager
     def writing(self) -> Iterator[Callable[[], bool]]:
         """Get ready to write: the right kernel answers, and neither signal nor terminal kills.
@@ -83,7 +89,7 @@ class Session:
         Yields:
             The question whether to stop between two steps.
         """
-        self.host.kernel = _simulated(self.root) or self.host.kernel
+        self.meet_kernel()
         self.host.kernel.give_up = self._give_up
         try:
             with self.interruption.caught() as is_cancelled:
@@ -116,7 +122,8 @@ class Session:
         return self.interruption.is_grace_over(began)
 
     def close(self) -> None:
-        """Close the host, if it was opened."""
+        """Close the host, if it was opened, and what was left for the end."""
+        self.at_end.close()
         if "host" in self.__dict__:
             self.host.close()
 

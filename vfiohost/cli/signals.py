@@ -29,6 +29,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._times: list[float] = []
+        self._then: Callable[[], object] | None = None
 
     @property
     def came(self) -> bool:
@@ -47,11 +48,15 @@ class Interruption:
         return any(began <= came < over for came in self._times)
 
     @contextmanager
-    def caught(self) -> Iterator[Callable[[], bool]]:
+    def caught(self, then: Callable[[], object] | None = None) -> Iterator[Callable[[], bool]]:
         """Catch the signals inside, and give the question that ``apply`` asks between steps.
 
         A signal that was ignored from the beginning (``nohup``) stays ignored.
+
+        Args:
+            then: called when a signal has come, in the handler: it may do next to nothing.
         """
+        self._then = then
         old: dict[signal.Signals, Any] = {}
         try:
             for number in _SIGNALS:
@@ -67,3 +72,5 @@ class Interruption:
 
     def _on_signal(self, *_: object) -> None:
         self._times.append(time.monotonic())
+        if self._then is not None:
+            self._then()

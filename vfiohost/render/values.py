@@ -45,7 +45,7 @@ def device_value(device: PciDevice, snapshot: Snapshot, names: PciNames | None) 
         "revision": f"{revision:02x}" if isinstance(revision, int) else plain_value(revision),
         "numa_node": plain_value(device.numa_node),
         "driver": plain_value(device.driver),
-        "state": _state(device, snapshot),
+        "state": snapshot.state_of(device),
         "iommu_group": plain_value(device.iommu_group),
         "physfn": plain_value(device.physfn),
         "total_vfs": plain_value(device.total_vfs),
@@ -85,14 +85,6 @@ def bound_value(
 
 def _hex4(number: int | None) -> str | None:
     return None if number is None else f"{number:04x}"
-
-
-def _state(device: PciDevice, snapshot: Snapshot) -> str:
-    if isinstance(device.driver, Unavailable):
-        return "unknown"
-    if device.has_driver:
-        return "bound"
-    return "releasing" if snapshot.is_releasing(device) else "unbound"
 
 
 def _names_value(device: PciDevice, names: PciNames | None) -> Value | None:

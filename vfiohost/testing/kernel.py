@@ -16,6 +16,7 @@ from vfiohost.sysfs import Sysfs
 from vfiohost.testing import cdevs, nvidia_proc, processes
 from vfiohost.testing.boot import boot
 from vfiohost.testing.dispatch import open_attribute, submit
+from vfiohost.testing.doorbell import Doorbell
 from vfiohost.testing.expansion import expand
 from vfiohost.testing.holders import Cdev, Holder, Iommufd, holder_of
 from vfiohost.testing.machine import AnswerError
@@ -405,6 +406,14 @@ class SimulatedKernel:
         The function may store itself; it is not called for its own stores.
         """
         self._callbacks.append(callback)
+
+    def subscribe(self) -> Doorbell:
+        """Listen from now on to what changes here, whichever process changes it.
+
+        Raises:
+            KernelError: this user has no inotify instance left.
+        """
+        return Doorbell(self.sysfs)
 
     # ---- what happened --------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ VERBS: Mapping[str, Verb] = {
         looking.SHOW,
         looking.TREE,
         looking.HOLDERS,
+        looking.WATCH,
         changing.BIND,
         changing.UNBIND,
         changing.RESTORE,

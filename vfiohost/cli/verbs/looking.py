@@ -46,6 +46,13 @@ def _holders(parser: ArgumentParser) -> None:
     devices_words(parser, "+")
 
 
+def _watch(parser: ArgumentParser) -> None:
+    devices_words(parser)
+    add = parser.add_argument
+    add("--count", metavar="N", help="end after N changes")
+    add("--for", metavar="S", dest="for_", help="end after S seconds; exit 1 if --count lacks some")
+
+
 def _doctor(parser: ArgumentParser) -> None:
     devices_words(parser)
     parser.add_argument("--all", action="store_true", help="print what is as it should be, too")
@@ -113,6 +120,15 @@ HOLDERS = Verb(
     "holding",
     writes=False,
     words="devices",
+)
+WATCH = Verb(
+    "watch",
+    "Tell what changes, as it happens.",
+    _watch,
+    "watching",
+    writes=False,
+    words="devices",
+    tells=True,
 )
 DOCTOR = Verb(
     "doctor",

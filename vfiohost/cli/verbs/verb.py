@@ -37,6 +37,7 @@ class Verb(NamedTuple):
         words: the option that holds a list of words, where the verb takes one.
         needs: options that it cannot do without, and how each is given.
         counted: whether ``-n`` is a count and no dry run.
+        tells: whether it goes on to tell; its JSON is one object on each line.
     """
 
     name: str
@@ -48,3 +49,4 @@ class Verb(NamedTuple):
     words: str | None = None
     needs: Mapping[str, str] = _NOTHING
     counted: bool = False
+    tells: bool = False
