@@ -19,8 +19,11 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KernelOp = Literal["open", "read", "write", "readlink", "list", "ioctl", "load", "unload", "chown"]
-"""What was asked of the kernel when it answered with an errno. ``load``, ``unload``: a module."""
+KernelOp = Literal[
+    "open", "read", "write", "readlink", "list", "ioctl", "load", "unload", "chown", "run"
+]
+"""What was asked of the kernel when it answered with an errno. ``load``, ``unload``: a module;
+``run``: a program."""
 
 
 class VfioHostError(Exception):
@@ -190,11 +193,12 @@ class KernelError(VfioHostError, OSError):
             "load": f"load module {self.path}",
             "unload": f"unload module {self.path}",
             "list": f"list {self.path}",
+            "run": f"run {self.path}",
             "chown": f"change the owner or the mode of {self.path}",
             "ioctl": f"ioctl {self.value} of {self.path}" if self.value else f"ioctl {self.path}",
         }.get(self.op, f"{self.op} {self.path}")
         said = f"Cannot {doing}: {self.strerror} ({self.code})."
-        if self.op == "load" and self.value:
+        if self.op in ("load", "run") and self.value:
             said = f"{said} {self.value}"
         return f"{said} {self.meaning}" if self.meaning else said
 

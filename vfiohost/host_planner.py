@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import ENOENT
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vfiohost.errors import KernelError
 from vfiohost.host_view import READ_TIMEOUT, HostView
@@ -143,6 +143,42 @@ class HostPlanner(HostView):
         origins = self.journal.origins()
         pci = (self.scan() if snapshot is None else snapshot).pci
         return tuple(pci[address] for address in sorted(origins) if address in pci)
+
+    def plan_vfs(
+        self,
+        physfns: Devices,
+        count: int | Literal["all"],
+        *,
+        driver: str = "native",
+        recreate: bool = False,
+        load: bool = True,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan how many virtual functions physical ones shall have. Writes nothing.
+
+        Args:
+            physfns: which.
+            count: how many each shall have; ``all``: as many as it can; 0 destroys them.
+            driver: of the virtual functions: a name, ``auto``, ``none``; ``native``, as the kernel
+                gives it.
+            recreate: those that exist may be destroyed to get another number.
+            load: load the driver's module when it is not there.
+            allow: as for :meth:`plan_bind`, for virtual functions that somebody uses.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+        """
+        from vfiohost.plan.sriov import VfsRequest, functions_needed, plan_vfs
+        from vfiohost.scan import read_sriov
+
+        snapshot = self.scan(mdev=True) if snapshot is None else snapshot
+        addresses = self._addresses(physfns, snapshot)
+        request = VfsRequest(addresses, count, driver, recreate, load, frozenset(allow))
+        facts = read_sriov(self.sysfs, addresses, timeout=READ_TIMEOUT)
+        snapshot = self._judged(snapshot, functions_needed(snapshot, addresses))
+        return plan_vfs(snapshot, request, facts, self._modules(snapshot))
 
     def plan_mdev_create(
         self,

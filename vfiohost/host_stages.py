@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from errno import ENOENT
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -18,6 +18,7 @@ from vfiohost.host_file.resolving import differences, resolve
 from vfiohost.host_file.types import NATIVE, Difference
 from vfiohost.model import MdevBus, PciAddress
 from vfiohost.nvidia import short_name
+from vfiohost.plan.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -135,6 +136,7 @@ class Declared:
         wanted = self.wanted(snapshot)
         return (
             *self._native(wanted),
+            *self._virtual(wanted),
             *self._given(wanted),
             *self._powered(wanted),
             *self._mediated(),
@@ -149,6 +151,25 @@ class Declared:
                     devices, native=True, allow=self.allow, snapshot=now
                 ),
             )
+
+    def _virtual(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
+        ways: dict[tuple[int | Literal["all"], str], list[PciAddress]] = {}
+        for each in wanted:
+            if each.table.vfs is not None:
+                way = (each.table.vfs, each.table.vf_driver or NATIVE)
+                ways.setdefault(way, []).append(each.address)
+        for (count, driver), devices in ways.items():
+            title = f"give {listed(devices)} {count} virtual functions"
+            yield Stage(title, partial(self._vfs, devices, count, driver))
+
+    def _vfs(
+        self,
+        devices: list[PciAddress],
+        count: int | Literal["all"],
+        driver: str,
+        now: Snapshot,
+    ) -> Plan:
+        return self.host.plan_vfs(devices, count, driver=driver, allow=self.allow, snapshot=now)
 
     def _given(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
         ways: dict[tuple[Any, ...], list[PciAddress]] = {}

@@ -110,6 +110,10 @@ CLASS_BRIDGE = 0x06
 # Vendor and class code of NVIDIA's NVSwitch: "other bridge", yet an endpoint that guests are given.
 NVSWITCH = (0x10DE, 0x068000)
 
+SRIOV_MANAGE = "usr/lib/nvidia/sriov-manage"
+"""NVIDIA's script, relative to the root, that makes and removes all virtual functions of a GPU
+(``-e ADDRESS``, ``-d ADDRESS``): its closed vGPU driver refuses a store to ``sriov_numvfs``."""
+
 
 @attrs.frozen
 class PciDevice:
@@ -284,6 +288,29 @@ class ResetFacts:
     has_reset: bool
     methods: str | None | Unavailable
     enable: str | None | Unavailable
+
+
+@attrs.frozen
+class SriovFacts:
+    """What a host says of a physical function and its virtual ones.
+
+    Attributes:
+        num_vfs: how many there are.
+        autoprobe: whether drivers are offered new ones; ``None`` where the kernel does not say.
+        offset, stride: from the physical function's place to the first one's, and from one to the
+            next (PCI Express, SR-IOV Extended Capability); ``None`` where they cannot be read.
+        vf_device: their device id; ``None`` where it cannot be read.
+        has_script: NVIDIA's sriov-manage is there.
+        enable_sriov: vfio-pci makes virtual functions (its module parameter).
+    """
+
+    num_vfs: int | Unavailable
+    autoprobe: bool | None = None
+    offset: int | None = None
+    stride: int | None = None
+    vf_device: int | None = None
+    has_script: bool = False
+    enable_sriov: bool = False
 
 
 @attrs.frozen

@@ -22,6 +22,7 @@ from vfiohost import native
 from vfiohost.errors import KernelError, ParseError
 from vfiohost.modalias import ModuleIndex
 from vfiohost.model import (
+    SRIOV_MANAGE,
     Details,
     Driver,
     MdevBus,
@@ -33,6 +34,7 @@ from vfiohost.model import (
     Problem,
     ResetFacts,
     Snapshot,
+    SriovFacts,
     Unavailable,
     natural_key,
 )
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEVICES: Final = "sys/bus/pci/devices"
+ENABLE_SRIOV: Final = "sys/module/vfio_pci/parameters/enable_sriov"
 DRIVERS: Final = "sys/bus/pci/drivers"
 MDEV_PARENTS: Final = "sys/class/mdev_bus"
 MDEV_DEVICES: Final = "sys/bus/mdev/devices"
@@ -471,6 +474,53 @@ def read_reset(
 
     return {
         a: ResetFacts(sysfs.exists(f"{DEVICES}/{a}/reset"), *(text(a, name) for name in names))
+        for a in addresses
+    }
+
+
+def read_sriov(
+    sysfs: Sysfs, addresses: Sequence[PciAddress], *, timeout: float
+) -> dict[PciAddress, SriovFacts]:
+    """Read what making virtual functions depends on.
+
+    Files: ``sriov_numvfs``, ``sriov_drivers_autoprobe``, ``sriov_offset``, ``sriov_stride`` and
+    ``sriov_vf_device`` of each device (``drivers/pci/iov.c``), the parameter ``enable_sriov`` of
+    vfio-pci, and whether there is NVIDIA's ``sriov-manage``.
+
+    Args:
+        sysfs: the host.
+        addresses: physical functions.
+        timeout: seconds for all of them; ``sriov_numvfs`` takes the device lock to be shown.
+    """
+    names = ("numvfs", "drivers_autoprobe", "offset", "stride", "vf_device")
+    paths = {(a, name): f"{DEVICES}/{a}/sriov_{name}" for a in addresses for name in names}
+    texts = sysfs.read_bounded([*paths.values(), ENABLE_SRIOV], timeout=timeout)
+
+    def number(address: PciAddress, name: str, base: int = 10) -> int | None | Unavailable:
+        text = texts[paths[address, name]]
+        if isinstance(text, Unavailable):
+            return None if text.errno == errno.ENOENT else text
+        try:
+            return int(text, base)
+        except ValueError:
+            return Unavailable(0, "not a number")
+
+    def known(address: PciAddress, name: str, base: int = 10) -> int | None:
+        found = number(address, name, base)
+        return None if isinstance(found, Unavailable) else found
+
+    has_script = sysfs.exists(SRIOV_MANAGE)
+    enable = texts[ENABLE_SRIOV]
+    return {
+        a: SriovFacts(
+            num_vfs=number(a, "numvfs") or 0,
+            autoprobe=None if (probe := known(a, "drivers_autoprobe")) is None else bool(probe),
+            offset=known(a, "offset"),
+            stride=known(a, "stride"),
+            vf_device=known(a, "vf_device", 16),
+            has_script=has_script,
+            enable_sriov=isinstance(enable, str) and enable.strip() == "Y",
+        )
         for a in addresses
     }
 

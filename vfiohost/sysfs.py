@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import time
 from typing import TYPE_CHECKING, Protocol, Self
@@ -21,12 +22,13 @@ from vfiohost.errors import (
     StoreTimeoutError,
     UnsupportedError,
 )
-from vfiohost.model import Unavailable
+from vfiohost.model import SRIOV_MANAGE, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from vfiohost.errors import KernelOp
     from vfiohost.native import GiveUp
 
 
@@ -274,6 +276,9 @@ class LiveKernel:
 
     def store(self, path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
         """See :meth:`Kernel.store`."""
+        if path == SRIOV_MANAGE:
+            self._run_script(path, value, timeout, keep_fd)
+            return
         native.store_bounded(
             self._sysfs.fd,
             path,
@@ -289,31 +294,78 @@ class LiveKernel:
     def load_module(self, name: str, *, timeout: float, keep_fd: int | None = None) -> None:
         """See :meth:`Kernel.load_module`. Below a root other than ``/``, ``modprobe -d ROOT``."""
         self.check_writable()
+        root = self._sysfs.root
+        where = [] if root == "/" else ["-d", root]
+        command = [_modprobe(), *where, "--", name]
+        process = _start(command, keep_fd, ("load", name, "modprobe did not start."))
+        said = self._end(process, ("modprobe", name), timeout)
+        if process.returncode != 0:
+            raise _load_error(name, said)
+
+    def _run_script(self, path: str, value: str, timeout: float, keep_fd: int | None) -> None:
+        """Run NVIDIA's script where a store would be; below another root, with that as its root.
+
+        Raises:
+            KernelError: it did not start, or did not succeed (``op`` is ``run``).
+            StoreTimeoutError: it has not ended in time, or was given up; it goes on.
+            UnsupportedError: others than root could have written it.
+        """
+        self.check_writable()
+        self._check_script(path)
+        root = self._sysfs.root
+        where = [] if root == "/" else ["chroot", root]
+        shown = self._sysfs.shown(path)
+        command = [*where, f"/{path}", *value.split()]
+        process = _start(command, keep_fd, ("run", shown, "It did not start."))
+        said = self._end(process, (shown, value), timeout)
+        if process.returncode != 0:
+            lines = said.strip().splitlines()
+            why = lines[-1] if lines else f"It ended with status {process.returncode}."
+            raise KernelError("run", errno.EIO, shown, why)
+
+    def _check_script(self, path: str) -> None:
+        fd = native.open_in(self._sysfs.fd, path, os.O_PATH, shown=self._sysfs.shown(path))
+        try:
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        others = stat.S_IWGRP | stat.S_IWOTH
+        if not stat.S_ISREG(status.st_mode) or status.st_uid or status.st_mode & others:
+            raise UnsupportedError(
+                f"{self._sysfs.shown(path)} is not run: it is no plain file of root's that nobody "
+                "else can write."
+            )
+
+    def _end(self, process: subprocess.Popen[bytes], what: tuple[str, str], timeout: float) -> str:
+        """Wait for a process; what it wrote to stderr.
+
+        Raises:
+            StoreTimeoutError: it has not ended in time, or was given up.
+        """
         began = time.monotonic()
-        process = _start_modprobe(name, self._sysfs.root, keep_fd)
-        _loading.append(process)
+        _running.append(process)
         try:
             said = _communicate(process, began, timeout, self.give_up)
             if said is None:
-                waited = time.monotonic() - began
-                raise StoreTimeoutError("modprobe", name, process.pid, waited)
+                raise StoreTimeoutError(*what, process.pid, time.monotonic() - began)
         finally:
             if process.stderr is not None:
                 process.stderr.close()
-            _loading[:] = [p for p in _loading if p.poll() is None]
-        if process.returncode != 0:
-            raise _load_error(name, said.decode("utf-8", "backslashreplace"))
+            _running[:] = [p for p in _running if p.poll() is None]
+        return said.decode("utf-8", "backslashreplace")
 
 
-# modprobes that were still at work when their caller stopped waiting, so that they get collected.
-_loading: list[subprocess.Popen[bytes]] = []
+# Processes that were still at work when their caller stopped waiting, so that they get collected.
+_running: list[subprocess.Popen[bytes]] = []
 
 
-def _start_modprobe(name: str, root: str, keep_fd: int | None) -> subprocess.Popen[bytes]:
-    where = [] if root == "/" else ["-d", root]
+def _start(
+    command: list[str], keep_fd: int | None, failure: tuple[KernelOp, str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process that outlives its caller; ``failure``: of which error, if it does not."""
     try:
-        return subprocess.Popen(  # noqa: S603 - no shell, and "--" ends the options
-            [_modprobe(), *where, "--", name],
+        return subprocess.Popen(  # noqa: S603 - no shell, and what could be an option is checked
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -321,8 +373,9 @@ def _start_modprobe(name: str, root: str, keep_fd: int | None) -> subprocess.Pop
             start_new_session=True,
             pass_fds=() if keep_fd is None else (keep_fd,),
         )
-    except OSError as error:  # no process was started: nothing was loaded
-        raise KernelError("load", error.errno or 0, name, "modprobe did not start.") from error
+    except OSError as error:  # no process was started: nothing was done
+        op, path, why = failure
+        raise KernelError(op, error.errno or 0, path, why) from error
 
 
 def _communicate(

@@ -74,9 +74,60 @@ def test_a_second_apply_writes_nothing(run: Runner, root: Path) -> None:
     run("apply", root=root)
     before = len(SimulatedKernel(root).answers)
     ran = run("apply", root=root)
-    assert ran.out == "nothing to do: the host is as its file says\n"
+    assert ran.out == "nothing to do: the host is so already\n"
     assert len(SimulatedKernel(root).answers) == before
     assert run("plan", "--exit-code", root=root).code == 0
+
+
+VFS = """\
+version = 1
+
+[[device]]
+select = "17:00.0"
+ids = "1b36:0010"
+driver = "native"
+vfs = 2
+vf-driver = "vfio-pci"
+
+[[device]]
+select = "path:pci0000:64/02.0/00.0"
+driver = "vfio-pci"
+"""
+
+
+def test_virtual_functions(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+    (pf,) = run("vf", "list", "17:00.0", "--json", root=root).value["physical_functions"]
+    assert [vf["driver"] for vf in pf["virtual_functions"]] == ["vfio-pci", "vfio-pci"]
+    say(root, run("export", root=root).out)
+    assert run("diff", root=root).code == 0
+    assert "vfs = 2" in (root / "etc/vfiohost/host.toml").read_text()
+    run("restore", "17:00.2", root=root)
+    drift = run("diff", root=root)
+    assert "0000:17:00.2  vf-driver" in drift.out
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+
+
+def test_another_number_of_virtual_functions_is_refused(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    assert run("apply", root=root).code == 0
+    say(root, VFS.replace("vfs = 2", "vfs = 3"))
+    ran = run("apply", root=root)
+    assert ran.code == 4
+    assert "[vfs-exist]" in ran.err
+
+
+def test_virtual_functions_go_when_a_later_stage_fails(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    SimulatedKernel(root).refuse("*/0000:65:00.0/driver_override", errno.EIO)
+    ran = run("apply", root=root)
+    assert ran.code == 1
+    assert "What was done before it was taken back: vf set 0000:17:00.0." in ran.err
+    (pf,) = run("vf", "list", "17:00.0", "--json", root=root).value["physical_functions"]
+    assert pf["virtual_functions"] == []
 
 
 def test_a_dry_run_writes_nothing_and_can_say_that_it_would(run: Runner, root: Path) -> None:
@@ -170,3 +221,42 @@ def test_a_second_lock_is_waited_for(run: Runner, root: Path) -> None:
     with Host(root, kernel=SimulatedKernel(root)) as other, other.locked("a test"):
         ran = run("apply", "--timeout", "0.2", root=root)
     assert ran.code == 8
+
+
+def drivers(run: Runner, root: Path, selector: str) -> list[str | None]:
+    return [d["driver"] for d in run("list", selector, "--json", root=root).value["devices"]]
+
+
+def test_modes_of_vgpu_hosts(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    check_golden("mode-dry-run", run("mode", "vm-passthrough", "-n", root=root), root)
+    assert run("mode", "vm-passthrough", root=root).code == 0
+    assert drivers(run, root, "10de:2236") == ["vfio-pci", "vfio-pci"]
+    assert run("mode", "vm-vgpu", "65:00.0", root=root).code == 0  # one card carries vGPUs …
+    assert drivers(run, root, "10de:2236") == ["nvidia"] * 33 + ["vfio-pci"]  # … the other is away
+    assert run("mode", "container", root=root).code == 0
+    assert drivers(run, root, "10de:2236") == ["nvidia", "nvidia"]
+    assert run("mode", "container", root=root).out == "nothing to do: the host is so already\n"
+
+
+def test_a_mode_takes_the_whole_card(run: Runner, simulated: Maker) -> None:
+    root = simulated("rtx-workstation")
+    assert run("mode", "vm-passthrough", root=root).code == 4
+    ran = run("mode", "vm-passthrough", "--allow", "display,console", root=root)
+    assert ran.code == 0, ran.err
+    assert drivers(run, root, "01:00.*") == ["vfio-pci"] * 4
+    assert run("mode", "container", "01:00.0", root=root).code == 0
+    assert drivers(run, root, "01:00.*")[:2] == ["nouveau", "snd_hda_intel"]
+
+
+def test_switches_only_when_they_are_wanted(run: Runner, simulated: Maker) -> None:
+    root = simulated("hgx-h100")
+    assert run("mode", "vm-passthrough", root=root).code == 0
+    assert "vfio-pci" not in drivers(run, root, "class:0680")
+    assert run("mode", "vm-passthrough", "--nvswitch", root=root).code == 0
+    assert drivers(run, root, "class:0680") == ["vfio-pci"] * 4
+
+
+def test_a_mode_without_a_gpu(run: Runner, simulated: Maker) -> None:
+    assert run("mode", "container", root=simulated("mtty")).code == 3
+    assert run("mode", "vgpu", root=simulated("mtty")).code == 2

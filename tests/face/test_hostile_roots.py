@@ -23,6 +23,7 @@ from tests.simulation.pictures import picture
 from vfiohost import testing
 from vfiohost.boot.words import MADE_BY
 from vfiohost.cli import parser
+from vfiohost.cli.verbs import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ RAW = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 def verbs() -> list[str]:
     """All verbs of the command, without their aliases."""
-    families = ["mdev", "boot"]
+    families = list(FAMILIES)
     found: list[str] = []
     for action in parser.build([*families, "list"])._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -44,7 +44,7 @@ def word(cell: str) -> str:
 
 
 def refusal_codes() -> Iterator[str]:
-    """The first argument of every ``Refusal(…)`` of the package."""
+    """The first argument of every ``Refusal(…)`` of the package, or of what makes one."""
     for path in sorted(Path(vfiohost.__file__).parent.rglob("*.py")):
         tree = ast.parse(path.read_text())
         constants = {
@@ -55,8 +55,12 @@ def refusal_codes() -> Iterator[str]:
             if isinstance(target, ast.Name)
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Refusal"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("Refusal", "self._refuse")
+            ):
                 code = node.args[0]
+                if isinstance(code, ast.Name) and code.id == "code":
+                    continue  # what makes one: its callers say which
                 code = constants[code.id] if isinstance(code, ast.Name) else code
                 assert isinstance(code, ast.Constant), f"{path}:{node.lineno}"
                 yield str(code.value)

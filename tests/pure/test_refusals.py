@@ -97,21 +97,20 @@ class TestRefusals:
             "0000:65:00.0",
             "0000:65:00.0 has 2 virtual functions; without nvidia they stay behind and cannot be "
             "removed any more.",
-            "Remove them first: write 0 to sriov_numvfs of 0000:65:00.0 (or use NVIDIA's "
-            "sriov-manage -d).",
+            "Remove them first: `vfiohost vf clear 0000:65:00.0`.",
         )
         assert self.code(lambda: bind(host, A10)) == expected
         assert self.code(lambda: bind(host, A10, driver="none")) == expected
         assert self.code(lambda: plan_unbind(host, [A10])) == expected
 
-    def test_an_orphaned_one_goes_back_to_its_own_driver_only(self) -> None:
+    def test_orphans_have_to_go_first(self) -> None:
         host = snapshot(
             device("0000:65:00.0", group=30, total_vfs=32),
             device("0000:65:00.4", "nvidia", group=31, physfn="0000:65:00.0"),
         )
         refusal = self.code(lambda: bind(host, A10))
         assert refusal.code == "pf-with-vfs"
-        assert "vfiohost restore 0000:65:00.0" in refusal.remedy
+        assert "vfiohost vf clear 0000:65:00.0" in refusal.remedy
         assert bind(host, A10, driver="nvidia").steps
 
     def test_virtual_functions_of_vfio_pci_would_be_destroyed(self) -> None:

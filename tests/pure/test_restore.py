@@ -127,11 +127,13 @@ class TestWithoutAnOrigin:
         assert lines(plan) == [
             "drivers/vfio-pci/unbind < '0000:65:00.0'",
             "devices/0000:65:00.0/driver_override < '\\n'",
+            "drivers_probe < '0000:65:00.0'",
         ]
         assert plan.notes == (
             (
-                "0000:65:00.0 gets no driver: nvidiafb and nouveau would fit, but are not loaded; "
-                "load the module nvidiafb to have its driver."
+                "0000:65:00.0 gets no driver, unless one that is loaded takes it: nvidiafb and "
+                "nouveau would fit, but are not loaded; load the module nvidiafb to have its "
+                "driver."
             ),
         )
 

@@ -302,6 +302,13 @@ class _Values:
     def _file(self) -> Iterator[Candidate]:
         yield FILES
 
+    def _physfn(self) -> Iterator[Candidate]:
+        yield from (
+            (str(d.address), f"{d.total_vfs} virtual functions")
+            for d in self._snapshot.devices
+            if d.total_vfs
+        )
+
     def _host_file(self) -> Iterator[Candidate]:
         yield FILES
 

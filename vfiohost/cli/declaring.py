@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vfiohost.cli.carrying import EXIT_CHANGES
 from vfiohost.cli.files import STDOUT, check_file, write_whole
 from vfiohost.errors import NotFoundError, PlanRefused
+from vfiohost.host_file.modes import MODES, gpus_and_switches, mode_file
 from vfiohost.host_file.reading import MOST_BYTES, parse
 from vfiohost.host_file.writing import update, write
 from vfiohost.host_stages import Declared, export_tables, read_host_file
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, StepResult
 
 
+def mode(session: Session) -> None:
+    """``vfiohost mode MODE [DEV..]``: make devices ready for a kind of work."""
+    options, snapshot = session.options, session.scan(mdev=True)
+    if options.devices:
+        chosen = session.host.select(options.devices, snapshot)
+    else:
+        chosen = gpus_and_switches(snapshot, nvswitch=options.nvswitch)
+        if not chosen:
+            sentence = "This host has no GPU of NVIDIA's: name the devices that are meant."
+            raise NotFoundError("GPU", "nvidia", sentence=sentence)
+    kind = next(each for each in MODES if each == options.workload)
+    file = mode_file(kind, chosen, snapshot)
+    _apply(session, Declared(session.host, file, options.allowed))
+
+
 def diff(session: Session) -> None:
     """``vfiohost diff``: in what the host differs from its host file."""
     found = _declared(session).differences(session.scan(mdev=True))
@@ -37,7 +53,16 @@ def diff(session: Session) -> None:
 
 def plan(session: Session) -> None:
     """``vfiohost plan``: every write that ``apply`` would do."""
-    declared, snapshot = _declared(session), session.scan(mdev=True)
+    _plan(session, _declared(session))
+
+
+def apply(session: Session) -> None:
+    """``vfiohost apply``: make the host what its file says."""
+    _apply(session, _declared(session))
+
+
+def _plan(session: Session, declared: Declared) -> None:
+    snapshot = session.scan(mdev=True)
     session.value |= {"dry_run": True, "stages": []}
     is_changed = False
     for stage in declared.stages(snapshot):
@@ -50,7 +75,7 @@ def plan(session: Session) -> None:
         value = {"title": stage.title, "plan": None if made is None else made.to_json()}
         session.value["stages"].append(value)
     if not is_changed:
-        session.lines.append("nothing to do: the host is as its file says")
+        session.lines.append("nothing to do: the host is so already")
     elif session.options.exit_code:
         session.exit_code = EXIT_CHANGES
 
@@ -65,13 +90,11 @@ def _preview(stage: Stage, snapshot: Snapshot, *, is_changed: bool) -> Plan | No
         raise
 
 
-def apply(session: Session) -> None:
-    """``vfiohost apply``: make the host what its file says."""
+def _apply(session: Session, declared: Declared) -> None:
     options, output, host = session.options, session.output, session.host
     if options.dry_run:
-        plan(session)
+        _plan(session, declared)
         return
-    declared = _declared(session)
     stages = declared.stages(session.scan(mdev=True))
     said = options.verbose and not output.json
 
@@ -103,7 +126,7 @@ def apply(session: Session) -> None:
             session.notes += [f"note: {note}" for note in report.plan.notes]
             session.notes += incomplete_lines(report.plan)
     if not any(report.writes for report in reports) and not options.quiet:
-        session.lines.append("nothing to do: the host is as its file says")
+        session.lines.append("nothing to do: the host is so already")
 
 
 def _fields(report: Report) -> dict[str, Any]:
@@ -159,6 +182,7 @@ def _counts(devices: Sequence[object], mdevs: Sequence[object]) -> str:
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {
+    "mode": mode,
     "plan": plan,
     "apply": apply,
     "diff": diff,

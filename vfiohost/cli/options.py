@@ -81,6 +81,10 @@ class Options(argparse.Namespace):
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
 
+    physfn: str | None = None
+    number: str | None = None
+    recreate: bool = False
+
     journal_id: str | None = None
     keep: str | None = None
 
@@ -90,6 +94,8 @@ class Options(argparse.Namespace):
     file: str | None = None
     host_file: str | None = None
     update: bool = False
+    workload: str | None = None
+    nvswitch: bool = False
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False

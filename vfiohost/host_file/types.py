@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NATIVE = "native"
 """The driver that a device's ids give it, without an override."""
 
-ALL = "all"
+ALL: Literal["all"] = "all"
 """As many virtual functions as there can be."""
 
 Power = Literal["on", "auto"]

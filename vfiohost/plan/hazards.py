@@ -225,19 +225,13 @@ def _physical_function(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
         return
     subject, driver = str(change.address), change.now.driver
     what = f"{subject} has {counted(number, 'virtual function')}"
-    # No shell line: a planner does not know the root that its path would have to begin with.
-    remove = f"write 0 to sriov_numvfs of {subject}"
-    if snapshot.pci[change.address].vendor_id == NVIDIA_VENDOR:
-        remove += " (or use NVIDIA's sriov-manage -d)"
     if driver is None:
         sentence = f"{what}, and {change.want.driver} takes no device that has some."
-        remedy = f"Give it back to its own driver (`vfiohost restore {subject}`), then: {remove}."
     elif is_vfio_driver(driver):
         sentence = f"{what}, which are destroyed when {driver} lets go of it."
-        remedy = f"Remove them first: {remove}."
     else:
         sentence = f"{what}; without {driver} they stay behind and cannot be removed any more."
-        remedy = f"Remove them first: {remove}."
+    remedy = f"Remove them first: `vfiohost vf clear {subject}`."
     yield Refusal("pf-with-vfs", subject, sentence, remedy)
 
 

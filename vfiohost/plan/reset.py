@@ -167,7 +167,7 @@ def _hazards(
             subject,
             f"{address} has {counted(number, 'virtual function')}, and a reset of it stops them, "
             "whoever uses them.",
-            f"Remove them first: write 0 to sriov_numvfs of {address}.",
+            f"Remove them first: `vfiohost vf clear {address}`.",
         )
     uuids = [d.uuid for d in snapshot.mdev.devices if d.parent == subject] if snapshot.mdev else []
     if uuids:

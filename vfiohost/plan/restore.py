@@ -87,10 +87,13 @@ def _to_native(draft: Draft, device: PciDevice, now: Binding, coming: Iterable[s
     if candidates and not native:
         verb = "is" if len(candidates) == 1 else "are"
         draft.notes.append(
-            f"{device.address} gets no driver: {listed(candidates)} would fit, but {verb} not "
-            f"loaded; load the module {candidates[0]} to have its driver."
+            f"{device.address} gets no driver, unless one that is loaded takes it: "
+            f"{listed(candidates)} would fit, but {verb} not loaded; load the module "
+            f"{candidates[0]} to have its driver."
         )
-        return _change(drivers, device, now, Binding(None, None))
+        if now == Binding(None, None):
+            return _change(drivers, device, now, now)
+    # Of a driver that was not installed with the kernel, modules.alias may know nothing.
     return _change(drivers, device, now, Binding(None, None), is_probe=True)
 
 

@@ -13,14 +13,14 @@ from typing import Any, Literal, get_args
 import attrs
 
 from vfiohost.errors import ParseError
-from vfiohost.model import PciAddress
+from vfiohost.model import SRIOV_MANAGE, PciAddress
 from vfiohost.nvidia import UNBIND_LOCK
 
 ExpectKind = Literal["link", "text", "exists"]
 
-_UNBIND_LOCK = re.compile(
-    UNBIND_LOCK.format(address=r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
-)
+_ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
+_UNBIND_LOCK = re.compile(UNBIND_LOCK.format(address=_ADDRESS))
+_SCRIPT_ARGUMENTS = re.compile(rf"-[ed] {_ADDRESS}")
 _MOST_TRIES = 10
 _MOST_ID = 2**32 - 2  # -1 means "leave it" to chown(2)
 _MOST_MODE = 0o777
@@ -57,11 +57,11 @@ class Expect:
 
 @attrs.frozen
 class Store:
-    """One write(2) of one value to one attribute.
+    """One write(2) of one value to one attribute; or one run of NVIDIA's ``sriov-manage``.
 
     Attributes:
-        path: the attribute, relative to the root.
-        value: what is written, as is: no newline is added.
+        path: the attribute, relative to the root; or :data:`vfiohost.nvidia.SRIOV_MANAGE`.
+        value: what is written, as is: no newline is added; or the script's arguments.
         after: what must hold afterwards, or ``None`` when nothing can be read back.
     """
 
@@ -79,9 +79,12 @@ class Store:
             root: the root directory. It stands in the line, so that what is pasted from a
                 simulation cannot reach the host.
         """
+        file = shlex.quote(f"{root.rstrip('/')}/{self.path}")
+        if self.path == SRIOV_MANAGE:
+            return f"{file} {self.value}"
         # Not `echo VALUE`: /bin/sh may read options and backslashes in it.
         said = "echo" if self.value == "\n" else f"printf %s {shlex.quote(self.value)}"
-        return f"{said} > {shlex.quote(root.rstrip('/') + '/' + self.path)}"
+        return f"{said} > {file}"
 
 
 @attrs.frozen
@@ -417,8 +420,8 @@ def _step_from_json(data: Any) -> Step:
         raise ParseError(kind, "a kind of step ('write', 'load', 'nodes' or 'node-changes')")
     undo = fields.get("undo")
     return WriteAttr(
-        path=_path(fields),
-        value=_value(fields),
+        path=(stored := _store(fields)).path,
+        value=stored.value,
         before=_expect(fields.get("before")),
         after=_expect(fields.get("after")),
         undo=None if undo is None else _store(_object(undo, "an undo")),
@@ -489,7 +492,12 @@ def _needed(fields: dict[str, Any], key: str, most: int) -> int:
 
 
 def _store(fields: dict[str, Any]) -> Store:
-    return Store(_path(fields), _value(fields), _expect(fields.get("after")))
+    value, after = _value(fields), _expect(fields.get("after"))
+    if fields.get("path") != SRIOV_MANAGE:
+        return Store(_path(fields), value, after)
+    if not _SCRIPT_ARGUMENTS.fullmatch(value):
+        raise ParseError(value, "arguments of sriov-manage, such as -e 0000:65:00.0")
+    return Store(SRIOV_MANAGE, value, after)
 
 
 def _expect(data: Any) -> Expect | None:

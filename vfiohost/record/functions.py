@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vfiohost import native
 from vfiohost.doctor import read_common
 from vfiohost.errors import KernelError, ParseError, UnsupportedError
-from vfiohost.model import PciAddress, Unavailable
+from vfiohost.model import SRIOV_MANAGE, PciAddress, Unavailable
 from vfiohost.record.masking import mask_cmdline, mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
@@ -334,6 +334,8 @@ class _Capture:
             except KernelError:
                 continue  # not there, or a whole pci.ids: names are looked up elsewhere then
             found[path] = File(path, mask_cmdline(content) if path == _CMDLINE else content)
+        if self.sysfs.exists(SRIOV_MANAGE):
+            found[SRIOV_MANAGE] = File(SRIOV_MANAGE, b"", 0o755)  # that it is there is enough
         found |= {file.path: file for file in self._examined()}
         found |= {file.path: file for file in read_uses(self.sysfs, self.paths.values())}
         for address, path in self.paths.items():

@@ -9,6 +9,7 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from vfiohost.model import SRIOV_MANAGE
 from vfiohost.testing import (
     bus,
     groups,
@@ -21,6 +22,7 @@ from vfiohost.testing import (
     power,
     reset,
     sriov,
+    sriov_manage,
 )
 from vfiohost.testing.machine import AnswerError, BlockedError
 
@@ -59,6 +61,7 @@ _OTHER_RULES = (
     (re.compile(r"sys/devices/.+/power/control"), power.store_control),
     (re.compile(re.escape(groups.NOIOMMU_MODE)), groups.store_noiommu_mode),
     (nvidia_proc.LOCK, nvidia_proc.store),
+    (re.compile(re.escape(SRIOV_MANAGE)), sriov_manage.run),
 )
 
 

@@ -11,6 +11,7 @@ import attrs
 
 from vfiohost import recording as recordings
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
+from vfiohost.model import SRIOV_MANAGE
 from vfiohost.native import never
 from vfiohost.sysfs import Sysfs
 from vfiohost.testing import cdevs, nvidia_proc, processes
@@ -464,7 +465,8 @@ class SimulatedKernel:
             refusal = self._submit(machine, operation, path, opened)
             waits = operation.number in {each.number for each in machine.state.pending}
         if refusal is not None:
-            raise KernelError(refusal.op, refusal.errno, shown, value or None)
+            said = None if refusal.op == "run" else value or None
+            raise KernelError(refusal.op, refusal.errno, shown, said)
         if waits:
             number = self._await(operation.number, began, timeout)
             if number is None:
@@ -504,8 +506,8 @@ class SimulatedKernel:
             resolved = machine.tree.resolve(path)
         except OSError:
             return  # the kernel's answer to opening it, then
-        is_lock = nvidia_proc.LOCK.fullmatch(resolved) is not None
-        if resolved != "sys" and not resolved.startswith("sys/") and not is_lock:
+        other = nvidia_proc.LOCK.fullmatch(resolved) or resolved == SRIOV_MANAGE
+        if resolved != "sys" and not resolved.startswith("sys/") and not other:
             raise UnsupportedError(
                 f"{self.sysfs.shown(path)} is not below sys: a store there would reach no kernel."
             )

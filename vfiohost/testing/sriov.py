@@ -43,7 +43,7 @@ def store_numvfs(machine: Machine, path: str, data: bytes) -> None:
     if wanted is None:
         raise AnswerError(errno.EINVAL)
     # What it has waited for may have been the function's removal.
-    if not machine.is_resumed and wanted > _number(machine, f"{path}/sriov_totalvfs"):
+    if not machine.is_resumed and wanted > number(machine, f"{path}/sriov_totalvfs"):
         raise AnswerError(errno.ERANGE)
     address = posixpath.basename(path)
     machine.lock(address)
@@ -58,7 +58,7 @@ def store_numvfs(machine: Machine, path: str, data: bytes) -> None:
     if wanted == 0:
         disable(machine, address)
         return
-    _enable(machine, path, min(wanted, machine.state.most_vfs.get(address, wanted)))
+    enable(machine, path, min(wanted, machine.state.most_vfs.get(address, wanted)))
 
 
 def store_drivers_autoprobe(machine: Machine, path: str, data: bytes) -> None:
@@ -123,7 +123,8 @@ def _can_configure(machine: Machine, driver: str | None) -> bool:
     return known is not None and known.sriov
 
 
-def _number(machine: Machine, path: str) -> int:
+def number(machine: Machine, path: str) -> int:
+    """The number in a file; 0 where there is none."""
     text = machine.tree.text(path)
     return int(text) if text is not None and text.isdecimal() else 0
 
@@ -134,8 +135,8 @@ def _vf_address(machine: Machine, path: str, index: int) -> str:
     if recorded is not None:
         return posixpath.basename(recorded.path)
     physfn = PciAddress.parse(posixpath.basename(path))
-    offset = _number(machine, f"{path}/sriov_offset") or 1
-    stride = _number(machine, f"{path}/sriov_stride") or 1
+    offset = number(machine, f"{path}/sriov_offset") or 1
+    stride = number(machine, f"{path}/sriov_stride") or 1
     place = physfn.device * 8 + physfn.function + offset + stride * index
     bus = physfn.bus + (place >> 8)
     if bus > _last_bus(machine, path):
@@ -146,10 +147,10 @@ def _vf_address(machine: Machine, path: str, index: int) -> str:
 def _last_bus(machine: Machine, path: str) -> int:
     """The last bus number below the port that a device hangs on."""
     port = posixpath.dirname(path)
-    return _number(machine, f"{port}/subordinate_bus_number") or _LAST_BUS
+    return number(machine, f"{port}/subordinate_bus_number") or _LAST_BUS
 
 
-def _enable(machine: Machine, path: str, count: int) -> None:
+def enable(machine: Machine, path: str, count: int) -> None:
     """``sriov_enable``."""
     addresses = [_vf_address(machine, path, index) for index in range(count)]
     if any(machine.pci_path(address) is not None for address in addresses):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import booting, changing, declared, looking, mediated
+from vfiohost.cli.verbs import booting, changing, declared, functions, looking, mediated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vfiohost.cli.verbs.verb import Verb
 
 FAMILIES: Mapping[str, str] = {
+    "vf": "List, make and remove virtual functions (SR-IOV).",
     "mdev": "List, create and remove mediated devices.",
     "boot": "Give devices to drivers from the start of the host on.",
 }
@@ -31,6 +32,7 @@ VERBS: Mapping[str, Verb] = {
         changing.RESTORE,
         changing.RECOVER,
         changing.UNDO,
+        declared.MODE,
         declared.PLAN,
         declared.APPLY,
         declared.DIFF,
@@ -43,6 +45,9 @@ VERBS: Mapping[str, Verb] = {
         looking.RECORD,
         changing.SIM,
         looking.COMPLETION,
+        functions.LIST,
+        functions.SET,
+        functions.CLEAR,
         mediated.TYPES,
         mediated.LIST,
         mediated.CREATE,

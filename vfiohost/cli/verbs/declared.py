@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs.verb import Verb
+from vfiohost.cli.verbs.verb import Verb, devices_words
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -27,6 +27,21 @@ def _export(parser: ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
+def _mode(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    modes = ("container", "vm-passthrough", "vm-vgpu")
+    add("workload", metavar="MODE", choices=modes, help=", ".join(modes))
+    devices_words(parser)
+    add("--nvswitch", action="store_true", help="NVSwitches as well, where no DEV is named")
+
+
+MODE = Verb(
+    "mode",
+    "Make GPUs ready for containers, for whole GPUs in guests, or for vGPUs.",
+    _mode,
+    "declaring",
+    words="devices",
+)
 PLAN = Verb("plan", "Print what apply would do: every write and its undo.", _file, "declaring")
 APPLY = Verb("apply", "Make the host what its host file says.", _file, "declaring")
 DIFF = Verb(
