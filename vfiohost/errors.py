@@ -376,6 +376,22 @@ _MEANINGS: dict[tuple[str, str, str], str] = {
     ("create", "write", "EINVAL"): "The driver refused, or this is not a UUID.",
     ("create", "write", "ENODEV"): "The parent is being unregistered.",
     ("create", "open", "ENOENT"): "The parent does not offer this type (any more).",
+    ("current_vgpu_type", "write", "EPERM"): (
+        "The virtual function is a vGPU already, and has to be none before it takes another type; "
+        "or it is none, so that there is nothing to take away."
+    ),
+    ("current_vgpu_type", "write", "EINVAL"): (
+        "The card has no room for this type, or does not take it beside what it has."
+    ),
+    ("current_vgpu_type", "write", "ENODEV"): "The card does not know this type.",
+    ("current_vgpu_type", "write", "ENOSPC"): "The card has no room for this type.",
+    ("current_vgpu_type", "write", "ERANGE"): "This is not the number of a type.",
+    ("current_vgpu_type", "write", "EBUSY"): (
+        "A process has the vGPU open: shut its guest down first."
+    ),
+    ("current_vgpu_type", "open", "ENOENT"): (
+        "The virtual function takes no vGPU type: the vGPU host driver does not have it (any more)."
+    ),
     ("remove", "write", "EAGAIN"): "The device is still being created, or already being removed.",
     ("remove", "write", "ENODEV"): "The parent is being unregistered.",
     ("remove", "open", "ENOENT"): "There is no such device (any more).",

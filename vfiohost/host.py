@@ -19,7 +19,13 @@ from contextlib import contextmanager, nullcontext
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from vfiohost.errors import NotFoundError, PendingError, RollbackError, VfioHostError
+from vfiohost.errors import (
+    NotFoundError,
+    PendingError,
+    RollbackError,
+    UnsupportedError,
+    VfioHostError,
+)
 from vfiohost.host_planner import HostPlanner
 from vfiohost.native import never
 from vfiohost.sysfs import LiveKernel
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
     from vfiohost.apply import Recovery, Watch
     from vfiohost.boot import BootPlan
+    from vfiohost.definitions import MdevDefinition
     from vfiohost.host_view import Devices
     from vfiohost.journal import JournalEntry
     from vfiohost.model import Snapshot
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.sysfs import Kernel
+    from vfiohost.validation import Check, Workload
     from vfiohost.watch import Watcher
 
 STORE_TIMEOUT = 20.0
@@ -340,6 +348,70 @@ class Host(HostPlanner):
             finally:
                 self._lock = None
 
+    def define_mdev(self, definition: MdevDefinition, *, callouts: bool = True) -> str:
+        """Define a mediated device as mdevctl does, in one step: the file is there whole or not.
+
+        Args:
+            definition: what to define.
+            callouts: respect mdevctl's callout scripts, which are not run here: where there are
+                any, nothing is defined.
+
+        Returns:
+            The path of the file, relative to the root.
+
+        Raises:
+            ParseError: the parent or the UUID can be none.
+            UnsupportedError: it is defined already, or there are callout scripts.
+            KernelError: the file could not be written.
+            LockBusyError: another vfiohost is changing this host.
+        """
+        from vfiohost import definitions, rooted
+
+        path = definitions.path_of(definition)
+        scripts = [f"/{d}/{n}" for d in definitions.CALLOUTS for n in self._names(d)]
+        if scripts and callouts:
+            raise UnsupportedError(
+                f"mdevctl asks its callout scripts ({', '.join(scripts)}) before it defines a "
+                "device, and vfiohost does not run them. Define it with mdevctl, or, if they are "
+                "not about this type, with --ignore-callouts."
+            )
+        with self.locked("mdev define"):
+            for known in self.mdev_definitions()[0]:
+                if known.uuid == definition.uuid:
+                    raise UnsupportedError(
+                        f"{known.uuid} is defined already, on {known.parent}. Take it away first: "
+                        f"`vfiohost mdev undefine {known.uuid}`."
+                    )
+            rooted.write_file(self.sysfs, path, definitions.render(definition))
+        return path
+
+    def undefine_mdev(self, uuid: str) -> tuple[str, ...]:
+        """Take the definition of a mediated device away, on every parent that has one.
+
+        A device that exists stays. A parent's folder goes with its last definition.
+
+        Returns:
+            The paths of the files, relative to the root.
+
+        Raises:
+            ParseError: the text is no UUID.
+            NotFoundError: nothing of this UUID is defined.
+            KernelError: a file could not be removed.
+            LockBusyError: another vfiohost is changing this host.
+        """
+        from vfiohost import definitions, rooted
+        from vfiohost.plan.mdev import parse_uuid
+
+        uuid = parse_uuid(uuid)
+        with self.locked("mdev undefine"):
+            known = self.mdev_definitions()[0]
+            paths = tuple(definitions.path_of(d) for d in known if d.uuid == uuid)
+            if not paths:
+                raise NotFoundError("definition of a mediated device", uuid)
+            for path in paths:
+                rooted.remove_file(self.sysfs, path, folder_too=True)
+        return paths
+
     def pending_for(self, plan: Plan) -> PendingError | None:
         """The error that a plan would meet because an earlier store is pending, or ``None``.
 
@@ -355,6 +427,32 @@ class Host(HostPlanner):
         from vfiohost.apply import users_of
 
         return users_of(self.sysfs, step)
+
+    def write_validation(self, workload: Workload, checks: Iterable[Check]) -> tuple[str, ...]:
+        """Write the status files of NVIDIA's validator: what is not ready has none.
+
+        Args:
+            workload: what the host is for.
+            checks: what :meth:`validate` found.
+
+        Returns:
+            The files that were written, below :data:`vfiohost.validation.STATUS_FOLDER`.
+
+        Raises:
+            KernelError: one could not be written or removed.
+        """
+        from vfiohost.rooted import remove_file, write_file
+        from vfiohost.validation import STATUS_FOLDER, WORKLOAD_FILE
+
+        files = [f"{STATUS_FOLDER}/{WORKLOAD_FILE}"]
+        write_file(self.sysfs, files[0], f"{workload}\n")
+        for check in checks:
+            path = f"{STATUS_FOLDER}/{check.status_file}"
+            remove_file(self.sysfs, path)
+            if check.is_ready:
+                write_file(self.sysfs, path, "")
+                files.append(path)
+        return tuple(self.sysfs.shown(path) for path in files)
 
     def recover(
         self,

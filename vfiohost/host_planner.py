@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from errno import ENOENT
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
 from vfiohost.errors import KernelError
@@ -11,13 +12,14 @@ from vfiohost.host_view import READ_TIMEOUT, HostView
 from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from vfiohost.boot import BootDevice, BootPlan
-    from vfiohost.host_view import Devices
+    from vfiohost.host_view import Device, Devices
     from vfiohost.journal import Journal, JournalEntry
     from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan
+    from vfiohost.usage import Usage
 
 
 class HostPlanner(HostView):
@@ -235,6 +237,103 @@ class HostPlanner(HostView):
         usage = self.usage(mdevs=many, snapshot=Snapshot(None, (), {}, mdev=bus))
         return plan_remove(bus, many, usage=usage, allow=frozenset(allow))
 
+    def plan_vgpu_create(
+        self,
+        gpu: Device,
+        vgpu_type: str,
+        *,
+        count: int | None = None,
+        uuids: Sequence[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to create vGPUs on a GPU, whichever way it makes them. Writes nothing.
+
+        Args:
+            gpu: which; one of its virtual functions stands for it.
+            vgpu_type: the type's id (``nvidia-595``, ``1148``) or name (``A10-8Q``).
+            count: how many; by default as many as there are ``uuids``, else 1.
+            uuids: the UUIDs of the mediated devices; by default random ones.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+            AmbiguousError: the selector hits several GPUs, or the name several types.
+        """
+        from vfiohost.errors import AmbiguousError
+        from vfiohost.plan.vgpu import plan_vgpu_create
+
+        snapshot = self._scanned(snapshot)
+        found = self.select_gpus((gpu,), snapshot)
+        if len(found) > 1:
+            raise AmbiguousError(str(gpu), [str(address) for address in found])
+        number = (len(uuids) or 1) if count is None else count
+        return plan_vgpu_create(
+            snapshot, found[0], vgpu_type, number, uuids=uuids, fresh=_random_uuids()
+        )
+
+    def plan_vgpu_remove(
+        self,
+        vgpus: Iterable[str],
+        *,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan to remove vGPUs. Writes nothing.
+
+        Args:
+            vgpus: which: UUIDs of mediated devices, or virtual functions that are vGPUs.
+            allow: ``vfio-user`` permits to remove one that a process has open.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
+        """
+        from attrs import evolve
+
+        from vfiohost.plan.mdev import as_uuid
+        from vfiohost.plan.vgpu import plan_vgpu_remove
+
+        snapshot = self._scanned(snapshot)
+        names: list[str] = []
+        for word in (vgpus,) if isinstance(vgpus, str) else vgpus:
+            uuid = as_uuid(word)
+            found = () if uuid else self._addresses(word, snapshot)
+            names += [uuid] if uuid else map(str, found)
+        usage = self._usage_of_vgpus(names, snapshot)
+        return plan_vgpu_remove(evolve(snapshot, usage=usage), names, allow=frozenset(allow))
+
+    def plan_vgpus(
+        self,
+        wanted: Mapping[PciAddress, Mapping[str, int]],
+        *,
+        allow: Iterable[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> Plan:
+        """Plan the vGPUs of some GPUs: those that are wanted, and no other. Writes nothing.
+
+        Args:
+            wanted: how many of each type each GPU shall have, by id or name of the type. GPUs that
+                are not in it are left alone.
+            allow: ``vfio-user`` permits to remove a vGPU that a process has open.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Returns:
+            The plan; an empty one when all is so already.
+
+        Raises:
+            ParseError, NotFoundError, AmbiguousError, PlanRefused: as
+                :func:`vfiohost.plan.vgpu.plan_vgpus`.
+        """
+        from attrs import evolve
+
+        from vfiohost.plan.vgpu import plan_vgpus
+        from vfiohost.vgpus import vgpu_gpus
+
+        snapshot = self._scanned(snapshot)
+        names = [v.name for gpu in vgpu_gpus(snapshot) if gpu.address in wanted for v in gpu.vgpus]
+        judged = evolve(snapshot, usage=self._usage_of_vgpus(names, snapshot))
+        return plan_vgpus(judged, wanted, fresh=_random_uuids(), allow=frozenset(allow))
+
     def plan_reset(
         self,
         devices: Devices,
@@ -300,17 +399,25 @@ class HostPlanner(HostView):
         snapshot = self.with_details(snapshot, devices)
         return evolve(snapshot, usage=self.usage(devices, snapshot=snapshot))
 
+    def _usage_of_vgpus(self, names: Iterable[str], snapshot: Snapshot) -> Usage:
+        functions = {str(address): device for address, device in snapshot.pci.items()}
+        vgpus = tuple(names)
+        devices = [functions[name] for name in vgpus if name in functions]
+        mdevs = [name for name in vgpus if name not in functions]
+        return self.usage(devices, mdevs=mdevs, snapshot=snapshot)
+
     def _undo_of(self, plan: Plan, allow: Iterable[str]) -> Plan:
         """The way back of a plan that was carried out, judged on the host as it is."""
         from attrs import evolve
 
-        from vfiohost.plan.undo import devices_changed, mdevs_removed, plan_undo
+        from vfiohost.plan.undo import devices_changed, mdevs_removed, plan_undo, vgpus_removed
 
         undo, snapshot = plan_undo(plan), self.scan(mdev=True)
         devices = [snapshot.pci[a] for a in devices_changed(undo) if a in snapshot.pci]
         mdevs = mdevs_removed(undo)
-        if devices or mdevs:
-            usage = self.usage(devices, mdevs=mdevs, snapshot=snapshot)
+        vgpus = [snapshot.pci[a] for a in vgpus_removed(undo) if a in snapshot.pci]
+        if devices or mdevs or vgpus:
+            usage = self.usage([*devices, *vgpus], mdevs=mdevs, snapshot=snapshot)
             snapshot = evolve(self.with_details(snapshot, devices), usage=usage)
         return plan_undo(plan, snapshot=snapshot, allow=frozenset(allow))
 
@@ -461,3 +568,9 @@ class HostPlanner(HostView):
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev
         return MdevBus((), ()) if bus is None else bus
+
+
+def _random_uuids() -> Iterator[str]:
+    from uuid import uuid4
+
+    return (str(uuid4()) for _ in repeat(None))

@@ -19,9 +19,10 @@ from vfiohost.host_file.types import NATIVE, Difference
 from vfiohost.model import MdevBus, PciAddress
 from vfiohost.nvidia import short_name
 from vfiohost.plan.words import listed
+from vfiohost.vgpus import vgpu_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from vfiohost.host_file.types import HostFile, MdevTable, Wanted
     from vfiohost.host_file.writing import Table
@@ -135,12 +136,30 @@ class Declared:
         """
         wanted = self.wanted(snapshot)
         return (
+            *self._without_vgpus(wanted),
             *self._native(wanted),
             *self._virtual(wanted),
             *self._given(wanted),
             *self._powered(wanted),
+            *self._vgpus(wanted),
             *self._mediated(),
         )
+
+    def _without_vgpus(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
+        """What makes room for what follows: virtual functions with vGPUs cannot go."""
+        gpus: dict[PciAddress, Mapping[str, int]] = {
+            each.address: {} for each in wanted if each.table.vgpus == {}
+        }
+        if gpus:
+            yield Stage(f"remove the vGPUs of {listed([*gpus])}", partial(self._set_vgpus, gpus))
+
+    def _vgpus(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
+        gpus = {each.address: each.table.vgpus for each in wanted if each.table.vgpus}
+        if gpus:
+            yield Stage(f"set the vGPUs of {listed([*gpus])}", partial(self._set_vgpus, gpus))
+
+    def _set_vgpus(self, gpus: Mapping[PciAddress, Mapping[str, int]], now: Snapshot) -> Plan:
+        return self.host.plan_vgpus(gpus, allow=self.allow, snapshot=now)
 
     def _native(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
         devices = [each.address for each in wanted if each.table.driver == NATIVE]
@@ -159,7 +178,11 @@ class Declared:
                 way = (each.table.vfs, each.table.vf_driver or NATIVE)
                 ways.setdefault(way, []).append(each.address)
         for (count, driver), devices in ways.items():
-            title = f"give {listed(devices)} {count} virtual functions"
+            title = (
+                f"give {listed(devices)} {count} virtual functions"
+                if count
+                else f"remove the virtual functions of {listed(devices)}"
+            )
             yield Stage(title, partial(self._vfs, devices, count, driver))
 
     def _vfs(
@@ -294,4 +317,7 @@ def export_tables(host: HostPlanner, snapshot: Snapshot) -> tuple[list[Table], l
 
     snapshot = host.with_details(snapshot, [d for d in snapshot.devices if not d.is_vf])
     bus = snapshot.mdev or MdevBus((), ())
-    return device_tables(snapshot, {}), mdev_tables(bus, lambda _: False, snapshot)
+    gpus = vgpu_gpus(snapshot)
+    vgpus = {gpu.address: gpu.held for gpu in gpus if gpu.vgpus}
+    places = {place.name for gpu in gpus for place in gpu.places}
+    return device_tables(snapshot, vgpus), mdev_tables(bus, places.__contains__, snapshot)

@@ -5,11 +5,12 @@ Nothing here writes, and nothing here decides. :class:`vfiohost.Host` is a view 
 
 from __future__ import annotations
 
+from errno import ENOENT, ENOTDIR
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from vfiohost.errors import KernelError
-from vfiohost.model import PciAddress, PciDevice, Snapshot
+from vfiohost.errors import KernelError, NotFoundError, ParseError
+from vfiohost.model import PciAddress, PciDevice, Problem, Snapshot
 from vfiohost.scan import scan, with_details
 from vfiohost.sysfs import Sysfs
 
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vfiohost.boot import BootStatus
+    from vfiohost.definitions import MdevDefinition
     from vfiohost.doctor import Finding
     from vfiohost.guests.ready import Nodes, Ready
     from vfiohost.inspection import Inspection
     from vfiohost.modalias import ModuleIndex
-    from vfiohost.model import Problem
     from vfiohost.names import PciNames
     from vfiohost.recording import Recording
     from vfiohost.selectors import ByName
     from vfiohost.usage import Usage
+    from vfiohost.validation import Check, Workload
+    from vfiohost.vgpus import VgpuGpu
 
     Device = PciDevice | PciAddress | str
     Devices = Device | Iterable[Device]
@@ -86,12 +89,17 @@ class HostView:
         """Read the host. Takes no lock of the kernel and wakes no device.
 
         Args:
-            mdev: whether to read the mediated devices too.
+            mdev: whether to read the mediated devices too, and the virtual functions that are vGPUs
+                without being any.
 
         Returns:
             The snapshot. One device that makes no sense is a problem in it and hides no other.
         """
-        return scan(self.sysfs, mdev=mdev)
+        if not mdev:
+            return scan(self.sysfs)
+        from vfiohost.vgpu_scan import with_vgpus
+
+        return with_vgpus(self.sysfs, scan(self.sysfs, mdev=True), timeout=READ_TIMEOUT)
 
     def with_details(
         self, snapshot: Snapshot, devices: Iterable[PciDevice], *, timeout: float = READ_TIMEOUT
@@ -218,6 +226,85 @@ class HostView:
             return find_named(self.sysfs, snapshot, by)
 
         return lookup
+
+    def select_gpus(
+        self, devices: Devices, snapshot: Snapshot | None = None
+    ) -> tuple[PciAddress, ...]:
+        """The NVIDIA GPUs that are meant, each once, in the order of the request.
+
+        Args:
+            devices: as for :meth:`select`; a virtual function stands for its GPU. What else a set
+                hits is left out.
+            snapshot: where to look; by default a new scan.
+
+        Raises:
+            ParseError: a text is no selector.
+            NotFoundError: something hits nothing, or no NVIDIA GPU is among what is hit.
+        """
+        from vfiohost.nvidia import is_gpu
+        from vfiohost.vgpus import gpu_of
+
+        snapshot = self._scanned(snapshot)
+        hit = [gpu_of(snapshot, address) for address in self._addresses(devices, snapshot)]
+        found = tuple(
+            a for a in dict.fromkeys(hit) if a in snapshot.pci and is_gpu(snapshot.pci[a])
+        )
+        if not found:
+            gpus = [str(d.address) for d in snapshot.devices if is_gpu(d)]
+            raise NotFoundError("NVIDIA GPU", " ".join(map(str, hit)), near=gpus[:3])
+        return found
+
+    def vgpu_gpus(
+        self, devices: Devices | None = None, *, snapshot: Snapshot | None = None
+    ) -> tuple[VgpuGpu, ...]:
+        """The GPUs as makers of vGPUs: what each can make, where, and what it has.
+
+        Args:
+            devices: which, as for :meth:`select_gpus`; by default all.
+            snapshot: the host as it is, with its mediated devices; by default a new scan.
+
+        Raises:
+            ParseError, NotFoundError: as :meth:`select_gpus`.
+        """
+        from vfiohost.vgpus import vgpu_gpus
+
+        snapshot = self._scanned(snapshot)
+        gpus = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
+        chosen = gpus if devices is None else self.select_gpus(devices, snapshot)
+        return tuple(gpus[address] for address in chosen)
+
+    def mdev_definitions(self) -> tuple[tuple[MdevDefinition, ...], tuple[Problem, ...]]:
+        """The mediated devices that are defined with mdevctl, and files that are no definitions.
+
+        Reads ``etc/mdevctl.d/PARENT/UUID`` below the root, and follows no link out of it. One bad
+        file is a problem and hides no other.
+
+        Raises:
+            KernelError: the folder is there and cannot be read.
+        """
+        from vfiohost import definitions
+
+        found: list[MdevDefinition] = []
+        problems: list[Problem] = []
+        for parent in self._names(definitions.FOLDER):
+            folder = f"{definitions.FOLDER}/{parent}"
+            for uuid in () if parent == definitions.NO_PARENT else self._names(folder):
+                path = f"{folder}/{uuid}"
+                try:
+                    text = self.sysfs.read(path, limit=definitions.MOST_BYTES)
+                    found.append(definitions.parse(text, parent, uuid))
+                except (KernelError, ParseError) as error:
+                    problems.append(Problem(uuid, path, str(error)))
+        return tuple(found), tuple(problems)
+
+    def _names(self, folder: str) -> list[str]:
+        """What is in a folder, in order; nothing where there is no such folder."""
+        try:
+            return sorted(self.sysfs.listdir(folder))
+        except KernelError as error:
+            if error.errno in {ENOENT, ENOTDIR}:
+                return []
+            raise
 
     def lspci(
         self,
@@ -355,6 +442,20 @@ class HostView:
         from vfiohost.boot import check_boot
 
         return check_boot(self.sysfs, self.scan() if snapshot is None else snapshot)
+
+    def validate(
+        self, workload: Workload, *, snapshot: Snapshot | None = None
+    ) -> tuple[Check, ...]:
+        """Check what NVIDIA's validator asks of a node that has guests.
+
+        Args:
+            workload: ``vm-passthrough`` or ``vm-vgpu``.
+            snapshot: the host, with its mediated devices; by default a new scan.
+        """
+        from vfiohost.validation import SMI, validate
+
+        snapshot = self.scan(mdev=True) if snapshot is None else snapshot
+        return validate(snapshot, workload, has_smi=any(map(self.sysfs.exists, SMI)))
 
     @cached_property
     def names(self) -> PciNames:

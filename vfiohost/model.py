@@ -385,6 +385,64 @@ class MdevBus:
     devices: tuple[MediatedDevice, ...]
 
 
+@attrs.frozen
+class VgpuFunction:
+    """A virtual function that takes a vGPU type, without mediated devices.
+
+    Attributes:
+        address: where it sits.
+        current: the number of its type, 0 when it is no vGPU.
+        creatable: numbers and names of what its card has room for now.
+    """
+
+    address: PciAddress
+    current: int | Unavailable
+    creatable: tuple[tuple[int, str], ...] | Unavailable
+
+
+@attrs.frozen
+class CardVgpuType:
+    """A vGPU type of a card, as the vGPU host driver's own file has it.
+
+    Attributes:
+        number: as in ``current_vgpu_type``.
+        name: ``NVIDIA L40S-2Q``.
+        max_instances: how many fit on one card.
+    """
+
+    number: int
+    name: str
+    max_instances: int
+
+
+@attrs.frozen
+class CardTypes:
+    """The vGPU types of all cards of one kind.
+
+    Attributes:
+        device_id: of the cards.
+        subsystem_device_id: of the cards, or ``None``: of any.
+        types: in the order of the file.
+    """
+
+    device_id: int
+    subsystem_device_id: int | None
+    types: tuple[CardVgpuType, ...]
+
+
+@attrs.frozen
+class VgpuFacts:
+    """What is known of vGPUs that are no mediated devices.
+
+    Attributes:
+        functions: the virtual functions that take a type, in order of address.
+        cards: what the vGPU host driver's file says of their cards.
+    """
+
+    functions: tuple[VgpuFunction, ...] = ()
+    cards: tuple[CardTypes, ...] = ()
+
+
 def _frozen_drivers(drivers: Mapping[str, Driver]) -> Mapping[str, Driver]:
     return MappingProxyType(dict(drivers))
 
@@ -406,6 +464,7 @@ class Snapshot:
         mdev: the mediated devices, or ``None`` when the scan did not look at them.
         details: what was read on demand, by address; a planner names the devices that it needs.
         usage: who uses the devices that something would be taken from, or ``None``: nobody asked.
+        vgpus: the virtual functions that take a vGPU type, or ``None`` when nobody looked at them.
     """
 
     kernel: str | None
@@ -415,6 +474,7 @@ class Snapshot:
     mdev: MdevBus | None = None
     details: Mapping[PciAddress, Details] = attrs.field(factory=dict, converter=_frozen_details)
     usage: Usage | None = None
+    vgpus: VgpuFacts | None = None
 
     @cached_property
     def pci(self) -> Mapping[PciAddress, PciDevice]:
@@ -441,6 +501,12 @@ class Snapshot:
                 found[device.physfn].append(device)
         return MappingProxyType({pf: tuple(vfs) for pf, vfs in found.items()})
 
+    @cached_property
+    def vgpu_functions(self) -> frozenset[PciAddress]:
+        """The virtual functions that are vGPUs without mediated devices."""
+        known = self.vgpus.functions if self.vgpus else ()
+        return frozenset(f.address for f in known if isinstance(f.current, int) and f.current)
+
     def is_releasing(self, device: PciDevice) -> bool:
         """Whether a driver is on its way out: its link is gone, but the kernel is not done.
 
@@ -466,7 +532,7 @@ class Snapshot:
         # The read-only views of the mappings cannot be pickled; the mappings can.
         drivers, details = dict(self.drivers), dict(self.details)
         fields = (self.kernel, self.devices, drivers, self.problems, self.mdev, details, self.usage)
-        return (Snapshot, fields)
+        return (Snapshot, (*fields, self.vgpus))
 
     def group_of(self, device: PciDevice) -> IommuGroup | None:
         """The IOMMU group of a device, or ``None`` when it has none."""

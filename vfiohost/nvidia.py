@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from vfiohost.errors import ParseError
-from vfiohost.model import NVSWITCH
+from vfiohost.model import NVSWITCH, CardTypes, CardVgpuType
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from vfiohost.model import MdevType, PciDevice
 
 VENDOR_ID = 0x10DE
@@ -32,6 +34,27 @@ NVIDIA's open kernel modules)."""
 VGPU_PARAMS = "nvidia/vgpu_params"
 """The attribute of a mediated device that takes vGPU plugin parameters (``enable_uvm=1``)."""
 
+VGPU_TYPE = "nvidia/current_vgpu_type"
+"""The attribute of a virtual function that takes a vGPU type without mediated devices; 0 is none.
+So it is from vGPU 17 on, with Linux 6.8 or later, on Ada cards and newer ones."""
+
+VGPU_TYPES = "nvidia/creatable_vgpu_types"
+"""The attribute beside it that lists what the card has room for: less and less as it fills."""
+
+VGPU_CONFIG = "usr/share/nvidia/vgpu/vgpuConfig.xml"
+"""The file of the vGPU host driver that has the types of every card, relative to the root."""
+
+SUFFIXES = ("MEALL", "NOME", "ME", "GFX")
+"""The suffixes of MIG-backed types, in the order in which the vGPU device manager tries them."""
+
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)
+_L40S = ("1B", "2B", *(f"{gb}Q" for gb in _SIZES), *(f"{gb}A" for gb in _SIZES))
+KNOWN_VGPU_TYPES: Mapping[int, Mapping[int, str]] = {
+    0x26B9: {number: f"NVIDIA L40S-{name}" for number, name in enumerate(_L40S, 1145)},
+}
+"""Names of types by their number, by device id of the card: what has been seen in public of cards
+that are full, and so do not tell it themselves."""
+
 _NAME = re.compile(
     r"""(?P<gpu>[A-Z0-9]+(?:-[a-zA-Z]+)*)
         (?:-(?P<slices>[1-9]))?
@@ -41,6 +64,17 @@ _NAME = re.compile(
     re.VERBOSE,
 )
 _DIGITS = re.compile(r"[0-9]{1,18}")
+_CREATABLE = re.compile(r"([0-9]{1,10})\s*:\s*(\S.*)")
+_CONFIG_TYPE = re.compile(r'<vgpuType\s+id="([0-9]{1,10})"\s+name="([^"<>&]{1,80})"')
+_CONFIG_CARD = re.compile(r"<pgpu\b(.*?)</pgpu>", re.DOTALL)
+_CONFIG_DEVICE = re.compile(
+    r'<devId\s+vendorId="0x10de"\s+deviceId="0x([0-9a-f]{1,4})"\s+'
+    r'subsystemVendorId="0x[0-9a-f]{1,4}"\s+subsystemId="0x([0-9a-f]{1,4})"',
+    re.IGNORECASE,
+)
+_CONFIG_SUPPORTED = re.compile(
+    r'<supportedVgpu\s+vgpuId="([0-9]{1,10})">\s*<maxVgpus>\s*([0-9]{1,4})\s*</maxVgpus>'
+)
 _BRAND = re.compile(r"(?:NVIDIA|GRID)\s+", re.IGNORECASE)
 _SPACE = re.compile(r"[\s_]+")
 
@@ -158,6 +192,47 @@ def framebuffer_mib(mdev_type: MdevType) -> int | None:
 def short_name(name: str) -> str:
     """A type's name as people write it: ``NVIDIA_A10-8Q`` and ``GRID A10-8Q`` are ``A10-8Q``."""
     return _BRAND.sub("", _SPACE.sub(" ", name.strip()), count=1) if name else name
+
+
+def without_suffix(name: str) -> str:
+    """A type's name without the suffix of a MIG-backed type, if it has one."""
+    suffix = next((s for s in SUFFIXES if name.endswith(s)), "")
+    return name.removesuffix(suffix)
+
+
+def parse_creatable(text: str) -> tuple[tuple[int, str], ...]:
+    """Read ``creatable_vgpu_types``: a header, and ``1148  : NVIDIA L40S-2Q`` for each type.
+
+    Lines of another form are left out, the header with them: the driver proposed for mainline has
+    none.
+    """
+    matches = (_CREATABLE.fullmatch(line.strip()) for line in text.splitlines())
+    return tuple((int(match[1]), match[2]) for match in matches if match)
+
+
+def parse_vgpu_config(text: str, device_ids: Collection[int]) -> tuple[CardTypes, ...]:
+    """Read what :data:`VGPU_CONFIG` says of some cards.
+
+    Of the XML file only the few elements that matter are looked for (``vgpuType``, ``pgpu``,
+    ``supportedVgpu``); what has another form is left out.
+
+    Args:
+        text: the file.
+        device_ids: of the cards.
+    """
+    names = {int(m[1]): m[2] for m in _CONFIG_TYPE.finditer(text)}
+    found = []
+    for block in _CONFIG_CARD.finditer(text):
+        card = _CONFIG_DEVICE.search(block[1])
+        if card is None or int(card[1], 16) not in device_ids:
+            continue
+        types = [
+            CardVgpuType(int(m[1]), names[int(m[1])], int(m[2]))
+            for m in _CONFIG_SUPPORTED.finditer(block[1])
+            if int(m[1]) in names
+        ]
+        found.append(CardTypes(int(card[1], 16), int(card[2], 16) or None, tuple(types)))
+    return tuple(found)
 
 
 def _number(text: str | None, *, unit: str = "") -> int | None:

@@ -12,6 +12,7 @@
 ``group:8``                the endpoints of an IOMMU group; its bridges go to nobody
 ``path:pci0000:64/02.0/00.0``  a place: device and function on the way down from a host bridge.
                            Bus numbers, which may be others after the next boot, are no part of it
+``path:…/00.0/vf3``        a virtual function: of the physical one at a place, counted from 0
 ``eth0``, ``net:lan``      the device of a network interface; ``net:`` where no digit is in the name
 ``/dev/nvme0n1``           the device that has a disk, a partition, a screen or a GPU's node
 ``slot:3``                 the functions in a slot, as the firmware numbers it
@@ -84,7 +85,9 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _NTH = re.compile(r"(.+):([0-9]{1,9})")
 _BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 _HOP = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
-_PLACE = re.compile(r"path:(pci[0-9a-f]{4,8}:[0-9a-f]{2}(?:/[0-9a-z:.]+)+)")
+_PLACE = re.compile(
+    r"path:(pci[0-9a-f]{4,8}:[0-9a-f]{2}(?:/[0-9a-z:.]+)+?)(?:/vf(0|[1-9][0-9]{0,4}))?"
+)
 # IFNAMSIZ; a name without a digit is rather a word that was meant to be something else.
 _INTERFACE = re.compile(r"(?=.{1,15}$)[A-Za-z][\w.-]*[0-9][\w.-]*", re.ASCII)
 _NAMES: dict[NameKind, re.Pattern[str]] = {
@@ -203,13 +206,30 @@ class ByGpu:
 
 @attrs.frozen
 class ByPlace:
-    """One device by its place: the host bridge, and device and function of each hop down."""
+    """One device by its place: the host bridge, and device and function of each hop down.
+
+    Attributes:
+        place: of the device, or of its physical function.
+        vf_index: of the virtual function that is meant, as in ``virtfnN``; ``None``: no such one.
+    """
 
     place: str
+    vf_index: int | None = None
 
     def hits(self, device: PciDevice) -> bool:
-        """Say whether the device is meant."""
+        """Say whether the device, or the physical function of the one that is meant, is there."""
         return place_of(device) == self.place
+
+    def find(self, snapshot: Snapshot) -> tuple[PciDevice, ...]:
+        """The devices that are meant."""
+        found = tuple(device for device in snapshot.devices if self.hits(device))
+        if self.vf_index is None:
+            return found
+        return tuple(
+            vf
+            for device in found
+            for vf in snapshot.virtual_functions.get(device.address, ())[self.vf_index :][:1]
+        )
 
 
 NameKind = Literal["interface", "node", "slot", "serial", "gpu"]
@@ -238,12 +258,15 @@ Lookup = Callable[[ByName], Collection[PciAddress]]
 def place_of(device: PciDevice) -> str | None:
     """The place of a device: ``pci0000:64/02.0/00.0``; ``None`` where its path shows none.
 
+    Nor does a virtual function have one, which stands beside its physical one in ``sys/devices``,
+    in a slot that may be that of another device.
+
     It stays the same when buses are numbered anew, as long as the device stays where it is. The
     hops are those of ``sys/devices``; a VMD's or a hypervisor's domain behind a bridge has two.
     """
     _, _, below = device.path.partition("sys/devices/")
     bridge, *hops = below.split("/")
-    if _BRIDGE.fullmatch(bridge) is None or not hops:
+    if _BRIDGE.fullmatch(bridge) is None or not hops or device.is_vf:
         return None
     return "/".join([bridge, *(hop[-4:] if _HOP.fullmatch(hop) else hop for hop in hops)])
 
@@ -327,7 +350,10 @@ def select(
         if device is None:
             _no_such_address(selector.text, criterion, snapshot)
         return (device,)
-    found = tuple(device for device in snapshot.devices if criterion.hits(device))
+    if isinstance(criterion, ByPlace):
+        found = criterion.find(snapshot)
+    else:
+        found = tuple(device for device in snapshot.devices if criterion.hits(device))
     if not found:
         _no_such_set(selector.text, criterion, snapshot)
     if selector.nth is None:
@@ -371,8 +397,10 @@ def matcher(
     """
     criteria: list[Criterion] = []
     for selector in [parse(text) for text in texts]:
-        if selector.nth is None and not isinstance(selector.criterion, ByName):
-            criteria.append(selector.criterion)
+        criterion = selector.criterion
+        is_vf = isinstance(criterion, ByPlace) and criterion.vf_index is not None
+        if selector.nth is None and not isinstance(criterion, ByName) and not is_vf:
+            criteria.append(criterion)
         else:
             found = select(selector, snapshot, lookup)
             criteria += [ByAddress(device.address) for device in found]
@@ -429,7 +457,7 @@ def _criterion(text: str) -> Criterion | None:
 def _named(text: str) -> Criterion | ByName | None:
     """A place, or a name that says what it is; names tell upper from lower case."""
     if place := _PLACE.fullmatch(text):
-        return ByPlace(place[1])
+        return ByPlace(place[1], None if place[2] is None else int(place[2]))
     for kind, pattern in _NAMES.items():
         if match := pattern.fullmatch(text):
             return ByName(kind, match[1])

@@ -260,3 +260,84 @@ def test_switches_only_when_they_are_wanted(run: Runner, simulated: Maker) -> No
 def test_a_mode_without_a_gpu(run: Runner, simulated: Maker) -> None:
     assert run("mode", "container", root=simulated("mtty")).code == 3
     assert run("mode", "vgpu", root=simulated("mtty")).code == 2
+
+
+VGPUS = """\
+version = 1
+
+[[device]]
+select = "path:pci0000:64/02.0/00.0"
+ids = "10de:2236:10de:1482"
+driver = "native"
+vfs = "all"
+vgpus = { "A10-12Q" = 2 }
+
+[[device]]
+select = "path:pci0000:c9/02.0/00.0"
+ids = "10de:2236:10de:1482"
+driver = "native"
+vfs = "all"
+vgpus = { "A10-12Q" = 2 }
+"""
+
+
+def vgpus(run: Runner, root: Path) -> list[tuple[str, str]]:
+    value = run("vgpu", "list", "--json", root=root).value
+    return [(vgpu["gpu"], vgpu["type_name"]) for vgpu in value["vgpus"]]
+
+
+def test_vgpus_of_the_page(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    assert run("mode", "container", root=root).code == 0  # no virtual functions yet
+    for kind, number in (("A10-12Q", 2), ("A10-4Q", 6), ("A10-8Q", 3)):
+        say(root, VGPUS.replace('"A10-12Q" = 2', f'"{kind}" = {number}'))
+        ran = run("apply", root=root)
+        assert ran.code == 0, ran.err
+        assert [name for _, name in vgpus(run, root)] == [f"NVIDIA {kind}"] * 2 * number
+        assert run("diff", root=root).code == 0
+    over = VGPUS.replace('"A10-12Q" = 2', '"A10-8Q" = 4')
+    say(root, over)
+    before = vgpus(run, root)
+    ran = run("apply", root=root)
+    assert (ran.code, vgpus(run, root)) == (4, before)
+    assert "[no-room]" in ran.err
+
+
+def test_drift_of_vgpus(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    say(root, VGPUS)
+    assert run("apply", root=root).code == 0
+    value = run("vgpu", "list", "--json", root=root).value
+    uuid, *others = (vgpu["name"] for vgpu in value["vgpus"])
+    assert run("vgpu", "remove", uuid, root=root).code == 0
+    check_golden("host-file-diff-vgpus", run("diff", root=root), root)
+    assert run("apply", root=root).code == 0
+    now = run("vgpu", "list", "--json", root=root).value["vgpus"]
+    assert set(others) < {vgpu["name"] for vgpu in now}  # those that were right are the same ones
+    say(root, run("export", root=root).out)
+    check_golden("host-file-export-vgpus", run("export", root=root), root)
+    assert run("diff", root=root).code == 0
+
+
+def test_one_card_whole_and_the_other_in_parts(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    say(root, VGPUS)
+    assert run("apply", root=root).code == 0
+    first, second = VGPUS.rsplit("[[device]]", 1)
+    whole = second.replace('"native"', '"vfio-pci"').replace('"all"', "0")
+    say(root, f"{first}[[device]]{whole.partition('{')[0]}{{}}")
+    check_golden("host-file-plan-one-whole", run("plan", root=root), root)
+    ran = run("apply", root=root)
+    assert ran.code == 0, ran.err
+    assert vgpus(run, root) == [("0000:65:00.0", "NVIDIA A10-12Q")] * 2
+    assert drivers(run, root, "ca:00.*") == ["vfio-pci"]
+    assert run("diff", root=root).code == 0
+
+
+def test_a_gpu_without_mediated_devices(run: Runner, simulated: Maker) -> None:
+    root = simulated("l40s-vgpu")
+    say(root, 'version = 1\n[[device]]\nselect = "class:gpu"\nvgpus = { "L40S-24Q" = 2 }\n')
+    ran = run("apply", root=root)
+    assert ran.code == 0, ran.err
+    assert [name for _, name in vgpus(run, root)] == ["NVIDIA L40S-24Q"] * 2
+    assert run("diff", root=root).code == 0

@@ -14,6 +14,8 @@ import pytest
 from tests.face.support import Ran, check_golden, steady
 from vfiohost import testing
 from vfiohost.cli.output import Output
+from vfiohost.journal import lock
+from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +75,36 @@ GOLDEN_RUNS = [
     ("bind-auto-gh200", "gh200", ["bind 10de:2342 --driver auto"]),
     ("bind-l40s-vf", "l40s-vgpu", ["bind c1:00.4"]),
     ("mdev-create-t4", "t4-v100-vgpu", ["mdev create -p 3b:00.0 -t T4-4C -n 2", "mdev types"]),
+    ("vgpu-types-t4", "t4-v100-vgpu", ["vgpu types 3b:00.0"]),
+    ("vgpu-capacity-a10", "a10-pair-vgpu", ["vgpu create -g 65:00.0 -t A10-8Q", "vgpu capacity"]),
+    ("vgpu-capacity-l40s", "l40s-vgpu", ["vgpu create -g c1:00.0 -t 1150", "vgpu capacity"]),
+    ("vgpu-none", "a10-pair", ["vgpu capacity", "vgpu types 65:00.0", "vgpu list"]),
+    ("vgpu-create-no-driver", "a10-pair", ["vgpu create -g 65:00.0 -t A10-8Q"]),
+    ("vgpu-create-a10", "a10-pair-vgpu", ["vgpu create -g 65:00.0 -t A10-12Q -n 2", "vgpu list"]),
+    (
+        "vgpu-create-third",
+        "a10-pair-vgpu",
+        ["vgpu create -g 65:00.0 -t A10-12Q -n 2", "vgpu create -g 65:00.0 -t A10-12Q"],
+    ),
+    (
+        "vgpu-create-other",
+        "l40s-vgpu",
+        ["vgpu create -g c1:00.0 -t L40S-24Q", "vgpu create -g c1:00.0 -t L40S-12Q"],
+    ),
+    ("vgpu-create-l40s", "l40s-vgpu", ["vgpu create -g c1:00.0 -t L40S-24Q -n 2", "vgpu list"]),
+    ("vgpu-create-dry-run", "l40s-vgpu", ["vgpu create -g c1:00.0 -t 1155 --dry-run"]),
+    (
+        "vgpu-create-uuid-vf",
+        "l40s-vgpu",
+        ["vgpu create -g c1:00.0 -t 1155 -u b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10"],
+    ),
+    ("vgpu-create-near", "t4-v100-vgpu", ["vgpu create -g 3b:00.0 -t T4-8X"]),
+    (
+        "vgpu-remove-l40s",
+        "l40s-vgpu",
+        ["vgpu create -g c1:00.0 -t 1148 -n 3", "vgpu remove c1:00.5 c1:00.4", "vgpu list", "undo"],
+    ),
+    ("vgpu-remove-not-there", "l40s-vgpu", ["vgpu remove c1:00.5"]),
     ("bind-once", "a10-pair", ["bind 65:00.0 --once", "list 65:00.0 -o address,driver,override"]),
     ("bind-no-load", "a10-pair", ["bind 65:00.0 --no-load"]),
     ("bind-exit-code", "a10-pair", ["bind 65:00.0 -n --exit-code"]),
@@ -322,8 +354,12 @@ def test_what_a_killed_run_left_is_recovered(run: Runner, simulated: Maker) -> N
     (would,) = dry.value["recoveries"]
     assert (would["outcome"], len(would["commands"])) == ("recovered", 3)
     assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "vfio-pci"}
+    with Sysfs(root) as sysfs, lock(sysfs, purpose="bind 65:00.0"):  # it may be that one's work
+        busy = run("recover", "-n", "--timeout", "0.1", root=root)
+    assert (busy.code, busy.out) == (8, "")
     ran = run("recover", "--json", root=root)
     assert [r["outcome"] for r in ran.value["recoveries"]] == ["recovered"]
+    assert run("recover", "-n", "--exit-code", root=root).code == 0
     assert drivers_of(run, root, "65:00.0") == {"0000:65:00.0": "nouveau"}
     assert run("recover", root=root).out == "nothing to recover\n"
 
@@ -337,8 +373,9 @@ def test_a_damaged_journal_that_has_ended_is_told_and_blocks_nobody(
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([lines[0], "nonsense\n", *lines[2:]]))
     assert run("bind", "ca:00.0", root=root).code == 0
-    told = run("recover", root=root)
-    assert (told.code, str(journal) in told.out) == (1, True)
+    for options in ((), ("-n", "--exit-code")):
+        told = run("recover", *options, root=root)
+        assert (told.code, str(journal) in told.out) == (1, True)
     for words in (("restore", "65:00.0"), ("restore", "--all")):
         dry = run(*words, "-n", root=root)
         assert "warning: What devices had before may stand in a journal that is" in dry.out

@@ -174,6 +174,11 @@ def kind_of(action: Action) -> str:
     return words[-1].rpartition("/")[2] if len(words) > 1 else words[0].split()[0]
 
 
+def sequences_of(steps: int) -> int:
+    """How many sequences have so many steps."""
+    return max(1, steps // LENGTH)
+
+
 def run(linux: LinuxInLab, simulations: Simulations, first_seed: int, steps: int) -> Summary:
     """Do random sequences to both, until so many steps are done or enough is found.
 
@@ -181,7 +186,7 @@ def run(linux: LinuxInLab, simulations: Simulations, first_seed: int, steps: int
     """
     summary = Summary(linux.release, first_seed)
     began = time.monotonic()
-    seeds = range(first_seed, first_seed + max(1, steps // LENGTH))
+    seeds = range(first_seed, first_seed + sequences_of(steps))
     found: dict[tuple[str, ...], Difference] = {}
     call = linux.submit(actions := make_sequence(first_seed, LENGTH))
     for seed in seeds:

@@ -52,7 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--steps",
         type=int,
         default=2000,
-        help="how many random steps the real kernel and the simulated one take (default: 2000)",
+        help="how many random steps the real kernels and the simulated one take, in equal shares "
+        "and from seeds of their own (default: 2000)",
     )
     parser.addoption("--seed", type=int, default=1, help="the first random sequence (default: 1)")
     parser.addoption(

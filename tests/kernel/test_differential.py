@@ -21,7 +21,7 @@ RECORD_SECONDS = 300.0
 
 
 def test_random_sequences(
-    lab: Machine, machines: Machines, in_memory: Path, pytestconfig: pytest.Config
+    lab: Machine, machines: Machines, flavour: str, in_memory: Path, pytestconfig: pytest.Config
 ) -> None:
     linux = campaign.LinuxInLab(machines)
     text = machines.get().call(
@@ -32,7 +32,9 @@ def test_random_sequences(
         Path(record).write_text(text)
     simulations = Simulations(recording.parse(text), in_memory)
     assert changes_between(linux.first_state, simulations.first_state) == {}
-    steps, seed = pytestconfig.getoption("steps"), pytestconfig.getoption("seed")
+    kernels = pytestconfig.getoption("kernel").split(",")
+    steps = pytestconfig.getoption("steps") // len(kernels)
+    seed = pytestconfig.getoption("seed") + kernels.index(flavour) * campaign.sequences_of(steps)
     summary = campaign.run(linux, simulations, seed, steps)
     wanted = pytestconfig.getoption("summary")
     if wanted:

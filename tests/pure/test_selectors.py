@@ -13,6 +13,7 @@ from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, VfioHostE
 from vfiohost.selectors import (
     CLASSES,
     ByName,
+    matcher,
     parse,
     place_of,
     select,
@@ -220,6 +221,27 @@ def test_a_place_stays_when_buses_are_numbered_anew() -> None:
     with pytest.raises(NotFoundError, match=r"Did you mean path:pci0000:64/02\.0/00\.0\?"):
         hits("path:pci0000:64/02.0/00.1", before)
     assert place_of(attrs.evolve(device("0000:65:00.0"), path="elsewhere/0000:65:00.0")) is None
+
+
+def test_a_virtual_function_has_its_place_by_its_physical_one() -> None:
+    port = "pci0000:64/0000:64:02.0"
+    physfn = at(port, "0000:65:00.0")
+    # On the next bus, in the slot of the physical function: SR-IOV takes bus numbers as it needs.
+    vfs = [
+        attrs.evolve(at(port, where), physfn=physfn.address)
+        for where in ("0000:65:01.0", "0000:66:00.0")
+    ]
+    host = snapshot(physfn, *vfs)
+    place = "path:pci0000:64/02.0/00.0"
+    assert hits(place, host) == ["0000:65:00.0"]
+    assert hits(f"{place}/vf0", host) == ["0000:65:01.0"]
+    assert hits(f"{place}/vf1", host) == ["0000:66:00.0"]
+    assert [place_of(vf) for vf in vfs] == [None, None]
+    for beyond in ("vf2", "vf01"):
+        with pytest.raises(NotFoundError):
+            hits(f"{place}/{beyond}", host)
+    is_meant = matcher([f"{place}/vf1"], host)
+    assert [is_meant(each) for each in host.devices] == [False, False, True]
 
 
 @pytest.mark.parametrize(

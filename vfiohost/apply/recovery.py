@@ -12,7 +12,7 @@ from vfiohost.apply.pending import still_waiting
 from vfiohost.apply.transaction import Transaction
 from vfiohost.apply.unfinished import shared_with
 from vfiohost.errors import KernelError, NotFoundError, PendingError, PlanRefused
-from vfiohost.journal import DamagedJournal, lock
+from vfiohost.journal import DamagedJournal, check_free, lock
 from vfiohost.native import never
 from vfiohost.plan.types import Report, StepResult
 from vfiohost.plan.words import listed
@@ -106,7 +106,7 @@ def recover(
         judge: given the steps that stand, says whether they can be taken back, by raising
             :class:`vfiohost.errors.PlanRefused`.
         keep: the id of a journal to close without taking anything back; the others wait.
-        dry_run: only look, and say what would become of each; without the lock.
+        dry_run: only look, and say what would become of each; the lock is not taken.
         timeout: seconds for each store and read.
         wait: seconds to wait for the lock.
         give_up: asked while the lock is waited for; see :func:`vfiohost.journal.lock`.
@@ -129,6 +129,8 @@ def recover(
         return ()
     recoveries: list[Recovery] = []
     if dry_run:
+        # What is under way looks like what was cut off.
+        check_free(sysfs, wait=wait, give_up=give_up)
         looker = _Recoverer(sysfs, kernel, journal, judge, timeout)
         found = reversed(_chosen(journal, keep))
         return tuple(looker.look(entry, keep=keep is not None) for entry in found)

@@ -92,9 +92,19 @@ def recover(session: Session) -> None:
     options = session.options
     session.value["dry_run"] = options.dry_run
     if options.dry_run:
-        found = session.host.recover(allow=options.allowed, keep=options.keep, dry_run=True)
+        found = session.host.recover(
+            allow=options.allowed,
+            keep=options.keep,
+            dry_run=True,
+            timeout=options.seconds,
+            wait=options.seconds,
+            give_up=session.gives_up_lock,
+        )
         _show_recoveries(session, found, "would be ")
-        session.exit_code = EXIT_CHANGES if found and options.exit_code else 0
+        would = options.exit_code and any(each.outcome in _CHANGES for each in found)
+        session.exit_code = max(map(_recovery_code, found), default=0)
+        if would and not session.exit_code:
+            session.exit_code = EXIT_CHANGES
         return
     with session.writing():
         session.waits.begin_lock()
@@ -134,6 +144,9 @@ VERBS: Mapping[str, Callable[[Session], None]] = {
     "recover": recover,
 }
 """The verbs of this module."""
+
+_CHANGES = ("recovered", "kept", "other-boot")
+"""The outcomes that a dry run tells of, and that change the host or close a journal."""
 
 _RECOVERY_CODES = {
     "recovered": 0,

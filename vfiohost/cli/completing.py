@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vfiohost.cli.session import Session
     from vfiohost.host import Host
     from vfiohost.model import Snapshot
+    from vfiohost.vgpus import VgpuGpu
 
 COMPLETE = "__complete"
 """The word that stands for the verb where a shell asks what can follow."""
@@ -203,6 +204,9 @@ class _Values:
         from vfiohost.selectors import CLASSES
 
         verb = self._line.verbs[:1]
+        if verb == ("vgpu",):
+            yield from self._gpu()
+            return
         names = None if "no_names" in self._line.values else self._host.names
         if verb == ("print",):
             yield from self._uuids()
@@ -259,11 +263,37 @@ class _Values:
     def _allow(self) -> Iterator[Candidate]:
         yield from ((word, "") for word in ALLOW_WORDS)
 
+    def _gpu(self) -> Iterator[Candidate]:
+        for gpu in self._vgpu_gpus:
+            yield str(gpu.address), f"{len(gpu.types)} types, {len(gpu.vgpus)} vGPUs"
+
+    def _vgpus(self) -> Iterator[Candidate]:
+        for gpu in self._vgpu_gpus:
+            for vgpu in gpu.vgpus:
+                yield vgpu.name, f"{gpu.by_id.get(str(vgpu.type_id))} on {gpu.address}"
+
+    @cached_property
+    def _vgpu_gpus(self) -> Sequence[VgpuGpu]:
+        gpus = self._host.vgpu_gpus(snapshot=self._snapshot)
+        return [gpu for gpu in gpus if gpu.backend is not None]
+
+    def _vgpu_types(self) -> Iterator[Candidate]:
+        from vfiohost.plan.vgpu_room import capacities
+
+        wanted = self._line.values.get("gpu")
+        for gpu in self._vgpu_gpus:
+            if wanted in (None, str(gpu.address), str(gpu.address)[5:]):
+                for each in capacities(gpu):
+                    yield each.kind.short, f"{each.kind.type_id} ({each.remaining} left)"
+
     def _parent(self) -> Iterator[Candidate]:
         for parent in self._snapshot.mdev.parents if self._snapshot.mdev else ():
             yield parent.name, f"{len(parent.types)} types"
 
     def _type(self) -> Iterator[Candidate]:
+        if self._line.verbs[:1] == ("vgpu",):
+            yield from self._vgpu_types()
+            return
         wanted = self._line.values.get("parent")
         for parent in self._snapshot.mdev.parents if self._snapshot.mdev else ():
             if wanted in (None, parent.name, parent.name[5:]):

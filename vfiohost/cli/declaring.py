@@ -63,9 +63,20 @@ def apply(session: Session) -> None:
 
 def _plan(session: Session, declared: Declared) -> None:
     snapshot = session.scan(mdev=True)
+    show_stages(session, declared.stages(snapshot), snapshot)
+
+
+def show_stages(session: Session, stages: Sequence[Stage], snapshot: Snapshot) -> None:
+    """Show plans that build on each other, and write nothing.
+
+    Args:
+        session: the verb.
+        stages: the plans, in order.
+        snapshot: the host as it is, with its mediated devices.
+    """
     session.value |= {"dry_run": True, "stages": []}
     is_changed = False
-    for stage in declared.stages(snapshot):
+    for stage in stages:
         made = _preview(stage, snapshot, is_changed=is_changed)
         if made is None:
             session.lines.append(f"then {stage.title}, planned when the above is done")
@@ -91,11 +102,21 @@ def _preview(stage: Stage, snapshot: Snapshot, *, is_changed: bool) -> Plan | No
 
 
 def _apply(session: Session, declared: Declared) -> None:
-    options, output, host = session.options, session.output, session.host
-    if options.dry_run:
+    if session.options.dry_run:
         _plan(session, declared)
         return
-    stages = declared.stages(session.scan(mdev=True))
+    apply_stages(session, declared.stages(session.scan(mdev=True)), "apply")
+
+
+def apply_stages(session: Session, stages: Sequence[Stage], purpose: str) -> None:
+    """Carry out plans that build on each other, all or none, and say what was done.
+
+    Args:
+        session: the verb.
+        stages: the plans, in order.
+        purpose: what for; others who want the lock are told.
+    """
+    options, output, host = session.options, session.output, session.host
     said = options.verbose and not output.json
 
     def progress(result: StepResult) -> None:
@@ -110,7 +131,7 @@ def _apply(session: Session, declared: Declared) -> None:
         try:
             reports = host.apply_stages(
                 stages,
-                "apply",
+                purpose,
                 timeout=options.seconds,
                 wait=options.seconds,
                 cancel=is_cancelled,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from vfiohost.cli.carrying import carry_out, each_on_its_own, plan_or_pending, show
 from vfiohost.errors import ParseError
@@ -23,7 +24,7 @@ def create(session: Session) -> None:
     """``vfiohost mdev create -p PARENT -t TYPE``."""
     options = session.options
     uuids = () if options.uuid is None else (options.uuid,)
-    count = None if options.count is None else _count(options.count)
+    count = None if options.count is None else parse_count(options.count)
     if uuids and count not in (None, 1):
         raise ParseError(str(count), "a count that goes with one UUID", where="-n")
     attributes = [_attribute(text) for text in options.attr]
@@ -79,7 +80,48 @@ def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
     return fields
 
 
-VERBS: Mapping[str, Callable[[Session], None]] = {"mdev create": create, "mdev remove": remove}
+def define(session: Session) -> None:
+    """``vfiohost mdev define -p PARENT -t TYPE``: as mdevctl keeps it."""
+    from vfiohost.definitions import MdevDefinition, path_of
+    from vfiohost.render.values import definition_value
+
+    options = session.options
+    made = MdevDefinition(
+        uuid=str(uuid4()) if options.uuid is None else parse_uuid(options.uuid),
+        parent=options.parent or "",
+        mdev_type=options.type or "",
+        start="auto" if options.auto else "manual",
+        attributes=tuple(_attribute(text) for text in options.attr),
+    )
+    session.value |= {"dry_run": options.dry_run, "definitions": [definition_value(made)]}
+    if options.dry_run:
+        session.lines.append(f"would write /{path_of(made)}")
+        return
+    with session.writing():
+        session.host.define_mdev(made, callouts=not options.ignore_callouts)
+    session.lines.append(made.uuid)
+
+
+def undefine(session: Session) -> None:
+    """``vfiohost mdev undefine UUID``: take a definition away."""
+    uuid = parse_uuid(session.options.uuid or "")
+    session.value |= {"dry_run": session.options.dry_run}
+    if session.options.dry_run:
+        found = [d for d in session.host.mdev_definitions()[0] if d.uuid == uuid]
+        session.lines += [f"would remove the definition of {uuid} on {d.parent}" for d in found]
+        return
+    with session.writing():
+        paths = session.host.undefine_mdev(uuid)
+    if not session.options.quiet:
+        session.lines += [f"/{path}  removed" for path in paths]
+
+
+VERBS: Mapping[str, Callable[[Session], None]] = {
+    "mdev create": create,
+    "mdev remove": remove,
+    "mdev define": define,
+    "mdev undefine": undefine,
+}
 """The verbs of this module."""
 
 
@@ -88,7 +130,12 @@ def _bus(session: Session) -> MdevBus:
     return MdevBus((), ()) if bus is None else bus
 
 
-def _count(text: str) -> int:
+def parse_count(text: str) -> int:
+    """The value of ``-n``.
+
+    Raises:
+        ParseError: it is no number of devices that could be meant.
+    """
     digits = text.lstrip("0") if text.isascii() and text.isdecimal() else ""
     if 0 < len(digits) <= len(str(_MAX_COUNT)) and int(digits) <= _MAX_COUNT:
         return int(digits)

@@ -80,6 +80,16 @@ class Options(argparse.Namespace):
     for_: str | None = None
     attr: Sequence[str] = ()
     uuids: Sequence[str] = ()
+    defined: bool = False
+    dumpjson: bool = False
+    auto: bool = False
+    ignore_callouts: bool = False
+
+    gpu: str | None = None
+    vgpus: Sequence[str] = ()
+    config: str | None = None
+    valid_config: bool = False
+    what: str = "default"
 
     physfn: str | None = None
     number: str | None = None
@@ -96,6 +106,7 @@ class Options(argparse.Namespace):
     update: bool = False
     workload: str | None = None
     nvswitch: bool = False
+    write: bool = False
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.errors import ParseError
 from vfiohost.guests.cdi import cdi_json
 from vfiohost.guests.kubevirt import kubevirt_yaml, left_out, vmi_yaml
 from vfiohost.guests.libvirt import libvirt_xml
 from vfiohost.guests.qemu import qemu_arguments
 from vfiohost.guests.ready import all_ready, named_ready
-from vfiohost.guests.resources import collisions, nameless, resources
-from vfiohost.plan.mdev import parse_uuid
+from vfiohost.guests.resources import collisions, nameless, resources, unknown_vgpus
+from vfiohost.plan.mdev import as_uuid
 from vfiohost.render.table import format_table
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def show_resources(session: Session) -> None:
     found = resources(snapshot, session.host.names)
     _warn(session, collisions(found))
     _warn(session, nameless(snapshot.mdev.devices if snapshot.mdev else ()))
+    _warn(session, unknown_vgpus(snapshot))
     session.value["allocatable"] = {r.name: len(r.devices) for r in found}
     session.value["resources"] = [
         {"name": r.name, "kinds": list(r.kinds), "devices": list(r.devices)} for r in found
@@ -83,17 +83,10 @@ def _ready(session: Session, snapshot: Snapshot) -> Ready:
     words = session.options.devices
     if not words:
         return all_ready(snapshot)
-    uuids = [uuid for word in words if (uuid := _uuid(word)) is not None]
-    devices = [word for word in words if _uuid(word) is None]
+    uuids = [uuid for word in words if (uuid := as_uuid(word)) is not None]
+    devices = [word for word in words if as_uuid(word) is None]
     found = session.host.select(devices, snapshot) if devices else ()
     return named_ready(snapshot, found, uuids)
-
-
-def _uuid(word: str) -> str | None:
-    try:
-        return parse_uuid(word)
-    except ParseError:
-        return None
 
 
 def _cluster(make: Callable[[Ready, PciNames], str]) -> Callable[[Session, Ready], str]:

@@ -87,6 +87,9 @@ def list_mdev_types(session: Session) -> None:
 
 def list_mdevs(session: Session) -> None:
     """``vfiohost mdev list``."""
+    if session.options.defined or session.options.dumpjson:
+        _list_defined(session)
+        return
     devices = _bus(session).devices
     nodes = session.host.vfio_nodes() if devices else {}
     session.value["mdevs"] = [values.mdev_value(d, nodes) for d in devices]
@@ -94,6 +97,21 @@ def list_mdevs(session: Session) -> None:
         _nothing(session, "There is no mediated device.")
         return
     session.lines += listing.mdev_table(devices, session.output.paint_for(sys.stdout))
+
+
+def _list_defined(session: Session) -> None:
+    """``vfiohost mdev list -d``: what is defined with mdevctl."""
+    from vfiohost.definitions import render_all
+
+    found, problems = session.host.mdev_definitions()
+    session.problems |= dict.fromkeys(problems)
+    session.value["definitions"] = [values.definition_value(each) for each in found]
+    if session.options.dumpjson:
+        session.document = f"{render_all(found)}\n"
+    elif found:
+        session.lines += listing.definition_table(found, session.output.paint_for(sys.stdout))
+    else:
+        _nothing(session, "No mediated device is defined.")
 
 
 VERBS: Mapping[str, Callable[[Session], None]] = {

@@ -1,7 +1,8 @@
 """KubeVirt's configuration, and the part of a virtual machine's that names devices. Pure.
 
 What is offered is NVIDIA's sandbox device plugin's, hence ``externalResourceProvider``: KubeVirt
-starts no plugin of its own for it, and takes no such mediated device away.
+starts no plugin of its own for it, and takes no such mediated device away. But vGPUs without
+mediated devices that plugin does not know (1.6.0), and KubeVirt's own does.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ def kubevirt_yaml(ready: Ready, names: PciNames) -> str:
             "    #   enabled: false",
         ]
     pairs = {_selector(d): device_resource(d, names) for d in ready.devices if is_offered(d)}
+    own = {_selector(d): device_resource(d, names) for d in _own(ready)}
     types = [m.type_name for m in ready.mdevs if isinstance(m.type_name, str)]
-    if not pairs and not types:
+    if not pairs and not own and not types:
         return "\n".join([*lines, "    permittedHostDevices: {}", ""])
     lines.append("    permittedHostDevices:")
-    if pairs:
+    if pairs or own:
         lines.append("      pciHostDevices:")
     for selector, resource in pairs.items():
         lines += _permitted("pciVendorSelector", selector, resource)
+    if own:
+        lines.append("        # vGPUs that KubeVirt's own plugin offers; of any type, by one name.")
+    for selector, resource in own.items():
+        lines += _permitted("pciVendorSelector", selector, resource, is_external=False)
     if types:
         lines.append("      mediatedDevices:")
     for name in dict.fromkeys(types):
@@ -64,7 +70,7 @@ def vmi_yaml(ready: Ready, names: PciNames) -> str:
         ready: what the machine is to be given.
         names: for the names of resources.
     """
-    offered = [d for d in ready.devices if is_offered(d)]
+    offered = _given(ready)
     gpus = [device_resource(d, names) for d in offered if _is_display(d)]
     gpus += [mdev_resource(m.type_name) for m in ready.mdevs if isinstance(m.type_name, str)]
     others = [device_resource(d, names) for d in offered if not _is_display(d)]
@@ -77,14 +83,33 @@ def vmi_yaml(ready: Ready, names: PciNames) -> str:
 
 def left_out(ready: Ready) -> Iterator[Problem]:
     """What is ready, but not for a cluster: nobody offers it there."""
+    given = {device.address for device in _given(ready)}
     for device in ready.devices:
-        if not is_offered(device):
-            sentence = "NVIDIA's device plugin does not offer it, so it is left out."
-            yield Problem(str(device.address), None, sentence)
+        if device.address in given:
+            continue
+        sentence = "NVIDIA's device plugin does not offer it, so it is left out."
+        if device.address in ready.vgpus:
+            sentence = (
+                f"{device.ids} is what NVIDIA's device plugin offers here, so that KubeVirt's own "
+                "does not offer this vGPU, and it is left out."
+            )
+        yield Problem(str(device.address), None, sentence)
+
+
+def _own(ready: Ready) -> list[PciDevice]:
+    """The vGPUs that KubeVirt's own plugin offers: it finds devices by their ids alone."""
+    external = {d.ids for d in ready.devices if is_offered(d)}
+    return [d for d in ready.devices if d.address in ready.vgpus and d.ids not in external]
+
+
+def _given(ready: Ready) -> list[PciDevice]:
+    """The devices that somebody offers to machines."""
+    own = {device.address for device in _own(ready)}
+    return [d for d in ready.devices if is_offered(d) or d.address in own]
 
 
 def _gates(ready: Ready) -> Iterator[str]:
-    offered = [d for d in ready.devices if is_offered(d)]
+    offered = _given(ready)
     if ready.mdevs or any(map(_is_display, offered)):
         yield _GPU
     if not all(map(_is_display, offered)):
@@ -103,12 +128,10 @@ def _selector(device: PciDevice) -> str:
     return device.ids.upper()
 
 
-def _permitted(key: str, selector: str, resource: str) -> list[str]:
-    return [
-        "        - externalResourceProvider: true",
-        f"          {key}: {_quoted(selector)}",
-        f"          resourceName: {_quoted(resource)}",
-    ]
+def _permitted(key: str, selector: str, resource: str, *, is_external: bool = True) -> list[str]:
+    lines = ["externalResourceProvider: true"] if is_external else []
+    lines += [f"{key}: {_quoted(selector)}", f"resourceName: {_quoted(resource)}"]
+    return [f"        {'  ' if n else '- '}{line}" for n, line in enumerate(lines)]
 
 
 def _asked(prefix: str, resources: list[str]) -> Iterator[str]:

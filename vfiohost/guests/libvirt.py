@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def libvirt_xml(ready: Ready) -> str:
     """Make a ``<hostdev>`` for each device, to stand below ``<devices>``.
 
-    They are not ``managed``: libvirt leaves the driver as it is, also when the guest ends.
+    They are not ``managed``: libvirt leaves the driver as it is, also when the guest ends. A vGPU
+    without a mediated device must stay on NVIDIA's driver.
 
     Args:
         ready: what the guest is to be given.

@@ -11,9 +11,16 @@ from vfiohost.model import Problem, Unavailable, is_vfio_driver
 from vfiohost.nvidia import DRIVER, VENDOR_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from vfiohost.model import IommuGroup, MdevType, MediatedDevice, PciDevice, Snapshot
+    from vfiohost.model import (
+        IommuGroup,
+        MdevType,
+        MediatedDevice,
+        PciAddress,
+        PciDevice,
+        Snapshot,
+    )
 
 
 @attrs.frozen
@@ -25,12 +32,15 @@ class Ready:
         mdevs: in order of parent, then UUID.
         problems: what is left out, and why.
         apis: the ``device_api`` of mediated devices that have another than ``vfio-pci``, by UUID.
+        vgpus: which of the devices are virtual functions that NVIDIA's driver has made vGPUs, and
+            that stay on it.
     """
 
     devices: tuple[PciDevice, ...]
     mdevs: tuple[MediatedDevice, ...]
     problems: tuple[Problem, ...] = ()
     apis: Mapping[str, str] = attrs.field(factory=dict)
+    vgpus: frozenset[PciAddress] = frozenset()
 
     def api(self, mdev: MediatedDevice) -> str:
         """The name of the VFIO driver that a guest's monitor has for a mediated device."""
@@ -60,15 +70,15 @@ def all_ready(snapshot: Snapshot) -> Ready:
     """
     devices, problems = [], []
     for device in snapshot.devices:
-        if not _is_on_vfio(device):
+        if not _is_on_vfio(device, snapshot):
             continue
-        group = _group(device, snapshot)
-        if group is not None and not group.is_viable:
-            problems.append(Problem(str(device.address), None, f"Left out: {_blocked(group)}"))
+        blocked = _blocked(device, snapshot)
+        if blocked:
+            problems.append(Problem(str(device.address), None, f"Left out: {blocked}"))
         else:
             devices.append(device)
     mdevs = snapshot.mdev.devices if snapshot.mdev else ()
-    return Ready(tuple(devices), mdevs, tuple(problems), _apis(snapshot))
+    return _made(snapshot, devices, mdevs, problems)
 
 
 def named_ready(snapshot: Snapshot, devices: Iterable[PciDevice], uuids: Iterable[str]) -> Ready:
@@ -88,23 +98,35 @@ def named_ready(snapshot: Snapshot, devices: Iterable[PciDevice], uuids: Iterabl
     if refusals:
         raise PlanRefused(refusals)
     groups = (_group(device, snapshot) for device in devices)
-    wanted = {m.address for g in groups if g for m in g.endpoints if _is_on_vfio(m)}
+    wanted = {m.address for g in groups if g for m in g.endpoints if _is_on_vfio(m, snapshot)}
     wanted |= {device.address for device in devices}
     known = {mdev.uuid: mdev for mdev in (snapshot.mdev.devices if snapshot.mdev else ())}
     asked = dict.fromkeys(uuids)
     for uuid in asked:
         if uuid not in known:
             raise NotFoundError("mediated device", uuid)
-    return Ready(
-        tuple(device for device in snapshot.devices if device.address in wanted),
-        tuple(mdev for uuid, mdev in known.items() if uuid in asked),
-        apis=_apis(snapshot),
+    return _made(
+        snapshot,
+        [device for device in snapshot.devices if device.address in wanted],
+        [mdev for uuid, mdev in known.items() if uuid in asked],
     )
 
 
-def _is_on_vfio(device: PciDevice) -> bool:
+def _made(
+    snapshot: Snapshot,
+    devices: Sequence[PciDevice],
+    mdevs: Sequence[MediatedDevice],
+    problems: Sequence[Problem] = (),
+) -> Ready:
+    vgpus = snapshot.vgpu_functions.intersection(device.address for device in devices)
+    return Ready(tuple(devices), tuple(mdevs), tuple(problems), _apis(snapshot), vgpus)
+
+
+def _is_on_vfio(device: PciDevice, snapshot: Snapshot) -> bool:
+    """Whether a VFIO user could open a device: a VFIO driver has it, or it is a vGPU."""
     driver = device.driver
-    return isinstance(driver, str) and is_vfio_driver(driver) and not device.is_bridge
+    is_there = isinstance(driver, str) and is_vfio_driver(driver) and not device.is_bridge
+    return is_there or device.address in snapshot.vgpu_functions
 
 
 def _group(device: PciDevice, snapshot: Snapshot) -> IommuGroup | None:
@@ -118,13 +140,13 @@ def _refusals(device: PciDevice, snapshot: Snapshot) -> Iterator[Refusal]:
     if device.is_bridge:
         yield Refusal("bridge", where, f"{where} is a bridge.", "No guest is given one.")
         return
-    if not _is_on_vfio(device):
+    if not _is_on_vfio(device, snapshot):
         yield _no_vfio_driver(device)
         return
-    group = _group(device, snapshot)
-    if group is not None and not group.is_viable:
+    blocked = _blocked(device, snapshot)
+    if blocked:
         remedy = f"Take the rest of the group along: `vfiohost bind {where} --group`."
-        yield Refusal("group-not-viable", where, _blocked(group), remedy)
+        yield Refusal("group-not-viable", where, blocked, remedy)
 
 
 def _no_vfio_driver(device: PciDevice) -> Refusal:
@@ -134,8 +156,8 @@ def _no_vfio_driver(device: PciDevice) -> Refusal:
             "vgpu-vf",
             where,
             f"{where} is a virtual function of NVIDIA's vGPU host driver, which keeps it.",
-            "Name the UUID of its mediated device (`vfiohost mdev list`). A vGPU that was made by "
-            "current_vgpu_type is not printed; a guest gets it by this address.",
+            "Name the UUID of the mediated device on it (`vfiohost vgpu list`), or make it a vGPU: "
+            f"`vfiohost vgpu create -g {device.physfn} -t TYPE`.",
         )
     if isinstance(device.driver, Unavailable):
         sentence = f"Which driver {where} has could not be read: {device.driver.why}."
@@ -146,8 +168,17 @@ def _no_vfio_driver(device: PciDevice) -> Refusal:
     return Refusal("no-vfio-driver", where, sentence, remedy)
 
 
-def _blocked(group: IommuGroup) -> str:
-    who = ", ".join(f"{m.address} ({m.driver})" for m in group.blockers)
+def _blocked(device: PciDevice, snapshot: Snapshot) -> str:
+    """Why the group of a device could go to no VFIO user; empty when it could.
+
+    Of its vGPUs NVIDIA's driver leaves the DMA to VFIO.
+    """
+    group = _group(device, snapshot)
+    vgpus = snapshot.vgpu_functions
+    blockers = [m for m in group.blockers if m.address not in vgpus] if group else []
+    if group is None or not blockers:
+        return ""
+    who = ", ".join(f"{m.address} ({m.driver})" for m in blockers)
     return f"IOMMU group {group.number} is not viable, since a host driver has {who}."
 
 

@@ -113,6 +113,16 @@ def nameless(mdevs: Iterable[MediatedDevice]) -> Iterator[Problem]:
             yield Problem(mdev.uuid, None, sentence)
 
 
+def unknown_vgpus(snapshot: Snapshot) -> Iterator[Problem]:
+    """The vGPUs that the plugin does not know: those without mediated devices."""
+    for address in sorted(snapshot.vgpu_functions):
+        sentence = (
+            "It is a vGPU without a mediated device, which NVIDIA's device plugin does not offer; "
+            "KubeVirt's own does (`vfiohost print kubevirt`)."
+        )
+        yield Problem(str(address), None, sentence)
+
+
 def _plugin_name(text: str) -> str:
     """A name of ``pci.ids`` as the plugin writes it."""
     # Letter by letter, as Go does: Python's upper() makes two letters of some.

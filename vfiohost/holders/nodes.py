@@ -175,8 +175,8 @@ def vfio_uses(sysfs: Sysfs, subjects: Iterable[Subject], processes: Processes) -
         files = [file for node in vfio_nodes(subject) for file in processes.files.get(node, ())]
         files += processes.devices(subject.path)
         enable = f"sys/bus/pci/devices/{subject.name}/enable"
-        count = None if subject.device is None else text_of(sysfs, enable)
-        is_open = count not in ("0", None) or (subject.device is None and bool(files))
+        is_told = subject.device is not None and not subject.brings_vfio
+        is_open = text_of(sysfs, enable) not in ("0", None) if is_told else bool(files)
         if is_open and subject.is_on_vfio and not files:
             yield from _unseen(subject, f"/{enable}", processes)
         seen: set[int] = set()

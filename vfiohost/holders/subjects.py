@@ -50,9 +50,19 @@ class Subject:
         return isinstance(self.device.driver, str) and is_vfio_driver(self.device.driver)
 
     @property
+    def brings_vfio(self) -> bool:
+        """Whether its own driver makes it a VFIO device, as NVIDIA's does with virtual functions.
+
+        Its ``enable`` does not tell whether it is open: the driver has it enabled for itself.
+        """
+        has_driver = self.device is not None and isinstance(self.device.driver, str)
+        return has_driver and bool(self.cdevs) and not self.is_on_vfio
+
+    @property
     def may_be_on_vfio(self) -> bool:
         """While an unbind waits for a VFIO user, the link to the driver is gone already."""
-        return self.is_on_vfio or not isinstance(self.device and self.device.driver, str)
+        is_driverless = not isinstance(self.device and self.device.driver, str)
+        return self.is_on_vfio or self.brings_vfio or is_driverless
 
 
 def find_subjects(

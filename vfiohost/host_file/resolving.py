@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import NotFoundError, PlanRefused, Refusal
@@ -11,6 +10,7 @@ from vfiohost.model import is_vfio_driver
 from vfiohost.plan.drivers import AUTO
 from vfiohost.plan.words import counted, listed
 from vfiohost.selectors import knows_no_names, select
+from vfiohost.vgpus import vgpu_gpus, vgpus_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -104,17 +104,18 @@ def _twice(device: PciDevice, first: DeviceTable, second: DeviceTable) -> Refusa
 def differences(
     wanted: Iterable[Wanted], snapshot: Snapshot, power: Mapping[PciAddress, str]
 ) -> Iterator[Difference]:
-    """Say in what devices are not as they shall be: drivers, power, and virtual functions.
+    """Say in what devices are not as they shall be: drivers, power, virtual functions, vGPUs.
 
     Args:
         wanted: what shall be.
-        snapshot: what is, with the details of the devices.
+        snapshot: what is, with the details of the devices, and with the mediated devices.
         power: what ``power/control`` of the devices says.
     """
     vfs: dict[PciAddress, list[PciDevice]] = {}
     for device in snapshot.devices:
         if device.is_vf:
             vfs.setdefault(device.physfn, []).append(device)  # type: ignore[arg-type]  # is_vf says so
+    makers = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
     for each in wanted:
         table, device = each.table, each.device
         if table.driver is not None:
@@ -123,6 +124,11 @@ def differences(
             yield _differs(device, "power", power[each.address], table.power, table)
         if table.vfs is not None:
             yield from _functions(device, vfs.get(each.address, []), table, snapshot)
+        if table.vgpus is not None:
+            gpu = makers.get(each.address)
+            if gpu is None or not gpu.has_just(table.vgpus):
+                has = "no GPU of NVIDIA's" if gpu is None else vgpus_text(gpu.held)
+                yield _differs(device, "vgpus", has, vgpus_text(table.vgpus), table)
 
 
 def _functions(
@@ -162,8 +168,3 @@ def _differs(
     device: PciDevice, what: str, found: str, wanted: str, table: DeviceTable
 ) -> Difference:
     return Difference(str(device.address), what, found, wanted, table.where)
-
-
-def vgpu_text(vgpus: Mapping[str, int]) -> str:
-    """A set of vGPUs as text: ``2 x A10-12Q``; ``none``."""
-    return ", ".join(f"{n} x {name}" for name, n in sorted(Counter(vgpus).items())) or _NONE

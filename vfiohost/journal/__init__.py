@@ -30,7 +30,7 @@ from vfiohost.journal.entry import (
     EventKind,
     JournalEntry,
 )
-from vfiohost.journal.locking import LOCK_PATH, Process, lock
+from vfiohost.journal.locking import LOCK_PATH, Process, check_free, lock
 
 __all__ = [
     "JOURNAL_PATH",
@@ -44,5 +44,6 @@ __all__ = [
     "JournalEntry",
     "JournalWriter",
     "Process",
+    "check_free",
     "lock",
 ]

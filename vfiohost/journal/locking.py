@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.errors import LockBusyError
+from vfiohost.errors import KernelError, LockBusyError
 from vfiohost.journal.files import as_kernel_error, open_directory, open_file
 from vfiohost.native import never
 
@@ -103,6 +104,44 @@ def lock(
             os.close(fd)
 
 
+def check_free(sysfs: Sysfs, *, wait: float = 0.0, give_up: GiveUp = never) -> None:
+    """See to it that nobody is changing the host, without making or writing any file.
+
+    Args:
+        sysfs: the host.
+        wait: seconds to wait for the end of who does, 0 for not at all.
+        give_up: as for :func:`lock`.
+
+    Raises:
+        LockBusyError: somebody is.
+        KernelError: the lock is there, and cannot be opened.
+        UnsupportedError: the file or its directory is not private to us.
+    """
+    parent, _, name = LOCK_PATH.rpartition("/")
+    shown, began = sysfs.shown(LOCK_PATH), time.monotonic()
+    try:
+        directory = open_directory(sysfs, parent, create=False)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return  # nobody has ever changed this host
+        raise
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, directory)
+        try:
+            fd = open_file(directory, name, os.O_RDONLY, shown=shown)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        stack.callback(os.close, fd)
+        # Shared: two who look do not stand in each other's way.
+        while not _take(fd, shown, fcntl.LOCK_SH):
+            if time.monotonic() >= began + wait or give_up(began):
+                raise LockBusyError(shown, _read_holder(fd, shown))
+            time.sleep(_POLL_SECONDS)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def _acquire(sysfs: Sysfs, purpose: str, wait: float, give_up: GiveUp) -> int:
     parent, _, _ = LOCK_PATH.rpartition("/")
     began = time.monotonic()
@@ -150,10 +189,10 @@ def _is_called(name: str, directory: int, fd: int) -> bool:
     return os.path.samestat(named, os.fstat(fd))
 
 
-def _take(fd: int, shown: str) -> bool:
+def _take(fd: int, shown: str, kind: int = fcntl.LOCK_EX) -> bool:
     with as_kernel_error("open", shown):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True

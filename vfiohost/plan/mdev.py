@@ -83,10 +83,10 @@ def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
     mdev_type = _find_type(bus, parents, request)
     room = Room(bus, request.parent, parents, mdev_type)
     too_few = room.refusal(len(uuids))
-    refusals = [*([too_few] if too_few else []), *_in_use(bus, uuids)]
+    refusals = [*([too_few] if too_few else []), *uuid_refusals(bus, uuids)]
     steps: list[WriteAttr] = []
     for uuid, parent in zip(uuids, room.places(len(uuids)), strict=False):
-        steps.append(_create_step(uuid, parent.name, mdev_type))
+        steps.append(create_step(uuid, parent.name, mdev_type.type_id, mdev_type.name))
         steps.extend(_attribute_step(uuid, *attribute) for attribute in request.attributes)
     notes = ["Others can see the devices before their attributes are set."]
     plan = Plan(
@@ -137,7 +137,7 @@ def plan_remove(
     plan = Plan(
         "mdev remove",
         wanted,
-        tuple(_remove_step(d) for d in found),
+        tuple(remove_step(d) for d in found),
         notes=tuple(notes),
         incomplete=usage.incomplete if usage else (),
     )
@@ -169,6 +169,14 @@ def parse_uuid(text: str) -> str:
     raise ParseError(
         text, "a UUID such as b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10", where="UUID", hint=hint
     )
+
+
+def as_uuid(text: str) -> str | None:
+    """A UUID in lower case, or ``None`` when the text is none."""
+    try:
+        return parse_uuid(text)
+    except ParseError:
+        return None
 
 
 def _uuids(texts: Sequence[str], count: int | None) -> tuple[str, ...]:
@@ -281,7 +289,8 @@ def _what_there_is(bus: MdevBus, request: CreateRequest, offered: Sequence[MdevT
     return f"{request.parent} offers {listed(texts) or 'no types'}.{elsewhere}"
 
 
-def _in_use(bus: MdevBus, uuids: Sequence[str]) -> Iterable[Refusal]:
+def uuid_refusals(bus: MdevBus, uuids: Sequence[str]) -> Iterable[Refusal]:
+    """The UUIDs that mediated devices have already."""
     active = {device.uuid: device for device in bus.devices}
     for uuid in uuids:
         if uuid in active:
@@ -307,15 +316,16 @@ def _create_path(parent: str, type_id: str) -> str:
     return f"{PARENTS}/{parent}/mdev_supported_types/{type_id}/create"
 
 
-def _create_step(uuid: str, parent: str, mdev_type: MdevType) -> WriteAttr:
-    name = f" ({mdev_type.name})" if mdev_type.name else ""
+def create_step(uuid: str, parent: str, type_id: str, type_name: str | None) -> WriteAttr:
+    """The step that creates a mediated device: a store to ``create`` of the type."""
+    name = f" ({type_name})" if type_name else ""
     return WriteAttr(
-        path=_create_path(parent, mdev_type.type_id),
+        path=_create_path(parent, type_id),
         value=uuid,
         before=_is_gone(uuid),
-        after=_is_there(uuid, mdev_type.type_id),
+        after=_is_there(uuid, type_id),
         undo=Store(f"{DEVICES}/{uuid}/remove", "1", _is_gone(uuid)),
-        why=f"create a {mdev_type.type_id}{name} on {parent}",
+        why=f"create a {type_id}{name} on {parent}",
     )
 
 
@@ -326,7 +336,8 @@ def _attribute_step(uuid: str, name: str, value: str) -> WriteAttr:
     return WriteAttr(path, value, None, None, None, f"set {name} of the new device")
 
 
-def _remove_step(device: MediatedDevice) -> WriteAttr:
+def remove_step(device: MediatedDevice) -> WriteAttr:
+    """The step that removes a mediated device; undone, it is there again without attributes."""
     there = _is_there(device.uuid, device.type_id)
     undo = None
     if isinstance(device.type_id, str):

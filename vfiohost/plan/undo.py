@@ -8,9 +8,10 @@ import attrs
 
 from vfiohost.errors import PlanRefused, Refusal
 from vfiohost.model import PciAddress
+from vfiohost.nvidia import VGPU_TYPE
 from vfiohost.plan.changes import CLEAR, DEVICES, DRIVERS, PROBE, Change
 from vfiohost.plan.hazards import check_allow, hazards, read_binding
-from vfiohost.plan.in_use import use_refusals
+from vfiohost.plan.in_use import ALLOW_VGPU, use_refusals
 from vfiohost.plan.types import ChangeNodes, LoadModule, Plan, Store, WriteAttr
 from vfiohost.plan.words import listed
 
@@ -38,7 +39,8 @@ def plan_undo(
     Args:
         plan: a plan that was carried out (:attr:`vfiohost.journal.JournalEntry.done_plan`).
         snapshot: the host, with its mediated devices, and with the details and the usage of
-            :func:`devices_changed` and :func:`mdevs_removed`; by default nothing is judged.
+            :func:`devices_changed`, :func:`mdevs_removed` and :func:`vgpus_removed`; by default
+            nothing is judged.
         allow: words that permit what would be refused.
 
     Returns:
@@ -94,6 +96,16 @@ def mdevs_removed(undo: Plan) -> tuple[str, ...]:
     return tuple(path.removeprefix(f"{MDEVS}/").removesuffix("/remove") for path in ours)
 
 
+def vgpus_removed(undo: Plan) -> tuple[PciAddress, ...]:
+    """The virtual functions that an undo makes no vGPU of any more."""
+    ending = f"/{VGPU_TYPE}"
+    return tuple(
+        PciAddress.parse(step.path.removeprefix(f"{DEVICES}/").removesuffix(ending))
+        for step in undo.steps
+        if isinstance(step, WriteAttr) and step.path.endswith(ending) and step.value == "0"
+    )
+
+
 def _refusals(undo: Plan, snapshot: Snapshot, allow: frozenset[str]) -> Iterator[Refusal]:
     changes = []
     for address, wanted in _wanted(undo).items():
@@ -108,6 +120,8 @@ def _refusals(undo: Plan, snapshot: Snapshot, allow: frozenset[str]) -> Iterator
     yield from hazards(snapshot, changes, allow)
     if snapshot.usage is not None:
         yield from use_refusals(snapshot.usage, mdevs_removed(undo), allow)
+        vgpus = map(str, vgpus_removed(undo))
+        yield from use_refusals(snapshot.usage, vgpus, allow | {ALLOW_VGPU})
 
 
 def _wanted(undo: Plan) -> dict[PciAddress, dict[str, str | None]]:

@@ -10,6 +10,7 @@ from vfiohost.render.table import format_columns, format_table, plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
+    from vfiohost.definitions import MdevDefinition
     from vfiohost.model import IommuGroup, MdevParent, MediatedDevice, PciDevice, Snapshot
     from vfiohost.names import PciNames
     from vfiohost.render.table import Cell, Paint
@@ -197,6 +198,21 @@ def mdev_table(devices: Iterable[MediatedDevice], paint: Paint = plain) -> list[
     ]
     headers = ["UUID", "PARENT", "TYPE", "DRIVER", "GROUP", "NAME"]
     return format_table(headers, rows, right=("GROUP",), paint=paint)
+
+
+def definition_table(definitions: Iterable[MdevDefinition], paint: Paint = plain) -> list[str]:
+    """One line for each mediated device that is defined."""
+    rows: list[list[Cell]] = [
+        [
+            (each.uuid, "plain"),
+            (each.parent, "plain"),
+            (each.mdev_type, "plain"),
+            (each.start, "plain" if each.start == "auto" else "dim"),
+            (" ".join(f"{key}={value}" for key, value in each.attributes) or "-", "plain"),
+        ]
+        for each in definitions
+    ]
+    return format_table(["UUID", "PARENT", "TYPE", "START", "ATTRIBUTES"], rows, paint=paint)
 
 
 def bound_lines(

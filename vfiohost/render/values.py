@@ -9,6 +9,7 @@ from vfiohost.model import PciAddress, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from vfiohost.definitions import MdevDefinition
     from vfiohost.model import (
         IommuGroup,
         MdevParent,
@@ -141,6 +142,17 @@ def parent_value(parent: MdevParent) -> Value:
             }
             for t in parent.types
         ],
+    }
+
+
+def definition_value(definition: MdevDefinition) -> Value:
+    """A mediated device that is defined; its attributes are pairs, in order."""
+    return {
+        "uuid": definition.uuid,
+        "parent": definition.parent,
+        "type_id": definition.mdev_type,
+        "start": definition.start,
+        "attributes": [list(pair) for pair in definition.attributes],
     }
 
 

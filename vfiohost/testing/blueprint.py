@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
-from vfiohost.testing import class_devices
+from vfiohost.testing import class_devices, vendor_vgpu
 from vfiohost.testing.releases import release_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Blueprint:
             for mdev in recording.mdevs
             if mdev.driver is not None
         }
+        self._vgpu_models: dict[str, vendor_vgpu.Model | None] = {}
         self._seen_on: dict[str, set[str]] = self._bound_ids()
         self.release = release_of(recording.kernel)
 
@@ -104,6 +105,12 @@ class Blueprint:
     def recorded_vf(self, physfn: str, index: int) -> Function | None:
         """The recorded virtual function with this index."""
         return self._vfs.get((physfn, index))
+
+    def vgpu_model(self, physfn: str) -> vendor_vgpu.Model | None:
+        """What a card can carry whose virtual functions take types of vGPUs."""
+        if physfn not in self._vgpu_models:
+            self._vgpu_models[physfn] = vendor_vgpu.model_of(self.recording, physfn)
+        return self._vgpu_models[physfn]
 
     def group_files(self, number: int) -> dict[str, str]:
         """The files of a recorded IOMMU group."""

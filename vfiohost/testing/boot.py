@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.model import is_vfio_driver
 from vfiohost.recording.modes import usual_mode
-from vfiohost.testing import bus, groups, mdev, modules, nvidia_proc, parameters
+from vfiohost.testing import bus, groups, mdev, modules, nvidia_proc, parameters, vendor_vgpu
 from vfiohost.testing.machine import MDEV_DEVICES, PCI_DEVICES, PCI_DRIVERS
 
 if TYPE_CHECKING:
@@ -32,9 +31,9 @@ def boot(machine: Machine) -> None:
     if machine.tree.exists("dev/vfio/vfio"):
         groups.start(machine)
     for path in devices.values():
-        driver = None if path is None else machine.tree.link_name(f"{path}/driver")
-        if path is not None and driver is not None and is_vfio_driver(driver):
+        if path is not None and groups.is_on_vfio(machine, path):
             _register_vfio(machine, path)
+    vendor_vgpu.boot(machine)
     nvidia_proc.boot(machine, devices)
     if machine.tree.exists(MDEV_DEVICES):
         bus.complete_controls(machine, "mdev")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from vfiohost.testing import groups, processes
+from vfiohost.testing import groups, processes, vendor_vgpu
 from vfiohost.testing.processes import OpenError
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def bind(machine: Machine, number: int, iommufd: int | None) -> None:
     path = machine.pci_path(cdev.subject or "")
     if path is not None:
         _claim(machine, cdev, path, iommufd, others)
+        if vendor_vgpu.open_errno(machine, path):
+            raise _refusal("BIND_IOMMUFD", errno.ENODEV)
     cdev.owned = True
     cdev.iommufd = iommufd
     path = path or machine.mdev_path(cdev.subject or "")

@@ -23,6 +23,7 @@ from vfiohost.testing import (
     reset,
     sriov,
     sriov_manage,
+    vendor_vgpu,
 )
 from vfiohost.testing.machine import AnswerError, BlockedError
 
@@ -61,6 +62,8 @@ _OTHER_RULES = (
     (re.compile(r"sys/devices/.+/power/control"), power.store_control),
     (re.compile(re.escape(groups.NOIOMMU_MODE)), groups.store_noiommu_mode),
     (nvidia_proc.LOCK, nvidia_proc.store),
+    (vendor_vgpu.STORE_CURRENT, vendor_vgpu.store_current),
+    (vendor_vgpu.STORE_PARAMS, vendor_vgpu.store_params),
     (re.compile(re.escape(SRIOV_MANAGE)), sriov_manage.run),
 )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.model import is_dma_managed, is_vfio_driver
-from vfiohost.testing import class_devices, groups, mdev, nvidia_proc, parameters
+from vfiohost.testing import class_devices, groups, mdev, nvidia_proc, parameters, vendor_vgpu
 from vfiohost.testing.machine import PCI_DEVICES, PCI_DRIVERS
 from vfiohost.testing.matching import ids_of, matches
 
@@ -143,6 +143,9 @@ def _attach(machine: Machine, driver: str, address: str, path: str) -> None:
     if is_vfio_driver(driver):
         groups.register(machine, path)
         groups.show_power(machine, path, enabled=False, state="D3hot")
+    elif vendor_vgpu.appear(machine, path, driver):
+        groups.register(machine, path)
+        groups.show_power(machine, path, enabled=True, state="D0")
     elif driver != "pci-stub":  # which does nothing to its devices
         groups.show_power(machine, path, enabled=True, state="D0")
     mdev.register_parent(machine, path, driver)
@@ -179,11 +182,12 @@ def detach(
         on_remove(machine, address)
     mdev.unregister_parent(machine, path)
     class_devices.vanish(machine, address)
-    if is_vfio_driver(driver):
+    if groups.is_on_vfio(machine, path):
         groups.unregister(machine, path)
         machine.state.vf_tokens.pop(address, None)
     if driver == nvidia_proc.DRIVER:
         nvidia_proc.vanish(machine, address)
+        vendor_vgpu.vanish(machine, path)
     groups.show_power(machine, path, enabled=False, state="unknown")
     machine.set_uevent_driver(path, None)
     del machine.state.releasing[address]

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_dma_managed, is_vfio_driver
-from vfiohost.testing import kernel_text
+from vfiohost.testing import kernel_text, vendor_vgpu
 from vfiohost.testing.machine import AnswerError, BlockedError
 
 if TYPE_CHECKING:
@@ -74,10 +74,22 @@ def leave_group(machine: Machine, path: str) -> None:
         machine.tree.remove(f"{_GROUPS}/{group}")
 
 
+def is_on_vfio(machine: Machine, path: str) -> bool:
+    """Whether the driver of a PCI function makes it a VFIO device."""
+    driver = machine.driver_of(path.rsplit("/", 1)[-1])
+    return is_vfio_driver(driver or "") or vendor_vgpu.takes_types(machine, path)
+
+
 def blockers(machine: Machine, group: int) -> list[str]:
     """The members whose driver uses the DMA API for itself, so that VFIO cannot own the group."""
-    drivers = {name: machine.driver_of(name) for name in machine.group_members(group)}
-    return [name for name, driver in drivers.items() if driver and not is_dma_managed(driver)]
+    return [name for name in machine.group_members(group) if _uses_dma(machine, name)]
+
+
+def _uses_dma(machine: Machine, name: str) -> bool:
+    driver, path = machine.driver_of(name), machine.pci_path(name)
+    if driver is None or is_dma_managed(driver):
+        return False
+    return path is None or not vendor_vgpu.takes_types(machine, path)  # which leaves it to VFIO
 
 
 def is_owned(machine: Machine, group: int | None) -> bool:
@@ -261,4 +273,5 @@ def show_power(machine: Machine, path: str, *, enabled: bool, state: str) -> Non
 
 def _others_on_vfio(machine: Machine, group: int, subject: str) -> bool:
     others = set(machine.group_members(group)) - {subject}
-    return any(is_vfio_driver(machine.driver_of(name) or "") for name in others)
+    paths = filter(None, map(machine.pci_path, others))
+    return any(is_on_vfio(machine, path) for path in paths)

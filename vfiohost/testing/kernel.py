@@ -14,7 +14,7 @@ from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, Unsup
 from vfiohost.model import SRIOV_MANAGE
 from vfiohost.native import never
 from vfiohost.sysfs import Sysfs
-from vfiohost.testing import cdevs, nvidia_proc, processes
+from vfiohost.testing import cdevs, nvidia_proc, processes, vendor_vgpu
 from vfiohost.testing.boot import boot
 from vfiohost.testing.dispatch import open_attribute, submit
 from vfiohost.testing.doorbell import Doorbell
@@ -393,6 +393,20 @@ class SimulatedKernel:
         """
         with self._simulation.session() as machine:
             machine.state.most_vfs[address] = most
+
+    def set_vgpu_heterogeneous_mode(self, address: str, *, enabled: bool = True) -> None:
+        """Let a card carry vGPUs of different types, as ``nvidia-smi vgpu -shm 1`` does.
+
+        It is for cards whose virtual functions take types, and ends when the driver is unbound.
+
+        Raises:
+            KernelError: ENODEV (the driver ``nvidia`` does not have the card), EBUSY (it carries a
+                vGPU).
+        """
+        with self._simulation.session() as machine:
+            number = vendor_vgpu.set_heterogeneous(machine, address, enabled=enabled)
+        if number:
+            raise KernelError("ioctl", number, self.sysfs.shown("dev/nvidiactl"))
 
     def clear_faults(self) -> None:
         """Forget all faults, failing probes and limits."""

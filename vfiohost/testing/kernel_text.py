@@ -11,6 +11,7 @@ import re
 PAGE_SIZE = 4096
 
 _HEX_FIELD = re.compile(rb"\s*((?:0[xX](?=[0-9a-fA-F]))?[0-9a-fA-F]+)")
+_DECIMAL = re.compile(rb"([+-]?)([0-9]+)(\n?\Z)?")
 _UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.DOTALL)
 _UUID_LENGTH = 36
 _DIGITS = {8: b"01234567", 10: b"0123456789", 16: b"0123456789abcdef"}
@@ -43,6 +44,20 @@ def unsigned(data: bytes, *, bits: int) -> int | None:
         return None
     value = int(text, base)
     return value if value < 1 << bits else None
+
+
+def signed_decimal(data: bytes) -> int | None:
+    """``kstrtol(…, 10, …)`` in ``lib/kstrtox.c``: a number of any size, and one newline.
+
+    Returns:
+        ``None`` for EINVAL. One that does not fit a long is ERANGE, which comes before EINVAL for
+        what follows it.
+    """
+    match = _DECIMAL.match(c_string(data))
+    value = 0 if match is None else int(match[2])
+    if match is None or (match[3] is None and value < 1 << 64):
+        return None
+    return -value if match[1] == b"-" else value
 
 
 def boolean(data: bytes) -> bool | None:

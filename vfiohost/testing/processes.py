@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.testing import groups, modules, vf_tokens
+from vfiohost.testing import groups, modules, vendor_vgpu, vf_tokens
 from vfiohost.testing.machine import MDEV_DRIVERS, PCI_DRIVERS
 from vfiohost.testing.state import OpenFile
 
@@ -83,7 +83,10 @@ def open_device(machine: Machine, subject: str, path: str, opener: Opener) -> Op
     descriptors = [] if mine else _open_node(machine, group, opener, owned=True)
     if not is_known:
         raise OpenError("ioctl", errno.ENODEV, node, "GET_DEVICE_FD")
-    refusal = vf_tokens.answer(machine, subject, path, opener.options)
+    if vendor_vgpu.takes_types(machine, path):  # nv_vfio_pci_match looks at no options
+        refusal = vendor_vgpu.open_errno(machine, path)
+    else:
+        refusal = vf_tokens.answer(machine, subject, path, opener.options)
     if refusal:
         raise OpenError("ioctl", refusal, node, "GET_DEVICE_FD")
     descriptors.append(add_descriptor(machine, opener.pid, "anon_inode:[vfio-device]"))
@@ -112,8 +115,7 @@ def add_file(
 
 def enable(machine: Machine, path: str) -> None:
     """The first user of a device has come (``vfio_df_device_first_open``)."""
-    groups.show_power(machine, path, enabled=True, state="D0")
-    _count_module(machine, path, 1)
+    _use(machine, path, is_used=True)
 
 
 def close(machine: Machine, number: int) -> None:
@@ -138,8 +140,7 @@ def close(machine: Machine, number: int) -> None:
     if zombie is not None:
         path = f"{zombie.parent}/{file.subject}"  # it has left its bus
     if path is not None:
-        groups.show_power(machine, path, enabled=False, state="D3hot")
-        _count_module(machine, path, -1)
+        _use(machine, path, is_used=False)
 
 
 def _users(machine: Machine, group: int) -> list[OpenFile]:
@@ -202,6 +203,14 @@ def add_descriptor(machine: Machine, pid: int, target: str) -> int:
     number = next(n for n in range(_FIRST_DESCRIPTOR, 1 << 20) if str(n) not in taken)
     machine.tree.link_text(f"{directory}/{number}", target)
     return number
+
+
+def _use(machine: Machine, path: str, *, is_used: bool) -> None:
+    """An open device keeps its driver's module, and is awake (``vfio_pci_core_enable``)."""
+    if not vendor_vgpu.takes_types(machine, path):  # NVIDIA's driver enables it for itself
+        state = "D0" if is_used else "D3hot"
+        groups.show_power(machine, path, enabled=is_used, state=state)
+    _count_module(machine, path, 1 if is_used else -1)
 
 
 def _count_module(machine: Machine, path: str, change: int) -> None:

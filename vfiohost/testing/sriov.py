@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vfiohost.model import PciAddress
 from vfiohost.recording import Attribute, modalias_text, uevent_text
 from vfiohost.recording.modes import usual_mode
-from vfiohost.testing import driver_core, groups, kernel_text, parameters
+from vfiohost.testing import driver_core, groups, kernel_text, parameters, vendor_vgpu
 from vfiohost.testing.machine import PCI_DEVICES, RESCAN_REMOVE, AnswerError
 
 if TYPE_CHECKING:
@@ -200,7 +200,11 @@ def _vf_attributes(
 ) -> dict[str, Attribute]:
     """The files of a new virtual function: those of a recorded one, or what its PF implies."""
     if template is not None:
-        found = dict(template.attributes)
+        found = {
+            name: attribute
+            for name, attribute in template.attributes.items()
+            if posixpath.dirname(name) != vendor_vgpu.FOLDER  # which comes with the driver
+        }
     else:
         texts = {name: machine.tree.text(f"{physfn}/{name}") for name in _INHERITED}
         texts["device"] = f"0x{_vf_device(machine, physfn):04x}"

@@ -131,6 +131,7 @@ class State:
         most_vfs: by address: how many virtual functions a driver really enables.
         failing_probes: driver glob, address glob, errno.
         releasing: by address: the driver that is being unbound, whose link is gone already.
+        heterogeneous: the cards that may carry vGPUs of different types.
         vf_tokens: by address of a physical function on vfio-pci: the UUID that its user gave it.
         found_late: the PCI functions that were added after the start, in that order.
         leaving: virtual functions that are being removed, whose link is gone already, with their
@@ -153,6 +154,7 @@ class State:
     most_vfs: dict[str, int] = attrs.field(factory=dict)
     failing_probes: list[tuple[str, str, int]] = attrs.field(factory=list)
     releasing: dict[str, str] = attrs.field(factory=dict)
+    heterogeneous: list[str] = attrs.field(factory=list)
     vf_tokens: dict[str, str] = attrs.field(factory=dict)
     found_late: list[str] = attrs.field(factory=list)
     leaving: dict[str, str] = attrs.field(factory=dict)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import booting, changing, declared, functions, looking, mediated
+from vfiohost.cli.verbs import (
+    booting,
+    changing,
+    declared,
+    functions,
+    looking,
+    mediated,
+    vgpus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +22,7 @@ if TYPE_CHECKING:
 FAMILIES: Mapping[str, str] = {
     "vf": "List, make and remove virtual functions (SR-IOV).",
     "mdev": "List, create and remove mediated devices.",
+    "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
     "boot": "Give devices to drivers from the start of the host on.",
 }
 """Verbs that have verbs of their own, and what these do."""
@@ -33,6 +42,7 @@ VERBS: Mapping[str, Verb] = {
         changing.RECOVER,
         changing.UNDO,
         declared.MODE,
+        declared.VALIDATE,
         declared.PLAN,
         declared.APPLY,
         declared.DIFF,
@@ -52,6 +62,16 @@ VERBS: Mapping[str, Verb] = {
         mediated.LIST,
         mediated.CREATE,
         mediated.REMOVE,
+        mediated.DEFINE,
+        mediated.UNDEFINE,
+        vgpus.TYPES,
+        vgpus.LIST,
+        vgpus.CAPACITY,
+        vgpus.CREATE,
+        vgpus.REMOVE,
+        vgpus.APPLY,
+        vgpus.ASSERT,
+        vgpus.CONFIG,
         booting.INSTALL,
         booting.STATUS,
         booting.REMOVE,

@@ -42,6 +42,31 @@ MODE = Verb(
     "declaring",
     words="devices",
 )
+
+
+def _validate(parser: ArgumentParser) -> None:
+    modes = ("vm-passthrough", "vm-vgpu")
+    parser.add_argument(
+        "workload",
+        metavar="MODE",
+        nargs="?",
+        default=modes[0],
+        choices=modes,
+        help="vm-passthrough (default) or vm-vgpu: what the host is for",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write the validator's status files in /run/nvidia/validations",
+    )
+
+
+VALIDATE = Verb(
+    "validate",
+    "Check what NVIDIA's validator asks of a node with guests.",
+    _validate,
+    "validating",
+)
 PLAN = Verb("plan", "Print what apply would do: every write and its undo.", _file, "declaring")
 APPLY = Verb("apply", "Make the host what its host file says.", _file, "declaring")
 DIFF = Verb(

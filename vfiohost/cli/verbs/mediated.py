@@ -14,6 +14,12 @@ def _mdev_types(parser: ArgumentParser) -> None:
     parser.add_argument("-p", "--parent", metavar="PARENT", help="only this parent")
 
 
+def _mdev_list(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-d", "--defined", action="store_true", help="those that are defined with mdevctl instead")
+    add("--dumpjson", action="store_true", help="the same as mdevctl list -d --dumpjson prints it")
+
+
 def _mdev_create(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("-p", "--parent", metavar="PARENT", help="address or name of the parent")
@@ -28,6 +34,25 @@ def _mdev_create(parser: ArgumentParser) -> None:
     )
 
 
+def _mdev_define(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-p", "--parent", metavar="PARENT", help="full address or name of the parent")
+    add("-t", "--type", metavar="TYPE", help="type id (nvidia-595)")
+    add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
+    add("-a", "--auto", action="store_true", help="start it when its parent appears")
+    add(
+        "--attr",
+        metavar="K=V",
+        action="append",
+        help="write V to its attribute K when it starts; repeatable, in this order",
+    )
+    add("--ignore-callouts", action="store_true", help="define it without mdevctl's scripts")
+
+
+def _mdev_undefine(parser: ArgumentParser) -> None:
+    parser.add_argument("uuid", metavar="UUID", help="which definition")
+
+
 def _mdev_remove(parser: ArgumentParser) -> None:
     parser.add_argument("uuids", metavar="UUID", nargs="+", help="which devices")
 
@@ -35,7 +60,9 @@ def _mdev_remove(parser: ArgumentParser) -> None:
 TYPES = Verb(
     "mdev types", "List what can be created, by parent.", _mdev_types, "reading", writes=False
 )
-LIST = Verb("mdev list", "List the mediated devices that exist.", module="reading", writes=False)
+LIST = Verb(
+    "mdev list", "List the mediated devices that exist.", _mdev_list, "reading", writes=False
+)
 CREATE = Verb(
     "mdev create",
     "Create mediated devices.",
@@ -45,3 +72,13 @@ CREATE = Verb(
     needs={"parent": "-p PARENT", "type": "-t TYPE"},
 )
 REMOVE = Verb("mdev remove", "Remove mediated devices.", _mdev_remove, "mediated", words="uuids")
+DEFINE = Verb(
+    "mdev define",
+    "Define a mediated device, as mdevctl does.",
+    _mdev_define,
+    "mediated",
+    needs={"parent": "-p PARENT", "type": "-t TYPE"},
+)
+UNDEFINE = Verb(
+    "mdev undefine", "Take the definition of a mediated device away.", _mdev_undefine, "mediated"
+)

@@ -1,0 +1,194 @@
+"""The boards that make vGPUs, and the configurations that follow from them. Pure knowledge.
+
+The content is that of the file that NVIDIA's vGPU device manager ships
+(``examples/config-example.yaml``, and ``default`` of its later releases): for each type of vGPU a
+configuration of that name with as many as one GPU holds, and ``default``, where each vGPU gets half
+of a GPU's memory. Two device ids stand for two boards each; these are told apart by their subsystem
+(``pci.ids``), so that no GPU has two entries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vfiohost.nvidia import VENDOR_ID
+from vfiohost.vgpu_config.types import ALL, Config, DeviceFilter, Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MOST_VGPUS = 32
+"""No GPU of these takes more time-sliced vGPUs of one type."""
+
+_FIRST_COMPUTE_GB = 4
+"""C types begin here; the smaller sizes are for graphics."""
+
+
+@attrs.frozen
+class Board:
+    """A kind of board.
+
+    Attributes:
+        name: in the names of its types (``A10``).
+        device_ids: of its GPUs; with ``:``, and the subsystem's device id, where several boards
+            share one.
+        memory_gb: what its vGPUs share.
+        sizes: memory of its time-sliced types in GB, beside the whole.
+        default_gb: the memory of each vGPU of ``default``.
+        series: letters of its time-sliced types; that of ``default`` comes first.
+        slices: memory in GB of a MIG slice, or ``None``: none of its types are MIG-backed.
+        most: how many a GPU takes where that is not what its memory holds, by type.
+    """
+
+    name: str
+    device_ids: tuple[str, ...]
+    memory_gb: int
+    sizes: tuple[int, ...]
+    default_gb: int
+    series: str = "C"
+    slices: tuple[tuple[str, int], ...] = ()
+    most: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def filters(self) -> tuple[DeviceFilter, ...]:
+        """The filters that its GPUs fit."""
+        return tuple(DeviceFilter(_filter(text)) for text in self.device_ids)
+
+    @property
+    def default(self) -> tuple[str, int]:
+        """The type of ``default``, and how many."""
+        count = self.memory_gb // self.default_gb
+        return f"{self.name}-{self.default_gb}{self.series[0]}", count
+
+    def types(self) -> Iterator[tuple[str, int]]:
+        """Its types, and how many of each one GPU holds."""
+        most = dict(self.most)
+        for series in sorted(self.series):
+            for size in self.sizes:
+                if series == "C" and size < _FIRST_COMPUTE_GB:
+                    continue
+                name = f"{self.name}-{size}{series}"
+                yield name, most.get(name, min(_MOST_VGPUS, self.memory_gb // size))
+        for part, count in self.slices:
+            yield f"{self.name}-{part}", count
+
+
+def _filter(text: str) -> str:
+    ids = (f"0x{part}{VENDOR_ID:04X}" for part in text.split(":"))
+    return ":".join(ids)
+
+
+def _seven(one: int, two: int, half: int, whole: int) -> tuple[tuple[str, int], ...]:
+    """The MIG-backed types of a GPU of seven slices, with the memory of each in GB."""
+    return (
+        (f"1-{one}C", 7),
+        (f"1-{one}CME", 1),
+        (f"1-{two}C", 4),
+        (f"2-{two}C", 3),
+        (f"3-{half}C", 2),
+        (f"4-{half}C", 1),
+        (f"7-{whole}C", 1),
+    )
+
+
+def _graphics(
+    name: str, ids: str, sizes: tuple[int, ...], most: tuple[tuple[str, int], ...] = ()
+) -> Board:
+    whole = sizes[-1]
+    return Board(name, tuple(ids.split()), whole, sizes, whole // 2, "QC", most=most)
+
+
+def _compute(
+    name: str, ids: str, sizes: tuple[int, ...], slices: tuple[tuple[str, int], ...]
+) -> Board:
+    whole = sizes[-1]
+    return Board(name, tuple(ids.split()), whole, sizes, whole // 2, "C", slices)
+
+
+def _default_only(name: str, ids: str, size: int, count: int, series: str = "C") -> Board:
+    """A board of which nothing is known but its part of ``default``."""
+    return Board(name, (ids,), size * count, (size,), size, series)
+
+
+_16 = (1, 2, 4, 8, 16)
+_24 = (1, 2, 3, 4, 6, 8, 12, 24)
+_32 = (1, 2, 4, 8, 16, 32)
+_48 = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)
+_C24 = (4, 6, 8, 12, 24)
+_C40 = (4, 5, 8, 10, 20, 40)
+_C80 = (4, 8, 10, 16, 20, 40, 80)
+_H80 = (4, 5, 8, 10, 16, 20, 40, 80)
+_H94 = (4, 6, 11, 15, 23, 47, 94)
+_MIG24 = (("1-6C", 4), ("1-6CME", 1), ("2-12C", 2), ("2-12CME", 1), ("4-24C", 1))
+_MIG40 = _seven(5, 10, 20, 40)
+_MIG80 = _seven(10, 20, 40, 80)
+_MIG94 = _seven(12, 24, 47, 94)
+_MIG96 = _seven(12, 24, 48, 96)
+
+BOARDS = (
+    _graphics("V100X", "1DB1", _16),
+    _graphics("V100L", "1DB3", _16),
+    _graphics("V100", "1DB4", _16),
+    _graphics("V100DX", "1DB5", _32),
+    _graphics("V100D", "1DB6", _32),
+    _graphics("V100S", "1DF6", _32),
+    _graphics("RTX8000P", "1E78:13D8", _48, (("RTX8000P-4C", 8),)),
+    _graphics("RTX6000P", "1E78:13D9", _24),
+    _graphics("T4", "1EB8", _16),
+    _compute("A100X", "20B0", _C40, _MIG40),
+    _compute("A100DX", "20B2", _C80, _MIG80),
+    _compute("A100D", "20B5 20B8", _C80, _MIG80),
+    _compute("A30", "20B7 20B9", _C24, _MIG24),
+    _compute("A100", "20F1", _C40, _MIG40),
+    _compute("A800DX", "20F3", _C80, _MIG80),
+    _compute("A800D", "20F5 20FD", _C80, _MIG80),
+    _compute("A800", "20F6", _C40, _MIG40),
+    _graphics("RTXA6000", "2230", _48),
+    _graphics("RTXA5000", "2231", _24),
+    _graphics("RTXA5500", "2233", _24),
+    _graphics("A40", "2235", _48),
+    _graphics("A10", "2236", _24),
+    _compute("H100L", "2321", _H94, _MIG94),
+    _compute("H800", "2322", _H80, _MIG80),
+    _compute("H800XM", "2324", _H80, _MIG80),
+    _compute("H20", "2329", (4, 6, 8, 12, 16, 24, 32, 48, 96), _MIG96),
+    _default_only("H20X", "232C", 70, 2),
+    _compute("H100XM", "2330 2336", _H80, _MIG80),
+    _compute("H100", "2331", _H80, _MIG80),
+    _default_only("H200X", "2335", 70, 2),
+    _compute("H100XS", "2337", (4, 8, 16, 32, 64), _seven(8, 16, 32, 64)),
+    _compute("H100XL", "2339", _H94, _MIG94),
+    _compute("H800L", "233A", _H94, _MIG94),
+    _default_only("H200", "233B", 70, 2),
+    Board("GH200", ("2342",), 96, (96,), 96, "C", _MIG96),
+    _default_only("GH200L", "2348", 144, 1),
+    _graphics("A16", "25B6:14A9", _16),
+    _graphics("A2", "25B6:157E", _16),
+    _graphics("RTX6000-Ada", "26B1", _48),
+    _graphics("RTX5000-Ada", "26B2", _32),
+    _graphics("RTX5880-Ada", "26B3", _48),
+    _graphics("L40", "26B5", _48),
+    _graphics("L40S", "26B9", _48),
+    _graphics("L20", "26BA", _48),
+    _graphics("L2", "27B6", _24),
+    _graphics("L4", "27B8", _24),
+    _default_only("B200X", "2901", 180, 1),
+    _default_only("GB200", "2941", 189, 1),
+    Board("DC", ("2BB5",), 96, (48,), 48, "Q"),
+    _default_only("6000D", "2BB9", 84, 1, "Q"),
+    Board("DC", ("2C3A",), 32, (16,), 16, "Q"),
+    _default_only("B300X", "3182", 269, 1),
+)
+"""The boards, in order of their device ids."""
+
+
+def default_config() -> Config:
+    """The configurations that follow from :data:`BOARDS`: ``default``, and one for each type."""
+    default = [Entry(ALL, dict([board.default]), board.filters) for board in BOARDS]
+    configs = {"default": tuple(default)}
+    for board in BOARDS:
+        for name, count in board.types():
+            configs[name] = (Entry(ALL, {name: count}),)
+    return Config(configs)
