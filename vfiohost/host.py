@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from vfiohost.apply import Recovery, Watch
+    from vfiohost.boot import BootPlan
     from vfiohost.definitions import MdevDefinition
     from vfiohost.host_view import Devices
     from vfiohost.journal import JournalEntry
@@ -227,6 +228,21 @@ class Host(HostPlanner):
         if report.writes:
             await_vfio_nodes(self.sysfs, timeout=UDEV_TIMEOUT)
         return report
+
+    def change_boot(self, plan: BootPlan) -> None:
+        """Write the files of a plan for the boot; each is there as a whole, or as it was.
+
+        The initramfs is not made anew: the plan's ``commands`` do that.
+
+        Raises:
+            ApplyError: a file could not be written, or has changed since the plan was made; those
+                before it got back what they had.
+            UnsupportedError: the root is a recording.
+        """
+        from vfiohost.boot import change_files
+
+        self.kernel.check_writable()
+        change_files(self.sysfs, plan.changes)
 
     def apply_stages(
         self,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from vfiohost.boot import BootStatus
     from vfiohost.definitions import MdevDefinition
     from vfiohost.doctor import Finding
     from vfiohost.guests.ready import Nodes, Ready
@@ -431,6 +432,16 @@ class HostView:
         snapshot = self._scanned(snapshot)
         wanted = guest_devices(snapshot) if devices is None else self._addresses(devices, snapshot)
         return examine(read_facts(self.sysfs, snapshot, wanted, timeout=timeout))
+
+    def boot_status(self, *, snapshot: Snapshot | None = None) -> BootStatus:
+        """Say what is installed for the boot, and whether it is and does what it should.
+
+        Args:
+            snapshot: the host as it is; by default a new scan.
+        """
+        from vfiohost.boot import check_boot
+
+        return check_boot(self.sysfs, self.scan() if snapshot is None else snapshot)
 
     def validate(
         self, workload: Workload, *, snapshot: Snapshot | None = None

@@ -32,6 +32,10 @@ def offered(run: Runner, root: Path, line: str) -> list[str]:
     [
         ("bi", ["bind"]),
         ("mdev r", ["remove"]),
+        ("boot i", ["install"]),
+        ("boot install 0000:ca:00.0", ["0000:ca:00.0"]),
+        ("boot install --early ", ["auto", "yes", "no"]),
+        ("boot install --driver auto", ["auto"]),
         ("unbind 0000:ca:00.0", ["0000:ca:00.0"]),
         ("unbind ca:00.0", ["ca:00.0"]),
         ("bind 65:00.0 --ow", ["--owner"]),

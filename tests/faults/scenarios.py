@@ -18,6 +18,8 @@ Fault = tuple[str, list[int]]
 A10 = "04:00.0"
 NIC = "00:08.0"
 PCIE_NIC = "01:00.0"
+NVME = "02:00.0"
+T4 = "07:00.0"
 UUIDS = ("aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002")
 
 
@@ -59,7 +61,7 @@ SCENARIOS = (
     Scenario(
         "mdev create with a parameter",
         (
-            *("mdev", "create", "-p", "07:00.0", "-t", "T4-8Q", "-u", UUIDS[0]),
+            *("mdev", "create", "-p", T4, "-t", "T4-8Q", "-u", UUIDS[0]),
             *("--attr", "nvidia/vgpu_params=enable_uvm=1"),
         ),
     ),
@@ -77,6 +79,12 @@ SCENARIOS = (
         ("undo",),
         prepare=(("bind", NIC), ("bind", NIC, "--owner", "65534:65534")),
     ),
+    Scenario("vf clear", ("vf", "clear", NVME)),
+    Scenario(
+        "vf set --recreate",
+        ("vf", "set", NVME, "3", "--driver", "vfio-pci", "--recreate"),
+    ),
+    Scenario("vgpu create", ("vgpu", "create", "-g", T4, "-t", "T4-8Q", "-u", UUIDS[0])),
     Scenario("reset --method", ("reset", A10, "--method", "flr"), prepare=(("unbind", A10),)),
 )
 """The shortest first: the table grows with each."""

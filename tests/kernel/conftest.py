@@ -18,6 +18,7 @@ import pytest
 
 from tests.kernel.cases.terms import Case
 from tests.kernel.lab import guest, product, state
+from tests.kernel.lab.boot_images import GENERATORS
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
 from tests.kernel.lab.vm import Machine
@@ -40,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FLAVOUR[,FLAVOUR...]",
         default="",
         help=f"run the tests on real kernels: {', '.join(FLAVOURS)}",
+    )
+    parser.addoption(
+        "--boot-image",
+        metavar="PROGRAM[,PROGRAM...]",
+        default="",
+        help=f"boot whole systems, with initramfs made by: {', '.join(GENERATORS)}",
     )
     parser.addoption(
         "--steps",
@@ -66,6 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks."""
     config.addinivalue_line("markers", "kernel: runs in the lab, when --kernel names a kernel")
+    config.addinivalue_line("markers", "boot_image: boots a system, when --boot-image names one")
     config.addinivalue_line("markers", "flavours(names): is about these kernels of the lab alone")
 
 
@@ -74,6 +82,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "flavour" in metafunc.fixturenames:
         wanted = _wanted(metafunc.config) or ("none",)
         metafunc.parametrize("flavour", wanted, scope="session", indirect=True)
+    if "generator" in metafunc.fixturenames:
+        images = _named(metafunc.config, "boot-image", GENERATORS) or ("none",)
+        metafunc.parametrize("generator", images)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -86,6 +97,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("kernel")
     wanted = _wanted(config)
     left_out = {item for item in in_lab if not wanted or not _is_about_its_kernel(item)}
+    booted = [item for item in items if "generator" in getattr(item, "fixturenames", ())]
+    for item in booted:
+        item.add_marker("boot_image")
+    if not _named(config, "boot-image", GENERATORS):
+        left_out |= set(booted)
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
@@ -122,12 +138,16 @@ def _is_about_its_kernel(item: pytest.Item) -> bool:
 
 
 def _wanted(config: pytest.Config) -> tuple[str, ...]:
-    """Return the kernels that were asked for; a run of all tests does not even have the option."""
-    text = config.getoption("kernel", "")
+    return _named(config, "kernel", FLAVOURS)
+
+
+def _named(config: pytest.Config, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what an option asks for; a run of all tests does not even have the option."""
+    text = config.getoption(option.replace("-", "_"), "")
     wanted = tuple(part for part in text.split(",") if part)
-    unknown = sorted(set(wanted) - set(FLAVOURS))
+    unknown = sorted(set(wanted) - set(known))
     if unknown:
-        raise pytest.UsageError(f"--kernel: no {', '.join(unknown)}; there are {FLAVOURS}")
+        raise pytest.UsageError(f"--{option}: no {', '.join(unknown)}; there are {known}")
     return wanted
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from vfiohost.apply.pending import still_waiting
-from vfiohost.apply.transaction import Transaction
+from vfiohost.apply.transaction import Transaction, reasons_of
 from vfiohost.apply.unfinished import shared_with
 from vfiohost.errors import KernelError, NotFoundError, PendingError, PlanRefused
 from vfiohost.journal import DamagedJournal, check_free, lock
@@ -328,7 +328,7 @@ def _finish(entry: JournalEntry, transaction: Transaction) -> Recovery:
         return _closed(transaction, _told(entry, transaction, "recovered", said, ()), "recovered")
     said = (
         f"was cut off and could not all be taken back: "
-        f"{' '.join(str(f.error) for f in failures)} Finish by hand, in this order:"
+        f"{reasons_of(failures)} Finish by hand, in this order:"
     )
     commands = tuple(failure.command for failure in failures)
     return _closed(transaction, _told(entry, transaction, "half-way", said, commands), "half-way")

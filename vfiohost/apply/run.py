@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from vfiohost.apply.permission import check_permission
-from vfiohost.apply.transaction import Transaction
+from vfiohost.apply.transaction import Transaction, reasons_of
 from vfiohost.apply.unfinished import check_journals, nothing_done
 from vfiohost.errors import (
     ApplyError,
@@ -224,7 +224,7 @@ def _half_way(
     commands = tuple(f.command for f in failures)
     error = RollbackError(
         f"{_said(transaction, first)} Not everything could be taken back, so this host is "
-        f"half-way: {' '.join(str(f.error) for f in failures)} Finish by hand, in this order: "
+        f"half-way: {reasons_of(failures)} Finish by hand, in this order: "
         f"{'; '.join(commands)}{_unjournaled(transaction)}",
         step=_failed_step(transaction),
         report=transaction.report,

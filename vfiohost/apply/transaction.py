@@ -66,6 +66,11 @@ class UndoFailure:
     command: str
 
 
+def reasons_of(failures: Iterable[UndoFailure]) -> str:
+    """Why steps could not be taken back; behind a gate all have one reason, which is said once."""
+    return " ".join(dict.fromkeys(str(failure.error) for failure in failures))
+
+
 # Seconds between two tries to take a lock that a driver gives when it likes.
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0)
 _PAUSE_TICK = 0.05
@@ -383,8 +388,11 @@ class Transaction:
         """
         failures: list[UndoFailure] = []
         nothing_to_do = self._is_as_before()
+        closed: VfioHostError | None = None
         for index, step, undo in self._undos():
             try:
+                if closed is not None:
+                    raise closed
                 if isinstance(undo, ChangeNodes):
                     self._undo_nodes(index)
                 elif isinstance(step, WriteAttr) and not nothing_to_do:
@@ -396,6 +404,8 @@ class Transaction:
                 self._set(index, "undo-failed", str(exc))
                 self._note("undo-failed", index, error=str(exc))
                 failures.append(UndoFailure(index, exc, undo.shell(self._sysfs.root)))
+                if isinstance(step, WriteAttr) and step.gates:
+                    closed = exc
         return tuple(failures)
 
     def _undos(
@@ -427,15 +437,19 @@ class Transaction:
                 before when it is as it was before the first of these.
         """
         as_before = self._is_as_before(begun)
-        return tuple(
-            index
-            for index, step, _ in self._undos()
-            if (
-                self._standing(step, known=False) != "before" and not as_before
-                if isinstance(step, WriteAttr)
-                else nodes.is_changed(self._sysfs, self.node_changes[index])
-            )
-        )
+        left: list[int] = []
+        files: set[str] = set()
+        for index, step, _ in self._undos():
+            if not isinstance(step, WriteAttr):
+                stands = nodes.is_changed(self._sysfs, self.node_changes[index])
+            else:
+                # When a later step on the same file is taken back, this one stands again.
+                stands = not as_before and (
+                    step.path in files or self._standing(step, known=False) != "before"
+                )
+                files.update([step.path] if stands else ())
+            left += [index] if stands else []
+        return tuple(left)
 
     def commands(self, steps: Iterable[int]) -> tuple[str, ...]:
         """The shell lines that take steps of :attr:`to_undo` back by hand, in their order."""

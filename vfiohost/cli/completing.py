@@ -213,6 +213,7 @@ class _Values:
         for device in self._snapshot.devices:
             if device.is_bridge and verb in (
                 ("bind",),
+                ("boot",),
                 ("unbind",),
                 ("print",),
                 ("probe",),
@@ -239,7 +240,7 @@ class _Values:
         yield "none", "what is in no group"
 
     def _driver(self) -> Iterator[Candidate]:
-        if self._line.verbs[:1] == ("bind",):
+        if self._line.verbs[:1] in (("bind",), ("boot",)):
             yield "vfio-pci", "for guests"
             yield "auto", "the best VFIO variant driver"
         yield "none", "no driver"

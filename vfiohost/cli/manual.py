@@ -25,6 +25,7 @@ _ENVIRONMENT: Final = {
 _FILES: Final = {
     "/var/lib/vfiohost/journal": "what is done, noted before each write; recover and undo read it",
     "/run/vfiohost/lock": "held by the one vfiohost that changes the host",
+    "/etc/udev/rules.d/05-vfiohost.rules": "which devices are given to which drivers at boot",
     "/usr/share/misc/pci.ids": "the names of vendors and devices",
 }
 _SEE_ALSO: Final = (("driverctl", 8), ("lspci", 8), ("modprobe", 8))

@@ -115,6 +115,9 @@ class Options(argparse.Namespace):
     format: str | None = None
     overwrite: bool = False
 
+    early: str = "auto"
+    update_initramfs: bool = False
+
     @property
     def command(self) -> str | None:
         """The verb as it is typed: ``list``, ``mdev create``; ``None`` when there is none."""

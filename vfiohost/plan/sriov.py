@@ -235,7 +235,10 @@ class _Planner:
             return
         for change in changes:
             self._bind(change)
-        with_probing_off = self._probing_off("so that a way back finds them without a driver")
+        # On the way back no driver may get at them before their turn; if it could, they stay away.
+        with_probing_off = self._probing_off(
+            "so that a way back finds them without a driver", gates=True
+        )
         why = f"destroy {counted(now, 'virtual function')}"
         self.steps += [*with_probing_off[:1], self._number_step(now, 0, why), *with_probing_off[1:]]
 
@@ -359,7 +362,8 @@ class _Planner:
     def _number_step(self, now: int, wanted: int, why: str) -> WriteAttr:
         path = f"{self.path}/sriov_numvfs"
         before, after = (Expect(path, "text", str(number)) for number in (now, wanted))
-        return WriteAttr(path, str(wanted), before, after, Store(path, str(now), before), why)
+        back = Store(path, str(now), before)
+        return WriteAttr(path, str(wanted), before, after, back, why, gates=True)
 
     def _run_script(self, option: str, now: int, wanted: int) -> None:
         """NVIDIA's script, which takes the GPU from its driver for the time."""
@@ -380,7 +384,7 @@ class _Planner:
             )
         )
 
-    def _probing_off(self, why: str) -> list[Step]:
+    def _probing_off(self, why: str, *, gates: bool = False) -> list[Step]:
         """The step that keeps drivers from new virtual functions, and the one that ends that."""
         if self.facts.autoprobe is not True:
             return []
@@ -388,7 +392,7 @@ class _Planner:
         on, off = (Expect(path, "text", text) for text in ("1", "0"))
         return [
             WriteAttr(path, "0", on, off, Store(path, "1", on), why),
-            WriteAttr(path, "1", off, on, Store(path, "0", off), "as it was before"),
+            WriteAttr(path, "1", off, on, Store(path, "0", off), "as it was before", gates=gates),
         ]
 
     @property

@@ -99,6 +99,8 @@ class WriteAttr:
         why: the reason, as a phrase for people.
         tries: how often it is stored, with growing pauses, until ``after`` holds. More than once is
             for attributes that accept a value and decide by themselves whether to take it.
+        gates: the steps before it are taken back only if it could be: what they bring back would
+            meet something else than it left.
     """
 
     path: str
@@ -108,6 +110,7 @@ class WriteAttr:
     undo: Store | None
     why: str
     tries: int = 1
+    gates: bool = False
 
     @property
     def store(self) -> Store:
@@ -402,6 +405,8 @@ def _step_to_json(step: Step) -> dict[str, Any]:
     fields = {"kind": kind, **attrs.asdict(step)}
     if fields.get("tries") == 1:
         del fields["tries"]
+    if fields.get("gates") is False:
+        del fields["gates"]
     return fields
 
 
@@ -427,7 +432,15 @@ def _step_from_json(data: Any) -> Step:
         undo=None if undo is None else _store(_object(undo, "an undo")),
         why=_text(fields, "why"),
         tries=_tries(fields),
+        gates=_gates(fields),
     )
+
+
+def _gates(fields: dict[str, Any]) -> bool:
+    value = fields.get("gates", False)
+    if not isinstance(value, bool):
+        raise ParseError(repr(value), "true or false (the field 'gates')")
+    return value
 
 
 def _tries(fields: dict[str, Any]) -> int:

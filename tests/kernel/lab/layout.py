@@ -63,22 +63,29 @@ def machine_options(folder: Path) -> list[str]:
 
 
 def base_options(folder: Path) -> list[str]:
-    """What every machine has: a chipset, the host's files, and a way to the agent."""
+    """What every machine of the lab has: a chipset, the host's files, and a way to the agent."""
+    files = "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
+    return [
+        *chipset_options(folder),
+        *("-fsdev", files, "-device", "virtio-9p-pci,addr=02.0,fsdev=host,mount_tag=host"),
+        *agent_options(folder),
+    ]
+
+
+def chipset_options(folder: Path) -> list[str]:
+    """A chipset and a processor, and where the console goes."""
     return [
         # One thread for both processors: with a thread for each, QEMU 7.2 now and then runs code
         # that the other one is just patching (static keys), and the kernel panics while it boots.
         *("-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=single", "-cpu", "max"),
         *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
         *("-serial", f"file:{folder / 'console.log'}"),
-        *_transport(folder),
     ]
 
 
-def _transport(folder: Path) -> list[str]:
-    """The guest's way to the host's files, and the agent's to the tests."""
-    files = "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
+def agent_options(folder: Path) -> list[str]:
+    """The agent's way to the tests."""
     return [
-        *("-fsdev", files, "-device", "virtio-9p-pci,addr=02.0,fsdev=host,mount_tag=host"),
         *("-device", "virtio-serial-pci,addr=03.0"),
         *("-chardev", f"socket,id=agent,path={folder / 'agent.socket'},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),

@@ -82,6 +82,7 @@ class Machine:
         image: what it boots.
         options: makes QEMU's options, given the folder of this run.
         append: what else the kernel's command line says.
+        boot_seconds: how long it may take to come up.
 
     Raises:
         LabUnavailableError: QEMU is not here.
@@ -93,6 +94,7 @@ class Machine:
         image: Image,
         options: Callable[[Path], list[str]] = machine_options,
         append: str = "intel_iommu=on iommu=pt",
+        boot_seconds: float = BOOT_SECONDS,
     ) -> None:
         need(QEMU)
         self.answers: dict[int, dict[str, Any]] = {}
@@ -102,7 +104,7 @@ class Machine:
         self._rest = b""
         self._end = contextlib.ExitStack()
         try:
-            self._boot(image, options, append)
+            self._boot(image, options, append, boot_seconds)
         except BaseException:
             self.close()
             raise
@@ -121,6 +123,12 @@ class Machine:
     def is_alive(self) -> bool:
         """Whether QEMU still runs: a kernel that panics ends it."""
         return self._qemu.poll() is None
+
+    def ends(self, within: float) -> bool:
+        """Tell whether the machine turns itself off in the given seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._qemu.wait(timeout=within)
+        return not self.is_alive
 
     def console(self, lines: int = CONSOLE_TAIL) -> str:
         """Return the end of what the kernel has printed on its console."""
@@ -191,7 +199,13 @@ class Machine:
                 return False
         return True
 
-    def _boot(self, image: Image, options: Callable[[Path], list[str]], append: str) -> None:
+    def _boot(
+        self,
+        image: Image,
+        options: Callable[[Path], list[str]],
+        append: str,
+        boot_seconds: float,
+    ) -> None:
         folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="vfiohost-lab-")))
         with (folder / "disk.raw").open("wb") as disk:
             disk.truncate(DISK_MIB << 20)
@@ -221,10 +235,10 @@ class Machine:
         )
         self._end.callback(self._stop)
         self._connect(folder)
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + boot_seconds
         while not self.release:
             if not self._receive(1.0) and time.monotonic() > deadline:
-                raise LabError(f"no agent after {BOOT_SECONDS:g} s:\n{self.console()}")
+                raise LabError(f"no agent after {boot_seconds:g} s:\n{self.console()}")
 
     def _connect(self, folder: Path) -> None:
         """Connect to the agent's port, which QEMU makes before it starts the machine."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vfiohost.cli.verbs import changing, declared, functions, looking, mediated, vgpus
+from vfiohost.cli.verbs import (
+    booting,
+    changing,
+    declared,
+    functions,
+    looking,
+    mediated,
+    vgpus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +23,7 @@ FAMILIES: Mapping[str, str] = {
     "vf": "List, make and remove virtual functions (SR-IOV).",
     "mdev": "List, create and remove mediated devices.",
     "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
+    "boot": "Give devices to drivers from the start of the host on.",
 }
 """Verbs that have verbs of their own, and what these do."""
 
@@ -63,6 +72,9 @@ VERBS: Mapping[str, Verb] = {
         vgpus.APPLY,
         vgpus.ASSERT,
         vgpus.CONFIG,
+        booting.INSTALL,
+        booting.STATUS,
+        booting.REMOVE,
     )
 }
 """All verbs, by name."""
