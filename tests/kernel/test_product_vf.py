@@ -231,3 +231,17 @@ def kill_and_recover(lab: Machine, *arguments: str) -> None:
     assert done["status"] == 0, done
     assert (virtual(lab, A10), driver(lab, A10)) == ({}, "nvidia")
     assert vfiohost(lab, "recover") == "nothing to recover\n"
+
+
+def test_one_gpu_for_each_kind_of_work(lab: Machine) -> None:
+    """The script, and what is bound after it, are stages of one change."""
+    lab.call(guest.load, "nvidia")
+    vfiohost(lab, "mode", "vm-vgpu", A10)
+    assert len(virtual(lab, A10)) == A10_TOTAL
+    vfiohost(lab, "mode", "vm-passthrough", A10, layout.RTX2080[0])
+    assert (virtual(lab, A10), driver(lab, A10)) == ({}, "vfio-pci")
+    assert {driver(lab, function) for function in layout.RTX2080} == {"vfio-pci"}
+    vfiohost(lab, "mode", "container", A10)
+    assert (virtual(lab, A10), driver(lab, A10)) == ({}, "nvidia")
+    vfiohost(lab, "mode", "vm-vgpu", A10)
+    assert (len(virtual(lab, A10)), driver(lab, A10)) == (A10_TOTAL, "nvidia")
