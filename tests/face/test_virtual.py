@@ -130,6 +130,23 @@ def test_orphans(run: Runner, root: Path) -> None:
     assert drivers(run, root) == []
 
 
+@pytest.mark.parametrize("wanted", ["native", "vfio-pci", "none"])
+def test_of_a_physical_function_for_guests(run: Runner, root: Path, wanted: str) -> None:
+    """vfio-pci gives them an override, and takes them although probing is off."""
+    assert run("bind", NVME, root=root).code == 0
+    (root / "sys/module/vfio_pci/parameters/enable_sriov").write_text("Y\n")
+    has = [None if wanted == "none" else "vfio-pci"] * 2
+    before = state(run, root)
+    assert run("vf", "set", NVME, "2", "--driver", wanted, root=root).code == 0
+    assert drivers(run, root) == has
+    assert run("vf", "clear", NVME, root=root).code == 0
+    assert state(run, root) == before
+    assert run("undo", root=root).code == 0
+    assert drivers(run, root) == has
+    assert run("undo", root=root).code == 0
+    assert state(run, root) == before
+
+
 def test_nvidias_script(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-vgpu")
     check_golden("vf-clear-nvidia", run("vf", "clear", "65:00.0", "-n", root=root), root)

@@ -175,6 +175,38 @@ def test_vfio_pci_makes_them_where_it_is_told_to() -> None:
     assert stores(plan(host(attrs.evolve(PF, driver="vfio-pci")), 1, facts))
 
 
+def test_vfio_pci_keeps_those_of_its_own() -> None:
+    facts = attrs.evolve(FACTS, enable_sriov=True)
+    physfn = attrs.evolve(PF, driver="vfio-pci")
+    made = plan(host(physfn), 1, facts, driver="vfio-pci")
+    assert [step.split("/")[-1] for step in stores(made)] == [
+        "sriov_drivers_autoprobe=0",
+        "sriov_numvfs=1",
+        "sriov_drivers_autoprobe=1",
+    ]
+    made = plan(host(physfn), 1, facts, driver="none")
+    assert stores(made)[2:4] == [
+        "vfio-pci/unbind=0000:17:00.1",
+        "0000:17:00.1/driver_override=none",
+    ]
+    facts = attrs.evolve(facts, num_vfs=1)
+    snapshot = host(physfn, vf(1, "vfio-pci"), overrides={"0000:17:00.1": "vfio-pci"})
+    assert stores(plan(snapshot, 0, facts))[:2] == [
+        "vfio-pci/unbind=0000:17:00.1",
+        "0000:17:00.0/sriov_drivers_autoprobe=0",
+    ]
+
+
+def test_orphans_of_nvidias_driver_go_by_its_script() -> None:
+    alias = "alias pci:v000010DEd*sv*sd*bc03sc02i00* nvidia\n"
+    facts = attrs.evolve(FACTS, num_vfs=32, has_script=True)
+    physfn = attrs.evolve(GPU, driver=None)
+    request = VfsRequest((physfn.address,), 0)
+    index = ModuleIndex.from_texts(alias, ["nvidia"])
+    made = plan_vfs(host(physfn), request, {physfn.address: facts}, index)
+    assert stores(made) == ["nvidia/bind=0000:65:00.0", "nvidia/sriov-manage=-d 0000:65:00.0"]
+
+
 def test_what_a_guest_has_open_is_not_destroyed() -> None:
     use = Use("vfio-user", "0000:17:00.1", "it is open", "/proc/7/fd")
     snapshot = host(PF, vf(1, "vfio-pci"), overrides={"0000:17:00.1": "vfio-pci"})

@@ -23,7 +23,7 @@ from vfiohost.model import SRIOV_MANAGE, PciAddress, Unavailable, is_vfio_driver
 from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.plan.changes import DEVICES, NO_DRIVER, Binding, Change, steps
 from vfiohost.plan.draft import find
-from vfiohost.plan.drivers import AUTO, Drivers, check_name
+from vfiohost.plan.drivers import AUTO, VFIO_PCI, Drivers, check_name
 from vfiohost.plan.hazards import check_allow, hazards, read_binding
 from vfiohost.plan.in_use import use_hazards
 from vfiohost.plan.types import Expect, LoadModule, Plan, Store, WriteAttr
@@ -122,6 +122,8 @@ class _Planner:
     loads: list[LoadModule] = attrs.field(factory=list, init=False)
     notes: list[str] = attrs.field(factory=list, init=False)
     refusals: list[Refusal] = attrs.field(factory=list, init=False)
+    healer: str | None = attrs.field(default=None, init=False)
+    """The driver that the physical function gets back first."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -134,7 +136,7 @@ class _Planner:
     @property
     def uses_script(self) -> bool:
         """Whether NVIDIA's script makes the virtual functions, because its driver refuses to."""
-        return self.physfn.driver == NVIDIA and self.facts.has_script
+        return NVIDIA in (self.physfn.driver, self.healer) and self.facts.has_script
 
     def plan(self) -> None:
         """Find the steps, and all that speaks against them."""
@@ -217,6 +219,7 @@ class _Planner:
                 f"Bind it to its own driver first: `vfiohost bind {self._name} --driver DRIVER`.",
             )
         else:
+            self.healer = native[0]
             self._bind(Change(self.physfn.address, binding, Binding(native[0], None), takes=True))
             self.notes.append(
                 f"{self._name} had lost its driver and left its virtual functions behind: it goes "
@@ -243,12 +246,15 @@ class _Planner:
         return self.snapshot.virtual_functions.get(self.physfn.address, ())
 
     def _release(self, vf: PciDevice) -> Change | None:
-        """What takes a virtual function from its driver, and clears its override."""
+        """What takes a virtual function from its driver, and leaves it so that it can come back."""
         binding = read_binding(self.snapshot, vf)
         if isinstance(binding, Refusal):
             self.refusals.append(binding)
             return None
-        return Change(vf.address, binding, Binding(None, None))
+        born = self._born
+        if binding.driver == born.driver:  # it has to let go, and takes it again by itself
+            born = Binding(None, born.override)
+        return Change(vf.address, binding, born)
 
     def _make(self, wanted: int) -> None:
         if self.uses_script:
@@ -266,8 +272,19 @@ class _Planner:
         why = f"make {counted(wanted, 'virtual function')}"
         self.steps += [*off[:1], self._number_step(0, wanted, why)]
         for vf in functions:
-            self._bind(Change(vf.address, Binding(None, None), self._wanted(vf)))
+            self._bind(Change(vf.address, self._born, self._wanted(vf)))
         self.steps += off[1:]
+
+    @property
+    def _born(self) -> Binding:
+        """What a new virtual function has, with probing switched off.
+
+        vfio-pci keeps those of its physical functions for itself: it sets their override, which
+        counts even then (``vfio_pci_bus_notifier``, ``pci_device_can_probe``).
+        """
+        if self.physfn.driver == VFIO_PCI:
+            return Binding(VFIO_PCI, VFIO_PCI)
+        return Binding(None, None)
 
     def _coming(self, wanted: int) -> Iterator[PciDevice]:
         """The virtual functions that are to be made: where the capability says they will be."""
