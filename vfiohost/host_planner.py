@@ -453,7 +453,13 @@ class HostPlanner(HostView):
         """
         from attrs import evolve
 
-        from vfiohost.boot import find_generators, known_devices, plan_files, read_files
+        from vfiohost.boot import (
+            find_generators,
+            known_devices,
+            known_unit,
+            plan_files,
+            read_files,
+        )
         from vfiohost.plan.bind import with_siblings
 
         snapshot = self._scanned(snapshot)
@@ -461,12 +467,13 @@ class HostPlanner(HostView):
         if group:
             everyone = with_siblings(snapshot, [device.address for device in found])
             found = tuple(snapshot.pci[address] for address in everyone)
-        chosen = self._boot_devices(found, driver, frozenset(allow), snapshot)
+        chosen = self.boot_devices(found, driver, frozenset(allow), snapshot)
         if early is not None:
             chosen = tuple(evolve(device, early=early) for device in chosen)
         files = read_files(self.sysfs)
         merged = {device.address: device for device in (*known_devices(files), *chosen)}
-        return plan_files(merged.values(), files, find_generators(self.sysfs))
+        unit = known_unit(files)
+        return plan_files(merged.values(), files, find_generators(self.sysfs), unit)
 
     def plan_boot_remove(
         self, devices: Iterable[str] | None = None, *, snapshot: Snapshot | None = None
@@ -482,14 +489,21 @@ class HostPlanner(HostView):
                 are taken away all the same.
             NotFoundError: the files are not about such a device.
         """
-        from vfiohost.boot import find_generators, known_devices, plan_files, read_files
+        from vfiohost.boot import (
+            find_generators,
+            known_devices,
+            known_unit,
+            plan_files,
+            read_files,
+        )
 
         found, generators = read_files(self.sysfs), find_generators(self.sysfs)
         if devices is None:
             return plan_files((), found, generators)
         known = known_devices(found)
         gone = self._known_at_boot(devices, known, snapshot)
-        return plan_files([d for d in known if d.address not in gone], found, generators)
+        left = [device for device in known if device.address not in gone]
+        return plan_files(left, found, generators, known_unit(found))
 
     def _known_at_boot(
         self, texts: Iterable[str], known: Sequence[BootDevice], snapshot: Snapshot | None
@@ -523,14 +537,24 @@ class HostPlanner(HostView):
             raise NotFoundError("device on a VFIO driver", "any", sentence=sentence)
         return found
 
-    def _boot_devices(
+    def boot_devices(
         self,
         devices: tuple[PciDevice, ...],
         driver: str | None,
         allow: frozenset[str],
         snapshot: Snapshot,
     ) -> tuple[BootDevice, ...]:
-        """Describe devices for the boot, after all that speaks against it was asked."""
+        """Describe devices for the boot, after all that speaks against it was asked.
+
+        Args:
+            devices: which.
+            driver: what they are to have, as for :meth:`plan_boot`.
+            allow: as for :meth:`plan_bind`.
+            snapshot: the host as it is.
+
+        Raises:
+            PlanRefused: as :meth:`plan_boot`.
+        """
         from vfiohost.boot import boot_device
         from vfiohost.boot.judging import boot_driver, judge_start
         from vfiohost.errors import PlanRefused

@@ -24,6 +24,7 @@ from vfiohost.vgpus import vgpu_gpus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from vfiohost.boot import BootPlan
     from vfiohost.host_file.types import HostFile, MdevTable, Wanted
     from vfiohost.host_file.writing import Table
     from vfiohost.host_planner import HostPlanner
@@ -143,6 +144,50 @@ class Declared:
             *self._powered(wanted),
             *self._vgpus(wanted),
             *self._mediated(),
+        )
+
+    def plan_boot(self, snapshot: Snapshot, program: str) -> BootPlan:
+        """The files by which the host is what the file says from the next boot on.
+
+        A rule of udev gives devices to guests' drivers before their own can have them; what takes
+        the drivers themselves (virtual functions, vGPUs, owners) is for a service that applies the
+        host file.
+
+        Args:
+            snapshot: the host as it is.
+            program: where vfiohost is, for the service.
+
+        Raises:
+            PlanRefused: the file does not fit the host, or as
+                :meth:`vfiohost.host_planner.HostPlanner.plan_boot`.
+        """
+        from vfiohost.boot import find_generators, plan_files, read_files, unit_text
+        from vfiohost.plan.bind import with_siblings
+
+        ways: dict[str, list[PciAddress]] = {}
+        for each in self.wanted(snapshot):
+            driver = each.table.driver
+            if driver is not None and driver != NATIVE:
+                taken = with_siblings(snapshot, [each.address]) if each.table.group else None
+                ways.setdefault(driver, []).extend(taken or [each.address])
+        chosen = [
+            device
+            for driver, addresses in ways.items()
+            for device in self.host.boot_devices(
+                tuple(snapshot.pci[address] for address in dict.fromkeys(addresses)),
+                driver,
+                self.allow,
+                snapshot,
+            )
+        ]
+        sysfs = self.host.sysfs
+        unit = unit_text(program) if self._needs_service() else None
+        return plan_files(chosen, read_files(sysfs), find_generators(sysfs), unit)
+
+    def _needs_service(self) -> bool:
+        return bool(self.file.mdevs) or any(
+            table.vfs or table.vgpus or table.owner or table.mode or table.power
+            for table in self.file.devices
         )
 
     def _without_vgpus(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:

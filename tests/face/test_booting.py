@@ -11,7 +11,7 @@ import pytest
 from tests.face.in_use import NIC, NVME
 from tests.face.support import check_golden
 from vfiohost import Host, testing
-from vfiohost.boot import GENERATORS, FileChange, change_files, run_command
+from vfiohost.boot import GENERATORS, UNIT_PATH, FileChange, change_files, run_command
 from vfiohost.boot.changes import PATHS
 from vfiohost.boot.rule import RULE_PATH
 from vfiohost.errors import ApplyError, UnsupportedError
@@ -292,3 +292,63 @@ def test_the_library_does_the_same(simulated: Maker) -> None:
         assert not host.boot_status().is_bad
         host.change_boot(host.plan_boot_remove())
         assert host.boot_status().files == ()
+
+
+HOST_FILE = """\
+version = 1
+
+[[device]]
+select = "path:pci0000:64/02.0/00.0"
+driver = "vfio-pci"
+
+[[device]]
+select = "path:pci0000:16/02.0/00.0"
+driver = "native"
+"""
+
+
+def say(root: Path, text: str) -> None:
+    (root / "etc/vfiohost").mkdir(parents=True, exist_ok=True)
+    (root / "etc/vfiohost/host.toml").write_text(text)
+
+
+def test_the_host_file_from_the_next_boot_on(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    rule, unit = root / "etc/udev/rules.d/05-vfiohost.rules", root / UNIT_PATH
+    say(root, HOST_FILE)
+    ran = run("boot", "install", "--host-file", root=root)
+    assert ran.code == 0, ran.err
+    assert "0000:65:00.0" in rule.read_text()
+    assert "0000:17:00.0" not in rule.read_text()
+    assert not unit.exists()  # the drivers alone need no service
+    say(root, HOST_FILE + "vfs = 2\n")
+    made = run("boot", "install", "--host-file", root=root)
+    check_golden("boot-install-host-file", made, root)
+    assert "ExecStart=/usr/bin/vfiohost apply --wait 60\n" in unit.read_text()
+    assert run("boot", "install", "--host-file", root=root).code == 0
+    status = run("boot", "status", "--json", root=root).value["boot_status"]
+    assert {file["verdict"] for file in status["files"]} == {"same"}
+    assert run("boot", "install", "ca:00.0", root=root).code == 0
+    assert unit.exists()  # what is added by hand leaves the service alone
+    assert run("boot", "remove", root=root).code == 0
+    assert not unit.exists()
+    assert not rule.exists()
+
+
+def test_the_host_file_says_which_devices(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    say(root, HOST_FILE)
+    assert run("boot", "install", "--host-file", "ca:00.0", root=root).code == 2
+    say(root, HOST_FILE.replace("64/02.0", "65/02.0"))
+    ran = run("boot", "install", "--host-file", root=root)
+    assert ran.code == 4
+    assert "[not-there]" in ran.err
+
+
+def test_apply_waits_for_devices(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-nouveau")
+    say(root, HOST_FILE)
+    assert run("apply", "--wait", "30", root=root).code == 0
+    say(root, HOST_FILE.replace("64/02.0", "65/02.0"))
+    assert run("apply", "--wait", "0.3", root=root).code == 4
+    assert run("apply", "--wait", "soon", root=root).code == 2

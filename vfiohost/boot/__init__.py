@@ -9,7 +9,7 @@ Nothing of vfiohost runs while the host boots.
 ``checking`` compares it with the host.
 """
 
-from vfiohost.boot.changes import BootPlan, FileChange, Found, known_devices, plan_files
+from vfiohost.boot.changes import BootPlan, FileChange, Found, known_devices, known_unit, plan_files
 from vfiohost.boot.checking import BootStatus, DeviceCheck, FileCheck, InitramfsCheck, check_boot
 from vfiohost.boot.devices import BootDevice, boot_device
 from vfiohost.boot.files import (
@@ -20,10 +20,11 @@ from vfiohost.boot.files import (
 )
 from vfiohost.boot.initramfs import GENERATORS, Generator
 from vfiohost.boot.rule import parse_rule, rule_text
-from vfiohost.boot.unit import unit_text
+from vfiohost.boot.unit import UNIT_PATH, unit_text
 
 __all__ = [
     "GENERATORS",
+    "UNIT_PATH",
     "BootDevice",
     "BootPlan",
     "BootStatus",
@@ -38,6 +39,7 @@ __all__ = [
     "check_boot",
     "find_generators",
     "known_devices",
+    "known_unit",
     "parse_rule",
     "plan_files",
     "read_files",

@@ -8,6 +8,7 @@ import attrs
 
 from vfiohost.boot.initramfs import GENERATORS, modules_of
 from vfiohost.boot.rule import RULE_PATH, parse_rule, rule_text
+from vfiohost.boot.unit import UNIT_PATH
 from vfiohost.boot.words import is_ours
 from vfiohost.errors import PlanRefused, Refusal
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from vfiohost.boot.initramfs import Generator
 
 PLAIN_MODE = 0o644
-PATHS = (RULE_PATH, *(generator.path for generator in GENERATORS))
+PATHS = (RULE_PATH, *(generator.path for generator in GENERATORS), UNIT_PATH)
 """Every file that may be made, relative to the root."""
 
 
@@ -97,18 +98,20 @@ class BootPlan:
 
 
 def wanted_files(
-    devices: Iterable[BootDevice], generators: Sequence[Generator]
+    devices: Iterable[BootDevice], generators: Sequence[Generator], unit: str | None = None
 ) -> dict[str, tuple[str, int]]:
     """The text and mode of each file that some devices need, by path.
 
     Args:
         devices: which are to have drivers; none need no file.
         generators: the programs that make initramfs on this host.
+        unit: the text of the service, where one is needed.
     """
     devices = sorted(devices, key=lambda device: device.address)
+    files = {} if unit is None else {UNIT_PATH: (unit, PLAIN_MODE)}
     if not devices:
-        return {}
-    files = {RULE_PATH: (rule_text(devices), PLAIN_MODE)}
+        return files
+    files[RULE_PATH] = (rule_text(devices), PLAIN_MODE)
     for generator in generators if any(device.early for device in devices) else ():
         files[generator.path] = (generator.text(modules_of(devices)), generator.mode)
     return files
@@ -127,10 +130,16 @@ def known_devices(found: Mapping[str, Found]) -> tuple[BootDevice, ...]:
     return parse_rule(rule.text) if rule.text is not None and rule.is_ours else ()
 
 
+def known_unit(found: Mapping[str, Found]) -> str | None:
+    """The text of the service, or ``None``: there is none of ours."""
+    return found[UNIT_PATH].text if found[UNIT_PATH].is_ours else None
+
+
 def plan_files(
     devices: Iterable[BootDevice],
     found: Mapping[str, Found],
     generators: Sequence[Generator],
+    unit: str | None = None,
 ) -> BootPlan:
     """Plan the files for some devices; those that are not needed any more go.
 
@@ -138,12 +147,13 @@ def plan_files(
         devices: which are to have drivers when the host starts.
         found: what there is now, by each path of :data:`PATHS`.
         generators: the programs that make initramfs on this host.
+        unit: the text of the service, where one is needed.
 
     Raises:
         PlanRefused: a file that is needed is somebody else's.
     """
     devices = tuple(sorted(devices, key=lambda device: device.address))
-    wanted = wanted_files(devices, generators)
+    wanted = wanted_files(devices, generators, unit)
     foreign = [path for path in wanted if found[path].is_foreign]
     if foreign:
         raise PlanRefused([_foreign(path, found[path]) for path in foreign])
@@ -152,7 +162,7 @@ def plan_files(
         devices,
         changes,
         tuple(_commands(changes, generators)),
-        tuple(_notes(devices, generators)),
+        (*_notes(devices, generators), *_service_notes(changes)),
     )
 
 
@@ -171,7 +181,7 @@ def _commands(
 ) -> Iterator[tuple[str, ...]]:
     """Who carries the rule: unasked, or asked by a file that is there before or after."""
     about = {change.path for change in changes}
-    if any(change.kind != "keep" for change in changes):
+    if any(change.kind != "keep" for change in changes if change.path != UNIT_PATH):
         for generator in generators:
             if generator.takes_rules or generator.path in about:
                 yield generator.command
@@ -186,6 +196,16 @@ def _notes(devices: Sequence[BootDevice], generators: Sequence[Generator]) -> It
             f"starts from one that has the driver of {', '.join(early)}, it has to carry "
             f"/{RULE_PATH} and the modules {', '.join(modules_of(devices))}."
         )
+
+
+def _service_notes(changes: Sequence[FileChange]) -> Iterator[str]:
+    """What systemd has to be told: a file alone starts no service."""
+    name = UNIT_PATH.rpartition("/")[2]
+    for change in changes:
+        if change.path == UNIT_PATH and change.kind == "make":
+            yield f"Have it started from the next boot on: `systemctl enable {name}`."
+        elif change.path == UNIT_PATH and change.kind == "remove":
+            yield f"Take its link away, too: `systemctl disable {name}`."
 
 
 def _foreign(path: str, found: Found) -> Refusal:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from vfiohost import native
-from vfiohost.boot.changes import PATHS, Found, known_devices, wanted_files
+from vfiohost.boot.changes import PATHS, Found, known_devices, known_unit, wanted_files
 from vfiohost.boot.files import find_generators, read_files
 from vfiohost.boot.rule import RULE_PATH
 from vfiohost.errors import KernelError, ParseError
@@ -178,7 +178,7 @@ def _driver(driver: str | None | Unavailable) -> str | None:
 def _check_files(
     devices: Sequence[BootDevice], found: Mapping[str, Found], generators: Sequence[Generator]
 ) -> Iterator[FileCheck]:
-    wanted = wanted_files(devices, generators)
+    wanted = wanted_files(devices, generators, known_unit(found))
     for path in PATHS:
         there = found[path]
         if path not in wanted:

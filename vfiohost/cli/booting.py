@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
 from vfiohost.boot import run_command
 from vfiohost.cli.carrying import EXIT_CHANGES
 from vfiohost.cli.examining import FOUND_BAD
-from vfiohost.errors import UnsupportedError
+from vfiohost.errors import ParseError, UnsupportedError
+from vfiohost.host_stages import Declared, read_host_file
 from vfiohost.render import booting
 
 if TYPE_CHECKING:
@@ -21,8 +24,14 @@ if TYPE_CHECKING:
 def install(session: Session) -> None:
     """``vfiohost boot install [DEV..]``."""
     options = session.options
+    if options.from_host_file and (options.devices or options.driver or options.whole_group):
+        hint = "The host file says which devices, and their drivers."
+        raise ParseError("--host-file", "given without DEV, --driver and --group", hint=hint)
 
     def plan() -> BootPlan:
+        if options.from_host_file:
+            declared = Declared(session.host, read_host_file(session.host), options.allowed)
+            return declared.plan_boot(session.scan(mdev=True), _program(session))
         return session.host.plan_boot(
             options.devices or None,
             driver=options.driver,
@@ -58,6 +67,12 @@ VERBS: Mapping[str, Callable[[Session], None]] = {
     "boot remove": remove,
 }
 """The verbs of this module."""
+
+
+def _program(session: Session) -> str:
+    """Where vfiohost is on the host: on this one, the program that runs now."""
+    here = shutil.which(sys.argv[0]) if session.root == "/" else None
+    return os.path.abspath(here) if here else "/usr/bin/vfiohost"
 
 
 def _carry_out(session: Session, planner: Callable[[], BootPlan]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from vfiohost.cli.carrying import EXIT_CHANGES
 from vfiohost.cli.files import STDOUT, check_file, write_whole
+from vfiohost.cli.options import seconds_of
 from vfiohost.errors import NotFoundError, PlanRefused
 from vfiohost.host_file.modes import MODES, gpus_and_switches, mode_file
 from vfiohost.host_file.reading import MOST_BYTES, parse
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from vfiohost.host_stages import Stage
     from vfiohost.model import Snapshot
     from vfiohost.plan.types import Plan, Report, StepResult
+
+
+_TICK = 0.25  # seconds between two looks for devices that are not there yet
 
 
 def mode(session: Session) -> None:
@@ -58,7 +63,24 @@ def plan(session: Session) -> None:
 
 def apply(session: Session) -> None:
     """``vfiohost apply``: make the host what its file says."""
-    _apply(session, _declared(session))
+    declared = _declared(session)
+    _await(session, declared)
+    _apply(session, declared)
+
+
+def _await(session: Session, declared: Declared) -> None:
+    """Wait until the devices of the file are there, at most ``--wait`` seconds."""
+    options = session.options
+    if options.wait is None:
+        return
+    end = time.monotonic() + seconds_of(options.wait, "--wait")
+    while time.monotonic() < end:
+        try:
+            declared.wanted(session.scan())
+        except PlanRefused:
+            time.sleep(_TICK)
+        else:
+            return
 
 
 def _plan(session: Session, declared: Declared) -> None:

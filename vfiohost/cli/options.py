@@ -107,6 +107,8 @@ class Options(argparse.Namespace):
     workload: str | None = None
     nvswitch: bool = False
     write: bool = False
+    from_host_file: bool = False
+    wait: str | None = None
     title: str | None = None
     with_config: bool = False
     umockdev: bool = False
@@ -144,16 +146,7 @@ class Options(argparse.Namespace):
         Raises:
             ParseError: it is no number of seconds above 0.
         """
-        if self.timeout is None:
-            return DEFAULT_TIMEOUT
-        try:
-            seconds = float(self.timeout)
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds <= MAX_TIMEOUT:
-            expected = f"a number of seconds above 0, at most {MAX_TIMEOUT}"
-            raise ParseError(self.timeout, expected, where="--timeout")
-        return seconds
+        return DEFAULT_TIMEOUT if self.timeout is None else seconds_of(self.timeout, "--timeout")
 
     def check(self) -> tuple[object, ...]:
         """Understand the values, so that a bad one is an error before anything is done.
@@ -162,6 +155,26 @@ class Options(argparse.Namespace):
             ParseError: one is not what it should be.
         """
         return self.allowed, self.seconds
+
+
+def seconds_of(text: str, where: str) -> float:
+    """Understand a number of seconds.
+
+    Args:
+        text: as it was given.
+        where: the option that it is the value of.
+
+    Raises:
+        ParseError: it is no number above 0, or too large a one.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT:
+        expected = f"a number of seconds above 0, at most {MAX_TIMEOUT}"
+        raise ParseError(text, expected, where=where)
+    return seconds
 
 
 def unknown(text: str, what: str, known: Iterable[str]) -> ParseError:

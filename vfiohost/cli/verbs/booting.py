@@ -33,6 +33,12 @@ def _install(parser: ArgumentParser) -> None:
         choices=("auto", "yes", "no"),
         help="carry it in the initramfs: auto (default) for classes that have their drivers there",
     )
+    add(
+        "--host-file",
+        dest="from_host_file",
+        action="store_true",
+        help="the devices of /etc/vfiohost/host.toml, and a service that applies the rest of it",
+    )
     _update(parser)
 
 

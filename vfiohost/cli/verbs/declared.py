@@ -20,6 +20,15 @@ def _file(parser: ArgumentParser) -> None:
     )
 
 
+def _apply(parser: ArgumentParser) -> None:
+    _file(parser)
+    parser.add_argument(
+        "--wait",
+        metavar="S",
+        help="seconds to wait for devices of the file that are not there yet (default 0)",
+    )
+
+
 def _export(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", nargs="?", help="the file to make; default: standard output")
@@ -68,7 +77,7 @@ VALIDATE = Verb(
     "validating",
 )
 PLAN = Verb("plan", "Print what apply would do: every write and its undo.", _file, "declaring")
-APPLY = Verb("apply", "Make the host what its host file says.", _file, "declaring")
+APPLY = Verb("apply", "Make the host what its host file says.", _apply, "declaring")
 DIFF = Verb(
     "diff", "Say in what the host differs from its host file.", _file, "declaring", writes=False
 )
