@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from tests.kernel.lab.vm import Machine
 
+# SR-IOV is the same on the built kernel, and each of these takes seconds.
+pytestmark = pytest.mark.flavours("6.12", "6.1")
+
 NVME, VFS = layout.NVME, layout.NVME_VFS
 A10 = layout.A10S[0]
 A10_VFS = tuple(f"0000:03:00.{number}" for number in range(4, 8))
