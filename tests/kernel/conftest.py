@@ -74,6 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks."""
     config.addinivalue_line("markers", "kernel: runs in the lab, when --kernel names a kernel")
     config.addinivalue_line("markers", "boot_image: boots a system, when --boot-image names one")
+    config.addinivalue_line(
+        "markers", "with_kernels: is run where --kernel names one, and needs none"
+    )
     config.addinivalue_line("markers", "flavours(names): is about these kernels of the lab alone")
 
 
@@ -97,6 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker("kernel")
     wanted = _wanted(config)
     left_out = {item for item in in_lab if not wanted or not _is_about_its_kernel(item)}
+    if not wanted:
+        left_out |= {item for item in items if item.get_closest_marker("with_kernels")}
     booted = [item for item in items if "generator" in getattr(item, "fixturenames", ())]
     for item in booted:
         item.add_marker("boot_image")

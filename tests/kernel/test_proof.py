@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tests.kernel.scenario import Action
     from vfiohost.testing.machine import Machine
 
+# It belongs to the lab: half a minute that other tests need not take.
+pytestmark = pytest.mark.with_kernels
+
 START = Path(__file__).with_name("start.host")
 """Where random sequences start, recorded: ``--record-start``."""
 LENGTH = 40
