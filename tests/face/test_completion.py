@@ -13,6 +13,7 @@ import pytest
 from vfiohost.cli.shells import SCRIPTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.face.support import Maker, Runner
@@ -110,6 +111,7 @@ _ASK = {
     "fish": "source {script}; complete -C {line!r}",
     # The completion system asks a terminal: its two ways to offer are replaced by printing.
     "zsh": "compdef() {{ }}; _describe() {{ print -rl -- ${{(P)3}} }}; source {script}; "
+    "compset() {{ behind=$2 }}; _files() {{ print -r -- files behind $behind }}; "
     "words=({line} {word!r}); CURRENT=$#words; _vfiohost",
 }
 _EXPECTED = {
@@ -120,31 +122,61 @@ _EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("shell", sorted(SCRIPTS))
-def test_a_shell_offers_devices(recorded: Maker, tmp_path: Path, shell: str) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell} here")
+@pytest.fixture
+def ask(recorded: Maker, tmp_path: Path) -> Callable[[str, str, str], list[str]]:
+    """Ask a shell what can stand for a word behind some others."""
     command = tmp_path / "bin/vfiohost"
     command.parent.mkdir()
     start = "import sys; from vfiohost.cli import main; sys.exit(main())"
     command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{start}' \"$@\"\n")
     command.chmod(0o755)
-    script = tmp_path / "script"
-    script.write_text(SCRIPTS[shell])
-    line = f"vfiohost --root {recorded('a10-pair-vgpu')} list"
-    word = "0000:65:0"
-    asked = _ASK[shell].format(
-        script=script, line=line if shell == "zsh" else f"{line} {word}", word=word
-    )
-    ran = subprocess.run(
-        [shell, *(["-f"] if shell == "zsh" else []), "-c", asked],
-        env={**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    offered = [each.partition("\t")[0] for each in ran.stdout.splitlines()]
-    if shell == "zsh":
-        offered = [each.rpartition(":")[0] for each in offered]
-    assert (offered[:3], ran.stderr) == (_EXPECTED[shell], ""), ran
+
+    def offered(shell: str, verb: str, word: str) -> list[str]:
+        if shutil.which(shell) is None:
+            pytest.skip(f"there is no {shell} here")
+        script = tmp_path / "script"
+        script.write_text(SCRIPTS[shell])
+        line = f"vfiohost --root {recorded('a10-pair-vgpu')} {verb}"
+        asked = _ASK[shell].format(
+            script=script, line=line if shell == "zsh" else f"{line} {word}", word=word
+        )
+        path = f"{command.parent}:{os.environ['PATH']}"
+        ran = subprocess.run(
+            [shell, *(["-f"] if shell == "zsh" else []), "-c", asked],
+            env={**os.environ, "PATH": path, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ran.stderr == "", ran
+        words = [each.partition("\t")[0] for each in ran.stdout.splitlines()]
+        return [each.rpartition(":")[0] or each for each in words] if shell == "zsh" else words
+
+    return offered
+
+
+@pytest.mark.parametrize("shell", sorted(SCRIPTS))
+def test_a_shell_offers_devices(ask: Callable[[str, str, str], list[str]], shell: str) -> None:
+    assert ask(shell, "list", "0000:65:0")[:3] == _EXPECTED[shell]
+
+
+@pytest.mark.parametrize(
+    ("shell", "expected"),
+    [("bash", "nvidia"), ("fish", "--driver=nvidia"), ("zsh", "--driver=nvidia")],
+)
+def test_a_shell_offers_a_value_behind_its_option(
+    ask: Callable[[str, str, str], list[str]], shell: str, expected: str
+) -> None:
+    assert ask(shell, "list", "--driver=nvid") == [expected]
+
+
+@pytest.mark.parametrize(("shell", "option"), [("bash", ""), ("fish", "--svg="), ("zsh", "")])
+def test_a_shell_offers_files_behind_an_option(
+    ask: Callable[[str, str, str], list[str]], tmp_path: Path, shell: str, option: str
+) -> None:
+    (tmp_path / "picture.svg").touch()
+    path = f"{tmp_path}/picture.s"
+    # zsh's own completion of files, which takes a terminal, is told to begin there.
+    expected = f"{option}{path}vg" if shell != "zsh" else "files behind *="
+    assert ask(shell, "tree", f"--svg={path}") == [expected]

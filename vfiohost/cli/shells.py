@@ -6,17 +6,19 @@ from typing import Final
 
 BASH: Final = r"""# bash completion for vfiohost: eval "$(vfiohost completion bash)"
 _vfiohost() {
-    local line=${COMP_LINE:0:COMP_POINT} words current candidate
-    # Not COMP_WORDS: bash breaks words at colons, which addresses have.
+    local line=${COMP_LINE:0:COMP_POINT} words current typed="" candidate
+    # Not COMP_WORDS: bash breaks words at colons, which addresses have, and at equal signs. What is
+    # inserted comes behind the last of these.
     read -ra words <<<"$line"
     [[ $line == *[[:space:]] ]] && words+=("")
     current=${words[${#words[@]} - 1]}
+    [[ $current == *[:=]* ]] && typed=${current%"${current##*[:=]}"}
     COMPREPLY=()
     while IFS=$'\t' read -r candidate _; do
         case $candidate in
-            :files) _vfiohost_paths -f "$current" ;;
-            :directories) _vfiohost_paths -d "$current" ;;
-            *) COMPREPLY+=("${candidate#"${current%"${current##*:}"}"}") ;;
+            :files) _vfiohost_paths -f "${current#--*=}" ;;
+            :directories) _vfiohost_paths -d "${current#--*=}" ;;
+            *) COMPREPLY+=("${candidate#"$typed"}") ;;
         esac
     done < <("${words[0]}" __complete "${words[@]:1}" 2>/dev/null)
     return 0
@@ -36,8 +38,11 @@ _vfiohost() {
     for line in "${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
         case $line in
             '') ;;
-            :files) _files ;;
-            :directories) _files -/ ;;
+            :files | :directories)
+                # Behind `--option=` a path begins.
+                [[ ${words[CURRENT]} == --*=* ]] && compset -P '*='
+                if [[ $line == :files ]]; then _files; else _files -/; fi
+                ;;
             *)
                 word=${line%%$'\t'*}
                 found+=("${word//:/\\:}:${line#*$'\t'}")
@@ -56,12 +61,14 @@ fi
 FISH: Final = r"""# fish completion for vfiohost: vfiohost completion fish | source
 function __vfiohost_complete
     set -l words (commandline -opc) (commandline -ct)
+    set -l option (string match -r -- '^--[^=]*=' (commandline -ct))
+    set -l path (string replace -r -- '^--[^=]*=' '' (commandline -ct))
     for line in ($words[1] __complete $words[2..-1] 2>/dev/null)
         switch $line
             case ':files'
-                __fish_complete_path (commandline -ct)
+                printf "$option%s\\n" (__fish_complete_path $path)
             case ':directories'
-                __fish_complete_directories (commandline -ct)
+                printf "$option%s\\n" (__fish_complete_directories $path)
             case '*'
                 printf '%s\\n' $line
         end
