@@ -57,6 +57,9 @@ def test_a_picture_is_made_and_not_replaced_unasked(
     run: Runner, recorded: Maker, tmp_path: Path
 ) -> None:
     root, file = recorded("rtx-workstation"), tmp_path / "host.svg"
+    dry = run("tree", "--svg", str(file), "-n", root=root)
+    assert dry.out == f"would write {file}: 15 PCI functions\n"
+    assert not file.exists()
     assert run("tree", "--svg", str(file), root=root).out == f"{file}: 15 PCI functions\n"
     picture = file.read_text()
     assert picture.startswith("<svg ")

@@ -59,6 +59,9 @@ def _write_picture(session: Session, rows: Sequence[Row], snapshot: Snapshot) ->
     if file == STDOUT:
         session.document = picture
         return
+    if options.dry_run:
+        session.lines.append(f"would write {printable(file)}: {count}")
+        return
     write_whole(file, picture, overwrite=options.overwrite)
     if not options.quiet:
         session.lines.append(f"{printable(file)}: {count}")
