@@ -9,7 +9,7 @@ import pytest
 from tests.native.test_holders import NIC, NVME, ROUTES, SERIAL, Machine
 from vfiohost import recording
 from vfiohost.holders import find_usage
-from vfiohost.record import capture
+from vfiohost.record import capture, networks
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 from vfiohost.testing import expand
@@ -154,6 +154,24 @@ def test_the_uses_of_a_host_are_those_of_its_recording(machine: Machine, tmp_pat
     again = USES.format(enx="enx000000000000", **names).splitlines()
     # Who has a device open is not recorded.
     assert sorted(said(tmp_path / "again")) == sorted(u for u in again if "nvidia-user" not in u)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        *((name, name) for name in ("lo", "eth0", "eno1", "ens3f0", "enp65s0f1np1", "wlp3s0")),
+        *((name, name) for name in ("enP2p1s0", "enp1s0f0v3", "ibp1s0", "br0", "bond1", "virbr0")),
+        ("enx001122334455", "enx000000000000"),
+        *((name, "net0") for name in ("acme-dmz", "br-acme", "ENX001122334455", "eth0.4012")),
+        *((name, "net0") for name in ("mac001122334455", "veth1a2b3c4", "net0", "00-11-22-33-44")),
+    ],
+)
+def test_which_names_of_interfaces_stay(name: str, shown: str) -> None:
+    assert networks._shown([name]) == {name: shown}
+
+
+def test_chosen_names_are_counted() -> None:
+    assert networks._shown(["acme", "lo", "acme2"]) == {"acme": "net0", "lo": "lo", "acme2": "net1"}
 
 
 def test_nothing_that_somebody_has_named_is_recorded(machine: Machine) -> None:

@@ -1,8 +1,9 @@
 """Recording network interfaces: whether they are up, what is above them, addresses and routes.
 
 The addresses are replaced: of each interface it is kept how many it has, whether a default route
-goes through it, and how many other routes to somewhere else. A name that holds a MAC address
-(``enx001122334455``) becomes one that holds a number.
+goes through it, and how many other routes to somewhere else. Names that the kernel or udev gives
+stay, for they tell of the hardware alone; a name that holds a MAC address (``enx001122334455``)
+becomes one that holds a number, and one that somebody has chosen becomes ``net0``, ``net1``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ipaddress
 import posixpath
 import re
 import struct
+from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,7 +29,13 @@ if TYPE_CHECKING:
 
 _NET = "sys/class/net"
 _FOLDER = "proc/net"
-_MAC = re.compile(r"[0-9a-f]{12}")
+_BY_MAC = re.compile(r"enx[0-9a-f]{12}")
+# What drivers give, and udev by firmware, slot and path (systemd.net-naming-scheme(7)).
+_GIVEN = re.compile(
+    r"lo|(?:eth|wlan|wwan|usb|ib|bond|team|br|virbr|docker|dummy|tun|tap|wg|sit|gre)[0-9]{1,4}"
+    r"|(?:en|ib|wl|ww)(?:[os][0-9]{1,5}|(?:P[0-9]{1,5})?p[0-9]{1,3}s[0-9]{1,3})"
+    r"(?:[a-z]{1,2}[0-9]{1,5}){0,6}"
+)
 _UPPER = "upper_"
 _UP, _GATEWAY = 0x1, 0x2  # include/uapi/linux/route.h
 _GLOBAL_SCOPE = "00"
@@ -74,9 +82,12 @@ def _uppers(sysfs: Sysfs, name: str) -> list[str]:
 def _shown(names: Iterable[str]) -> dict[str, str]:
     """The names in a recording, by those of the host."""
     found: dict[str, str] = {}
+    by_mac, chosen = count(), count()
     for name in names:
-        number = sum(bool(_MAC.search(other)) for other in found)
-        found[name] = _MAC.sub(f"{number:012}", name)
+        if _BY_MAC.fullmatch(name):
+            found[name] = f"enx{next(by_mac):012}"
+        else:
+            found[name] = name if _GIVEN.fullmatch(name) else f"net{next(chosen)}"
     return found
 
 
