@@ -26,7 +26,7 @@ from vfiohost.errors import (
     UnsupportedError,
     VfioHostError,
 )
-from vfiohost.host_planner import HostPlanner
+from vfiohost.host_boot import HostBootPlanner
 from vfiohost.native import never
 from vfiohost.sysfs import LiveKernel
 
@@ -54,7 +54,7 @@ UDEV_TIMEOUT = 2.0
 """Seconds that udev may take to give new VFIO nodes their owner and mode."""
 
 
-class Host(HostPlanner):
+class Host(HostBootPlanner):
     """A Linux host below a root directory: this machine, a simulated host, or a recording.
 
     A host opens the root once and caches nothing but the names of ``pci.ids``: each scan reads

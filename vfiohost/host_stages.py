@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from vfiohost.boot import BootPlan
+    from vfiohost.host_boot import HostBootPlanner
     from vfiohost.host_file.types import HostFile, MdevTable, Wanted
     from vfiohost.host_file.writing import Table
-    from vfiohost.host_planner import HostPlanner
     from vfiohost.model import MediatedDevice, Snapshot
     from vfiohost.plan.types import Plan
     from vfiohost.selectors import ByName
@@ -53,7 +53,7 @@ class Stage:
         return self.plan(snapshot)
 
 
-def read_host_file(host: HostPlanner, path: str = HOST_FILE) -> HostFile:
+def read_host_file(host: HostBootPlanner, path: str = HOST_FILE) -> HostFile:
     """Read the host file of a host.
 
     Args:
@@ -88,7 +88,7 @@ class Declared:
         allow: words that permit what would be refused (:data:`vfiohost.plan.hazards.ALLOWABLE`).
     """
 
-    def __init__(self, host: HostPlanner, file: HostFile, allow: Iterable[str] = ()) -> None:
+    def __init__(self, host: HostBootPlanner, file: HostFile, allow: Iterable[str] = ()) -> None:
         self.host = host
         self.file = file
         self.allow = frozenset(allow)
@@ -159,7 +159,7 @@ class Declared:
 
         Raises:
             PlanRefused: the file does not fit the host, or as
-                :meth:`vfiohost.host_planner.HostPlanner.plan_boot`.
+                :meth:`vfiohost.host_boot.HostBootPlanner.plan_boot`.
         """
         from vfiohost.boot import find_generators, plan_files, read_files, unit_text
         from vfiohost.plan.bind import with_siblings
@@ -351,7 +351,7 @@ class Declared:
         return found
 
 
-def export_tables(host: HostPlanner, snapshot: Snapshot) -> tuple[list[Table], list[Table]]:
+def export_tables(host: HostBootPlanner, snapshot: Snapshot) -> tuple[list[Table], list[Table]]:
     """The tables of a host file for a host as it is: devices, and mediated devices.
 
     Args:
