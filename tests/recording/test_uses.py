@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from tests.native.test_holders import NIC, NVME, ROUTES, SERIAL, Machine
 from vfiohost import recording
 from vfiohost.holders import find_usage
-from vfiohost.record import capture, networks
+from vfiohost.record import capture
+from vfiohost.record.uses import read_uses
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 from vfiohost.testing import expand
@@ -150,28 +152,10 @@ def test_the_uses_of_a_host_are_those_of_its_recording(machine: Machine, tmp_pat
     assert sorted(said(machine.root)) == sorted(live)
     expand(captured(machine.root), tmp_path / "again")
     names = {"volume": "volume0", "srv": "/masked/0", "fast": "/masked/1"}
-    names |= {"v4": "10.0.3.1", "v6": "fd00:0:0:1::1", "far": "10.1.3.0/24"}
+    names |= {"v4": "10.0.1.1", "v6": "fd00:0:0:3::1", "far": "10.1.1.0/24"}
     again = USES.format(enx="enx000000000000", **names).splitlines()
     # Who has a device open is not recorded.
     assert sorted(said(tmp_path / "again")) == sorted(u for u in again if "nvidia-user" not in u)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        *((name, name) for name in ("lo", "eth0", "eno1", "ens3f0", "enp65s0f1np1", "wlp3s0")),
-        *((name, name) for name in ("enP2p1s0", "enp1s0f0v3", "ibp1s0", "br0", "bond1", "virbr0")),
-        ("enx001122334455", "enx000000000000"),
-        *((name, "net0") for name in ("acme-dmz", "br-acme", "ENX001122334455", "eth0.4012")),
-        *((name, "net0") for name in ("mac001122334455", "veth1a2b3c4", "net0", "00-11-22-33-44")),
-    ],
-)
-def test_which_names_of_interfaces_stay(name: str, shown: str) -> None:
-    assert networks._shown([name]) == {name: shown}
-
-
-def test_chosen_names_are_counted() -> None:
-    assert networks._shown(["acme", "lo", "acme2"]) == {"acme": "net0", "lo": "lo", "acme2": "net1"}
 
 
 def test_nothing_that_somebody_has_named_is_recorded(machine: Machine) -> None:
@@ -185,6 +169,117 @@ def test_to_record_a_recording_changes_nothing(machine: Machine, tmp_path: Path)
     expand(once, tmp_path / "again")
     assert captured(tmp_path / "again").files == once.files
     assert recording.parse(recording.format(once)) == once
+
+
+def _array(host: Machine, name: str, *parts: str) -> str:
+    """An array of partitions of the disk, as ``bd_link_disk_holder`` shows it."""
+    path = f"sys/devices/virtual/block/{name}"
+    host.in_class("block", path)
+    for part in parts:
+        host.link(
+            f"{DISK}/nvme/nvme0/nvme0n1/{part}/holders/{name}", f"{'../' * 7}../../{path[4:]}"
+        )
+    return path
+
+
+def test_arrays_that_somebody_has_named_are_counted(machine: Machine, tmp_path: Path) -> None:
+    """``disk_name`` in ``block/partitions/core.c``: a number after a letter needs no p."""
+    path = _array(machine, "md_secret", "nvme0n1p3", "nvme0n1p4")
+    machine.write(f"{path}/dev", "9:127\n")
+    machine.in_class("block", f"{path}/md_secret1")
+    machine.write(f"{path}/md_secret1/dev", "259:40\n")
+    machine.write(f"{path}/md_secret1/partition", "1\n")
+    machine.link("dev/md/secret1", "../md_secret1")
+    own = f"{DISK}/block/secret"  # of a driver that lets its user give names
+    machine.in_class("block", own)
+    machine.write(f"{own}/dev", "252:3\n")
+    machine.link(f"{own}/subsystem", "../../../../../class/block")
+    machine.link("sys/dev/block/252:3", f"../../{own[4:]}")
+    machine.link("dev/disk/by-id/md-name-secret", "../../md_secret")
+    machine.link(f"sys/fs/btrfs/{BTRFS}/devices/md_secret", "../../../../class/block/md_secret")
+    (machine.root / "proc/fs/jbd2/md_secret").mkdir(parents=True)
+    mountinfo = (machine.root / "proc/1/mountinfo").read_text()
+    line = "30 22 259:40 / /home rw - ext4 /dev/md/secret1 rw\n"
+    machine.write("proc/1/mountinfo", mountinfo + line)
+    swaps = (machine.root / "proc/swaps").read_text()
+    machine.write("proc/swaps", f"{swaps}/dev/disk/by-id/md-name-secret partition 8 0 -3\n")
+    found = captured(machine.root)
+    assert "secret" not in recording.format(found)
+    links = {file.path: file.content for file in found.files}
+    assert links["sys/dev/block/252:3"] == f"../../{DISK[4:]}/block/disk0"
+    expand(found, tmp_path / "again")
+    assert captured(tmp_path / "again").files == found.files
+    live = [use for use in said(machine.root) if "md_" in use]
+    as_shown = [
+        u.replace("md_secret1", "md_array0p1").replace("md_secret", "md_array0") for u in live
+    ]
+    assert [use for use in said(tmp_path / "again") if "md_" in use] == as_shown
+    assert as_shown == [
+        "03:00.0 block-holder: md_array0 is made of nvme0n1p3",
+        "03:00.0 mount: md_array0 is the journal of a file system that is mounted",
+        "03:00.0 swap: the host swaps to /dev/md_array0",
+        "03:00.0 mount: md_array0 is part of the btrfs at /home",
+        "03:00.0 mount: md_array0p1 is mounted at /home",
+    ]
+
+
+def test_many_chosen_names_stay_as_they_were_counted(machine: Machine, tmp_path: Path) -> None:
+    for number in range(12):
+        path = _array(machine, f"md_{chr(122 - number)}", "nvme0n1p3")
+        machine.write(f"{path}/dev", f"9:{number}\n")
+        machine.in_class("net", f"{NIC_PATH}/net/{chr(122 - number)}-acme")
+    once = captured(machine.root)
+    expand(once, tmp_path / "again")
+    assert captured(tmp_path / "again").files == once.files
+    paths = {file.path for file in once.files}
+    assert {"sys/class/block/md_array11", "sys/class/net/net11"} <= paths
+
+
+# ---- how much is read ---------------------------------------------------------------------------
+
+
+def _calls(root: Path) -> int:
+    """How many functions are called to read what the host uses: reads of files among them."""
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    with Sysfs(root) as sysfs:
+        sys.setprofile(count)
+        try:
+            assert list(read_uses(sysfs, [DISK]))
+        finally:
+            sys.setprofile(None)
+    return calls
+
+
+def _with_disks(root: Path, number: int) -> Path:
+    """A host whose NVMe subsystem has namespaces with a partition and a volume each."""
+    host = Machine(root)
+    host.function("0000:03:00.0", modalias=NVME, bridge="pci0000:00")
+    host.in_class("nvme", f"{DISK}/nvme/nvme0")
+    host.link(f"{SUBSYSTEM}/nvme0", f"../../../../../{DISK}/nvme/nvme0")
+    for n in range(1, number + 1):
+        disk = f"{SUBSYSTEM}/nvme0n{n}"
+        for path, minor in ((disk, 2 * n), (f"{disk}/nvme0n{n}p1", 2 * n + 1)):
+            host.in_class("block", path)
+            host.write(f"{path}/dev", f"259:{minor}\n")
+        host.in_class("block", f"sys/devices/virtual/block/dm-{n}")
+        host.write(f"sys/devices/virtual/block/dm-{n}/dm/name", f"volume-{n}\n")
+        host.link(f"{disk}/nvme0n{n}p1/holders/dm-{n}", f"../../../../../../block/dm-{n}")
+        host.in_class("net", f"{DISK}/net/acme{n}")
+    lines = (
+        f"{n} 1 259:{2 * n + 1} / /srv/{n} rw - xfs /dev/none rw" for n in range(1, number + 1)
+    )
+    host.write("proc/1/mountinfo", "".join(f"{line}\n" for line in lines))
+    return host.root
+
+
+def test_the_work_grows_with_the_number_of_disks_and_not_with_its_square(tmp_path: Path) -> None:
+    few, some, many = (_calls(_with_disks(tmp_path / str(n), n)) for n in (20, 40, 80))
+    assert many - some == pytest.approx(2 * (some - few), rel=0.02)
 
 
 def test_only_devices_of_functions_are_recorded(machine: Machine) -> None:

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 MASKED_NOTE = (
     "Masked: serial numbers and MAC addresses (not read, or zeros in config), what identifies the "
-    "machine on the kernel's command line (MASKED), and IP addresses, places of mounts, names of "
-    "volumes and UUIDs of GPUs (counted). UUIDs of mediated devices are kept."
+    "machine on the kernel's command line (MASKED), and IP addresses, places of mounts, names that "
+    "somebody gave volumes, arrays and interfaces, and UUIDs of GPUs (counted). UUIDs of mediated "
+    "devices are kept."
 )
 """The note of a recording that :func:`vfiohost.record.capture` made."""
 

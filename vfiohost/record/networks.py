@@ -10,32 +10,24 @@ from __future__ import annotations
 
 import ipaddress
 import posixpath
-import re
 import struct
-from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
 
 from vfiohost.holders import class_links, read_addresses, read_routes
+from vfiohost.record.names import counted_order, shown_interfaces
 from vfiohost.record.reading import names_in, text_of
 from vfiohost.recording import File
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vfiohost.record.places import Places
     from vfiohost.sysfs import Sysfs
 
 _NET = "sys/class/net"
 _FOLDER = "proc/net"
-_BY_MAC = re.compile(r"enx[0-9a-f]{12}")
-# What drivers give, and udev by firmware, slot and path (systemd.net-naming-scheme(7)).
-_GIVEN = re.compile(
-    r"lo|(?:eth|wlan|wwan|usb|ib|bond|team|br|virbr|docker|dummy|tun|tap|wg|sit|gre)[0-9]{1,4}"
-    r"|(?:en|ib|wl|ww)(?:[os][0-9]{1,5}|(?:P[0-9]{1,5})?p[0-9]{1,3}s[0-9]{1,3})"
-    r"(?:[a-z]{1,2}[0-9]{1,5}){0,6}"
-)
 _UPPER = "upper_"
 _UP, _GATEWAY = 0x1, 0x2  # include/uapi/linux/route.h
 _GLOBAL_SCOPE = "00"
@@ -56,39 +48,29 @@ def read_networks(sysfs: Sysfs, places: Places) -> Iterator[File]:
         places: its functions.
     """
     targets = dict(class_links(sysfs, "net"))
-    names = [name for name, target in targets.items() if places.has(target)]
-    for name in names:  # grows meanwhile
-        names += [n for n in _uppers(sysfs, name) if n in targets and n not in names]
-    shown = _shown(names)
-    for name in names:
+    uppers: dict[str, list[str]] = {}
+    waiting = [name for name, target in targets.items() if places.has(target)]
+    for name in waiting:  # grows meanwhile
+        if name not in uppers:
+            uppers[name] = [upper for upper in _uppers(sysfs, name) if upper in targets]
+            waiting += uppers[name]
+    shown = shown_interfaces(uppers)
+    for name, its_uppers in uppers.items():
         path = posixpath.join(posixpath.dirname(targets[name]), shown[name])
         yield places.link(f"{_NET}/{shown[name]}", path)
         yield File(path, None)
         flags = text_of(sysfs, f"{targets[name]}/flags")
         if flags is not None:
             yield File(f"{path}/flags", f"{flags}\n".encode())
-        for upper in _uppers(sysfs, name):
-            if upper in shown:
-                above = posixpath.join(posixpath.dirname(targets[upper]), shown[upper])
-                yield places.link(f"{path}/{_UPPER}{shown[upper]}", above)
+        for upper in its_uppers:
+            above = posixpath.join(posixpath.dirname(targets[upper]), shown[upper])
+            yield places.link(f"{path}/{_UPPER}{shown[upper]}", above)
     yield from _tables(_interfaces(sysfs, shown))
 
 
 def _uppers(sysfs: Sysfs, name: str) -> list[str]:
     names = names_in(sysfs, f"{_NET}/{name}")
     return [n.removeprefix(_UPPER) for n in names if n.startswith(_UPPER)]
-
-
-def _shown(names: Iterable[str]) -> dict[str, str]:
-    """The names in a recording, by those of the host."""
-    found: dict[str, str] = {}
-    by_mac, chosen = count(), count()
-    for name in names:
-        if _BY_MAC.fullmatch(name):
-            found[name] = f"enx{next(by_mac):012}"
-        else:
-            found[name] = name if _GIVEN.fullmatch(name) else f"net{next(chosen)}"
-    return found
 
 
 # ---- addresses and routes ----------------------------------------------------------------------
@@ -112,7 +94,9 @@ def _interfaces(sysfs: Sysfs, shown: Mapping[str, str]) -> Sequence[_Interface]:
     routes = read_routes(sysfs, _FOLDER, [])
     addresses = read_addresses(sysfs, _FOLDER, routes, [])
     found: list[_Interface] = []
-    for name in list(shown)[:_MOST_INTERFACES]:
+    ordered = {shown[name]: name for name in shown}
+    for as_shown in counted_order(ordered)[:_MOST_INTERFACES]:
+        name = ordered[as_shown]
         mine = [route for route in routes if route.interface == name]
         its = addresses.get(name, ())
         versions: list[int] = [ipaddress.ip_address(address).version for address, _ in its]
@@ -120,7 +104,7 @@ def _interfaces(sysfs: Sysfs, shown: Mapping[str, str]) -> Sequence[_Interface]:
         default: list[int] = [r.network.version for r in mine if r.is_default]
         found.append(
             _Interface(
-                name=shown[name],
+                name=as_shown,
                 number=len(found) + 1,
                 addresses={v: min(versions.count(v), _MOST_ADDRESSES) for v in _VERSIONS},
                 has_default={v: v in default for v in _VERSIONS},

@@ -28,6 +28,7 @@ _VTCONSOLES = "sys/class/vtconsole"
 _CONSOLES = "proc/consoles"
 _GPUS = "proc/driver/nvidia/gpus"
 _INFORMATION = re.compile(r"^(?:Model|Bus Location|Device Minor):.*", re.MULTILINE)
+_NUMBERS = "sys/dev/char"  # disks have theirs among what is said of disks
 _MOST_NUMBERS = 1 << 17
 
 
@@ -52,19 +53,18 @@ def read_uses(sysfs: Sysfs, functions: Collection[str]) -> Iterator[File]:
 
 
 def _numbers(sysfs: Sysfs, places: Places) -> Iterator[File]:
-    """The links in ``sys/dev`` to devices below functions, each with the name of its class."""
-    for kind in ("char", "block"):
-        for number in names_in(sysfs, f"sys/dev/{kind}")[:_MOST_NUMBERS]:
-            link = f"sys/dev/{kind}/{number}"
-            target = target_of(sysfs, link)
-            if target is None or not places.has(target):
-                continue
-            subsystem = target_of(sysfs, f"{target}/subsystem")
-            if subsystem is not None and posixpath.basename(subsystem) != "vfio-dev":
-                yield places.link(link, target)
-                yield File(target, None)
-                yield places.link(f"{target}/subsystem", subsystem)
-                yield File(subsystem, None)
+    """The links in ``sys/dev/char`` to devices below functions, each with the name of its class."""
+    for number in names_in(sysfs, _NUMBERS)[:_MOST_NUMBERS]:
+        link = f"{_NUMBERS}/{number}"
+        target = target_of(sysfs, link)
+        if target is None or not places.has(target):
+            continue
+        subsystem = target_of(sysfs, f"{target}/subsystem")
+        if subsystem is not None and posixpath.basename(subsystem) != "vfio-dev":
+            yield places.link(link, target)
+            yield File(target, None)
+            yield places.link(f"{target}/subsystem", subsystem)
+            yield File(subsystem, None)
 
 
 def _consoles(sysfs: Sysfs, places: Places) -> Iterator[File]:
