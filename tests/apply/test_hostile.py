@@ -73,13 +73,15 @@ def test_leading_directories_may_be_links_but_stay_inside_the_root(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     outside = tmp_path_factory.mktemp("outside")
-    (bench.root / "var").symlink_to("/srv/var")
-    (bench.root / "srv/var").mkdir(parents=True)
+    inside = bench.root / str(outside).lstrip("/")
+    inside.mkdir(parents=True)
+    (bench.root / "var").mkdir(exist_ok=True)  # temporary folders may lie there, too
+    (bench.root / "var/lib").symlink_to("/srv/lib")
+    (bench.root / "srv/lib").mkdir(parents=True)
     (bench.root / "run").symlink_to(outside)
-    (bench.root / str(outside).lstrip("/")).mkdir(parents=True)
     bench.apply(bind_plan(GPU))
-    assert list((bench.root / "srv/var/lib/vfiohost/journal").iterdir())
-    assert (bench.root / str(outside).lstrip("/") / "vfiohost/lock").exists()
+    assert list((bench.root / "srv/lib/vfiohost/journal").iterdir())
+    assert (inside / "vfiohost/lock").exists()
     assert not list(outside.iterdir())
 
 

@@ -321,8 +321,12 @@ def _left(machine: Machine, parents: list[str], table: MdevTable) -> dict[tuple[
     ]
     in_scope = Counter(type_id for _, type_id in used if type_id in known)
     on_parent = Counter(parent for parent, _ in used)
+    by_number = {
+        number: {each: table.available(each, in_scope, number) for each in sorted(known)}
+        for number in {on_parent[parent] for parent in parents}
+    }
     return {
-        (parent, each.type_id): table.available(each.type_id, in_scope, on_parent[parent])
+        (parent, each.type_id): by_number[on_parent[parent]][each.type_id]
         for parent in parents
         for each in table.types
     }

@@ -16,7 +16,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import ParseError
-from vfiohost.testing.tree import open_directory
+from vfiohost.testing.tree import Folders, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +61,10 @@ def check_operations(rootfd: int, operations: Sequence[Operation]) -> None:
     Raises:
         OSError: ENOTDIR where a symbolic link or a file stands in the way of a path.
     """
-    for path in {posixpath.dirname(operation["path"]) for operation in operations}:
-        with contextlib.suppress(FileNotFoundError):
-            os.close(open_directory(rootfd, path))
+    with contextlib.closing(Folders(rootfd)) as folders:
+        for path in sorted({posixpath.dirname(operation["path"]) for operation in operations}):
+            with contextlib.suppress(FileNotFoundError):
+                folders.at(path)
 
 
 def apply_operations(rootfd: int, scratch: str, operations: Sequence[Operation]) -> None:
@@ -75,23 +76,21 @@ def apply_operations(rootfd: int, scratch: str, operations: Sequence[Operation])
         operations: what :meth:`Tree.operations` gave.
     """
     temporary = open_directory(rootfd, scratch)
+    folders = Folders(rootfd)
     try:
         for number, operation in enumerate(operations):
             if operation["op"] == "release":
                 _release(operation, rootfd, temporary, f"fifo-{number}")
                 continue
-            parent_path, name = posixpath.split(operation["path"])
+            parent, name = posixpath.split(operation["path"])
             try:
-                parent = open_directory(rootfd, parent_path)
+                _apply(operation, folders.at(parent), name, temporary)
             except FileNotFoundError:
-                if operation["op"] == "remove":
-                    continue  # it went with what it was in
-                raise
-            try:
-                _apply(operation, parent, name, temporary)
-            finally:
-                os.close(parent)
+                if operation["op"] != "remove":
+                    raise
+                # it went with what it was in
     finally:
+        folders.close()
         os.close(temporary)
 
 

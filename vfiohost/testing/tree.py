@@ -80,15 +80,60 @@ def open_directory(rootfd: int, path: str) -> int:
     fd = os.open(".", _DIRECTORY, dir_fd=rootfd)
     for part in path.split("/") if path else ():
         try:
-            below = os.open(part, _DIRECTORY, dir_fd=fd)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
-            raise
+            below = _open_below(fd, part, path)
         finally:
             os.close(fd)
         fd = below
     return fd
+
+
+def _open_below(fd: int, name: str, path: str) -> int:
+    """Open a directory in another one; ``path`` is what errors name."""
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=fd)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+        raise
+
+
+class Folders:
+    """Directories below a root, opened without following any symbolic link.
+
+    From one to the next only what differs is opened: asked for in the order of their paths, each is
+    opened once. Whoever removes one asks for the directory that it is in, which lets go of it.
+
+    Args:
+        rootfd: the root; it stays the caller's.
+    """
+
+    def __init__(self, rootfd: int) -> None:
+        self._open = [("", os.open(".", _DIRECTORY, dir_fd=rootfd))]
+
+    def at(self, path: str) -> int:
+        """A descriptor of a directory, good until the next one is asked for.
+
+        Raises:
+            OSError: as :func:`open_directory`.
+        """
+        parts = ["", *path.split("/")] if path else [""]
+        shared = 0
+        for part, (name, _) in zip(parts, self._open, strict=False):
+            if part != name:
+                break
+            shared += 1
+        self._let_go(shared)
+        for part in parts[shared:]:
+            self._open.append((part, _open_below(self._open[-1][1], part, path)))
+        return self._open[-1][1]
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._let_go(0)
+
+    def _let_go(self, kept: int) -> None:
+        while len(self._open) > kept:
+            os.close(self._open.pop()[1])
 
 
 def _making(path: str, node: Node) -> Operation:
@@ -139,6 +184,8 @@ class Tree:
         node = self._changed(path)
         if node is not None:
             return _KINDS.get(type(node))
+        if path in self._open_directories:
+            return "directory"
         try:
             parent, name = self._parent(path)
             mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
@@ -194,6 +241,8 @@ class Tree:
         node = self._changed(path)
         if node is not None:
             return node.target if isinstance(node, Link) else None
+        if path in self._open_directories:
+            return None
         try:
             parent, name = self._parent(path)
             return os.readlink(name, dir_fd=parent)
@@ -378,11 +427,11 @@ class Tree:
         if not self._nodes:
             return None
         node = self._nodes.get(path)
-        parent = path
-        while node is None and parent:
-            parent = posixpath.dirname(parent)
-            if parent in self._nodes:
+        end = path.rfind("/")
+        while node is None and end > 0:
+            if path[:end] in self._nodes:
                 return Gone()
+            end = path.rfind("/", 0, end)
         return node
 
     def _directory(self, path: str) -> int:
@@ -391,7 +440,12 @@ class Tree:
         if fd is None:
             if len(self._open_directories) >= _KEPT_OPEN:
                 self.close()
-            fd = self._open_directories[path] = open_directory(self._rootfd, path)
+            parent, name = posixpath.split(path)
+            if path:
+                fd = _open_below(self._directory(parent), name, path)
+            else:
+                fd = open_directory(self._rootfd, "")
+            self._open_directories[path] = fd
         return fd
 
     def _parent(self, path: str) -> tuple[int, str]:
