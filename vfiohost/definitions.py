@@ -8,15 +8,30 @@ What is written is byte for byte what mdevctl writes: two spaces, no newline at 
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from vfiohost.errors import ParseError
-from vfiohost.plan.mdev import parse_uuid
+from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, PlanRefused, Refusal
+from vfiohost.plan.capacity import Room
+from vfiohost.plan.mdev import (
+    SEEN_EARLY,
+    attribute_step,
+    check_attribute,
+    create_step,
+    no_parent,
+    no_type,
+    parse_uuid,
+)
+from vfiohost.plan.types import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from vfiohost.model import MdevBus, MdevParent, MdevType, MediatedDevice
+    from vfiohost.plan.types import WriteAttr
 
 FOLDER = "etc/mdevctl.d"
 """Where the definitions are, relative to the root."""
@@ -64,18 +79,19 @@ def path_of(definition: MdevDefinition) -> str:
     return f"{FOLDER}/{parent}/{parse_uuid(definition.uuid)}"
 
 
-def parse(text: str, parent: str, uuid: str) -> MdevDefinition:
+def parse(text: str, parent: str, uuid: str, *, where: str | None = None) -> MdevDefinition:
     """Read a definition.
 
     Args:
         text: the file.
         parent: the name of its folder.
         uuid: its own name.
+        where: the name of the file, for messages, where it is another one.
 
     Raises:
         ParseError: it is none; names the file, and what it should be.
     """
-    where = f"/{FOLDER}/{parent}/{uuid}"
+    where = f"/{FOLDER}/{parent}/{uuid}" if where is None else where
     try:
         data = json.loads(text)
     # Of numbers with too many digits Python says ValueError, of depth RecursionError.
@@ -104,6 +120,201 @@ def render_all(definitions: Iterable[MdevDefinition]) -> str:
     for each in sorted(definitions, key=lambda d: (d.parent, d.uuid)):
         by_parent.setdefault(each.parent, []).append({each.uuid: _value(each)})
     return _pretty([by_parent] if by_parent else [])
+
+
+def find_defined(
+    definitions: Iterable[MdevDefinition], uuid: str, parent: str | None = None
+) -> MdevDefinition:
+    """The one definition that a UUID names.
+
+    Args:
+        definitions: all that there are.
+        uuid: which, in either case.
+        parent: on this parent only; one UUID may be defined on several.
+
+    Raises:
+        ParseError: the text is no UUID.
+        NotFoundError: nothing of this UUID is defined.
+        AmbiguousError: it is defined on several parents, and none is named.
+    """
+    uuid, known = parse_uuid(uuid), tuple(definitions)
+    found = [d for d in known if d.uuid == uuid and parent in (None, d.parent)]
+    if len(found) > 1:
+        raise AmbiguousError(uuid, [f"--parent {d.parent}" for d in found])
+    if found:
+        return found[0]
+    elsewhere = [f"It is defined on {d.parent}." for d in known if d.uuid == uuid]
+    near = get_close_matches(uuid, [d.uuid for d in known if d.uuid != uuid], n=3, cutoff=0.75)
+    detail = elsewhere[0] if elsewhere else "`vfiohost mdev list -d` lists what is defined."
+    raise NotFoundError("definition of a mediated device", uuid, near=near, detail=detail)
+
+
+def modified(
+    definition: MdevDefinition,
+    *,
+    mdev_type: str | None = None,
+    start: Literal["auto", "manual"] | None = None,
+    add: tuple[str, str] | None = None,
+    delete: bool = False,
+    index: int | None = None,
+) -> MdevDefinition:
+    """A definition with something changed, as ``mdevctl modify`` changes it.
+
+    Args:
+        definition: as it is.
+        mdev_type: the id of another type.
+        start: when it starts.
+        add: an attribute and its value.
+        delete: take an attribute away; not together with ``add``.
+        index: where: the number of the attribute that is deleted, or that the new one is put
+            before, from 0; by default the end.
+
+    Raises:
+        NotFoundError: there is no attribute of that number.
+    """
+    pairs = list(definition.attributes)
+    last = len(pairs) - 1 if delete else len(pairs)
+    at = last if index is None else index
+    if (delete or add is not None) and not 0 <= at <= last:
+        numbered = [f"{number}: {name}={value}" for number, (name, value) in enumerate(pairs)]
+        raise NotFoundError(
+            "attribute",
+            str(max(at, 0)),
+            sentence=f"{definition.uuid} is defined with no attribute of number {max(at, 0)}.",
+            detail=f"It has {', '.join(numbered) or 'no attributes'}.",
+        )
+    if delete:
+        del pairs[at]
+    if add is not None:
+        pairs.insert(at, add)
+    return attrs.evolve(
+        definition,
+        mdev_type=mdev_type or definition.mdev_type,
+        start=start or definition.start,
+        attributes=tuple(pairs),
+    )
+
+
+def automatic(
+    definitions: Iterable[MdevDefinition], bus: MdevBus, parent: str | None = None
+) -> tuple[tuple[MdevDefinition, ...], tuple[MdevDefinition, ...]]:
+    """What is to start when its parent appears.
+
+    Args:
+        definitions: all that there are.
+        bus: the parents that exist.
+        parent: on this parent only, which must exist.
+
+    Returns:
+        Those whose parent is there, and those whose parent is not.
+
+    Raises:
+        NotFoundError: there is no such parent.
+        AmbiguousError: a UUID is among them on several parents.
+    """
+    there = {each.name for each in bus.parents}
+    if parent is not None and parent not in there:
+        raise no_parent(bus, parent)
+    wanted = [d for d in definitions if d.start == "auto" and parent in (None, d.parent)]
+    found = tuple(d for d in wanted if d.parent in there)
+    for uuid, count in Counter(d.uuid for d in found).items():
+        if count > 1:
+            raise AmbiguousError(uuid, [f"--parent {d.parent}" for d in found if d.uuid == uuid])
+    return found, tuple(d for d in wanted if d.parent not in there)
+
+
+def plan_start(bus: MdevBus, definitions: Sequence[MdevDefinition]) -> Plan:
+    """Plan to start what is defined: create each device, then write its attributes, in order.
+
+    As ``mdevctl start`` (``src/mdev.rs``), parent and type must be as they are written in the
+    definition, name for name. A device that runs already as it is defined stays as it is.
+
+    Args:
+        bus: the parents and devices that exist.
+        definitions: what to start, each UUID once.
+
+    Returns:
+        A plan whose subjects are the UUIDs. Undone, the devices are removed.
+
+    Raises:
+        ParseError: an attribute can be none.
+        NotFoundError: there is no such parent, or it does not offer the type.
+        PlanRefused: a device of the UUID runs that is another one, or too few instances are left;
+            all reasons at once.
+    """
+    running = {device.uuid: device for device in bus.devices}
+    missing = [each for each in definitions if each.uuid not in running]
+    kinds = {each.uuid: _offered(bus, each) for each in missing}
+    refusals = [
+        *(r for d in definitions if d.uuid in running for r in _others(d, running[d.uuid])),
+        *_no_room(bus, missing, kinds),
+    ]
+    steps: list[WriteAttr] = []
+    for each in missing:
+        kind = kinds[each.uuid][1]
+        steps.append(create_step(each.uuid, each.parent, kind.type_id, kind.name))
+        for name, value in each.attributes:
+            check_attribute(name, value)
+            steps.append(attribute_step(each.uuid, name, value))
+    notes = (SEEN_EARLY,) if any(each.attributes for each in missing) else ()
+    plan = Plan("mdev start", tuple(d.uuid for d in definitions), tuple(steps), notes=notes)
+    if refusals:
+        raise PlanRefused(refusals, plan)
+    return plan
+
+
+def _offered(bus: MdevBus, wanted: MdevDefinition) -> tuple[MdevParent, MdevType]:
+    """The parent and the type of a definition.
+
+    Raises:
+        NotFoundError: there is no such parent, or it does not offer the type.
+    """
+    for parent in bus.parents:
+        if parent.name == wanted.parent:
+            for kind in parent.types:
+                if kind.type_id == wanted.mdev_type:
+                    return parent, kind
+            raise no_type(bus, (parent,), parent.name, wanted.mdev_type)
+    raise no_parent(bus, wanted.parent)
+
+
+def _others(wanted: MdevDefinition, runs: MediatedDevice) -> Iterator[Refusal]:
+    """Why a device that runs is not the one that is defined."""
+    if (runs.parent, runs.type_id) != (wanted.parent, wanted.mdev_type):
+        kind = runs.type_id if isinstance(runs.type_id, str) else "a type that cannot be read"
+        yield Refusal(
+            "uuid-exists",
+            wanted.uuid,
+            f"A mediated device {wanted.uuid} runs already, as {kind} on {runs.parent}, and it is "
+            f"defined as {wanted.mdev_type} on {wanted.parent}.",
+            f"Remove it when nobody uses it: `vfiohost mdev remove {wanted.uuid}`.",
+        )
+
+
+def _no_room(
+    bus: MdevBus,
+    missing: Iterable[MdevDefinition],
+    kinds: dict[str, tuple[MdevParent, MdevType]],
+) -> Iterator[Refusal]:
+    """What does not fit: on a parent, then on the card that several parents share."""
+    wanted: dict[tuple[str, str], dict[str, list[MdevParent]]] = defaultdict(dict)
+    for each in missing:
+        parent, kind = kinds[each.uuid]
+        card = str(parent.physfn or parent.name)
+        wanted[card, kind.type_id].setdefault(parent.name, []).append(parent)
+    types = {kind.type_id: kind for _, kind in kinds.values()}
+    for (card, type_id), parents in wanted.items():
+        alone = [
+            Room(bus, name, (same[0],), types[type_id]).refusal(len(same))
+            for name, same in parents.items()
+        ]
+        found = [refusal for refusal in alone if refusal is not None]
+        if not found and len(parents) > 1:
+            everyone = tuple(same[0] for same in parents.values())
+            count = sum(map(len, parents.values()))
+            together = Room(bus, card, everyone, types[type_id]).refusal(count)
+            found = [] if together is None else [together]
+        yield from found
 
 
 def _known_uuid(text: str, where: str) -> str:

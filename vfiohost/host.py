@@ -368,13 +368,7 @@ class Host(HostBootPlanner):
         from vfiohost import definitions, rooted
 
         path = definitions.path_of(definition)
-        scripts = [f"/{d}/{n}" for d in definitions.CALLOUTS for n in self._names(d)]
-        if scripts and callouts:
-            raise UnsupportedError(
-                f"mdevctl asks its callout scripts ({', '.join(scripts)}) before it defines a "
-                "device, and vfiohost does not run them. Define it with mdevctl, or, if they are "
-                "not about this type, with --ignore-callouts."
-            )
+        self.heed_callouts("defines", callouts=callouts)
         with self.locked("mdev define"):
             for known in self.mdev_definitions()[0]:
                 if known.uuid == definition.uuid:
@@ -384,6 +378,43 @@ class Host(HostBootPlanner):
                     )
             rooted.write_file(self.sysfs, path, definitions.render(definition))
         return path
+
+    def modify_mdev(
+        self,
+        uuid: str,
+        change: Callable[[MdevDefinition], MdevDefinition],
+        *,
+        parent: str | None = None,
+        callouts: bool = True,
+    ) -> MdevDefinition:
+        """Change the definition of a mediated device; one that runs stays as it is.
+
+        Args:
+            uuid: which.
+            change: given the definition as it is, makes the one that it is to be, of the same UUID
+                and parent: :func:`vfiohost.definitions.modified`.
+            parent: the one on this parent; one UUID may be defined on several.
+            callouts: respect mdevctl's callout scripts, as :meth:`define_mdev`.
+
+        Returns:
+            The definition as it is now. Where nothing changes, nothing is written.
+
+        Raises:
+            ParseError, NotFoundError, AmbiguousError: as :meth:`mdev_definition`.
+            UnsupportedError: there are callout scripts.
+            KernelError: the file could not be written.
+            LockBusyError: another vfiohost is changing this host.
+        """
+        from vfiohost import definitions, rooted
+
+        with self.locked("mdev modify"):
+            before = self.mdev_definition(uuid, parent)
+            after = change(before)
+            if after != before:
+                self.heed_callouts("modifies", callouts=callouts)
+                text = definitions.render(after)
+                rooted.write_file(self.sysfs, definitions.path_of(after), text)
+        return after
 
     def undefine_mdev(self, uuid: str) -> tuple[str, ...]:
         """Take the definition of a mediated device away, on every parent that has one.

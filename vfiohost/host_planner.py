@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
-from vfiohost.errors import KernelError
+from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.host_view import READ_TIMEOUT, HostView
 from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
 
@@ -211,6 +211,70 @@ class HostPlanner(HostView):
         chosen = tuple(uuids) or tuple(str(uuid4()) for _ in range(1 if count is None else count))
         request = CreateRequest(parent, mdev_type, chosen, tuple(attributes), count)
         return plan_create(self._bus() if bus is None else bus, request)
+
+    def plan_mdev_start(
+        self,
+        uuids: Iterable[str] | None = None,
+        *,
+        parent: str | None = None,
+        callouts: bool = True,
+        bus: MdevBus | None = None,
+    ) -> Plan:
+        """Plan to start mediated devices that are defined with mdevctl. Writes nothing.
+
+        Reads ``etc/mdevctl.d/PARENT/UUID`` below the root.
+
+        Args:
+            uuids: which; ``None`` for all that are to start when their parents appear, of the
+                parents that are there.
+            parent: those defined on this parent only, by the name that its folder has.
+            callouts: respect mdevctl's callout scripts, which are not run here: where there are
+                any, nothing is started.
+            bus: the mediated devices as they are; by default a new scan.
+
+        Returns:
+            The plan; an empty one when they run already.
+
+        Raises:
+            ParseError: a text is no UUID, or a definition has an attribute that can be none.
+            NotFoundError: nothing of a UUID is defined, or its parent or type is not there.
+            AmbiguousError: a UUID is defined on several parents.
+            PlanRefused: as :func:`vfiohost.definitions.plan_start`.
+            UnsupportedError: there are callout scripts.
+        """
+        from vfiohost import definitions
+
+        bus = self._bus() if bus is None else bus
+        if uuids is None:
+            chosen = definitions.automatic(self.mdev_definitions()[0], bus, parent)[0]
+        else:
+            names = (uuids,) if isinstance(uuids, str) else uuids
+            found = (self.mdev_definition(name, parent) for name in names)
+            chosen = tuple(dict.fromkeys(found))
+        plan = definitions.plan_start(bus, chosen)
+        if not plan.is_empty:
+            self.heed_callouts("starts", callouts=callouts)
+        return plan
+
+    def heed_callouts(self, what: str, *, callouts: bool = True) -> None:
+        """Do nothing that mdevctl would ask its callout scripts about: they are not run here.
+
+        Args:
+            what: what mdevctl does to a device: ``defines``, ``modifies``, ``starts``.
+            callouts: ``False``: they are not about this device.
+
+        Raises:
+            UnsupportedError: there are such scripts.
+        """
+        from vfiohost.definitions import CALLOUTS
+
+        scripts = [f"/{d}/{n}" for d in CALLOUTS for n in self._names(d)]
+        if scripts and callouts:
+            raise UnsupportedError(
+                f"mdevctl asks its callout scripts ({', '.join(scripts)}) before it {what} a "
+                "device, and vfiohost does not run them. Do it with mdevctl, or, if they are not "
+                "about this type, with --ignore-callouts."
+            )
 
     def plan_mdev_remove(
         self,

@@ -297,6 +297,30 @@ class HostView:
                     problems.append(Problem(uuid, path, str(error)))
         return tuple(found), tuple(problems)
 
+    def mdev_definition(self, uuid: str, parent: str | None = None) -> MdevDefinition:
+        """One mediated device that is defined with mdevctl.
+
+        Args:
+            uuid: which.
+            parent: on this parent only; one UUID may be defined on several.
+
+        Raises:
+            ParseError: the text is no UUID.
+            NotFoundError: nothing of this UUID is defined, or its file is no definition.
+            AmbiguousError: it is defined on several parents, and none is named.
+            KernelError: the folder is there and cannot be read.
+        """
+        from vfiohost.definitions import find_defined
+
+        known, problems = self.mdev_definitions()
+        try:
+            return find_defined(known, uuid, parent)
+        except NotFoundError as error:
+            bad = [p.sentence for p in problems if p.subject.lower() == error.key]
+            if not bad:
+                raise
+            raise NotFoundError(error.kind, error.key, sentence=bad[0]) from error
+
     def _names(self, folder: str) -> list[str]:
         """What is in a folder, in order; nothing where there is no such folder."""
         try:

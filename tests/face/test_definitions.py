@@ -1,4 +1,4 @@
-"""``vfiohost mdev list -d``: what mdevctl's definitions say, as mdevctl itself says it."""
+"""mdevctl's definitions: listed, changed and started as mdevctl itself does it."""
 
 from __future__ import annotations
 
@@ -54,6 +54,21 @@ def mdevctl(root: Path, *words: str) -> str:
         capture_output=True,
         text=True,
     ).stdout
+
+
+def mdevctl_on(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What mdevctl does to the files of a root: nobody answers as a kernel would."""
+    if shutil.which("mdevctl") is None:
+        pytest.skip("mdevctl is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("a mount namespace needs root")
+    mounts = 'mount --bind "$0/sys" /sys && mount --bind "$0/etc/mdevctl.d" /etc/mdevctl.d'
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mounts} && exec mdevctl "$@"', str(root), *words],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_list_is_that_of_mdevctl(run: Runner, root: Path) -> None:
@@ -114,3 +129,172 @@ def test_one_bad_file_hides_no_other(run: Runner, root: Path, tmp_path: Path) ->
 def test_nothing_is_defined(run: Runner, simulated: Maker) -> None:
     ran = run("mdev", "list", "-d", root=simulated("mtty"))
     assert (ran.code, ran.out, ran.err) == (0, "", "vfiohost: No mediated device is defined.\n")
+
+
+class TestStart:
+    def test_what_is_defined_runs_and_can_be_taken_back(self, run: Runner, root: Path) -> None:
+        dry = run("mdev", "start", SECOND, "-n", "--exit-code", root=root)
+        assert dry.code == 10
+        assert "mdev_supported_types/mtty-2/create" in dry.out
+        ran = run("mdev", "start", SECOND, root=root)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.split()[:3] == [SECOND, "mtty", "mtty-2"]
+        again = run("mdev", "start", SECOND, "--json", root=root)
+        assert again.code == 0
+        assert again.value["plan"]["steps"] == []
+        assert [each["uuid"] for each in again.value["mdevs"]] == [SECOND]
+        listed = mdevctl_on(root, "list").stdout
+        assert listed == f"{SECOND} mtty mtty-2 manual (defined)\n\n"
+        assert run("undo", root=root).code == 0
+        assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
+
+    def test_the_store_is_that_of_mdevctl(self, run: Runner, root: Path) -> None:
+        plan = run("mdev", "start", SECOND, "--json", "-n", root=root).value["plan"]
+        assert mdevctl_on(root, "start", "-u", SECOND).returncode == 0
+        (step,) = plan["steps"]
+        assert (root / step["path"]).read_text() == step["value"] == SECOND
+
+    def test_attributes_are_written_or_the_device_goes(self, run: Runner, root: Path) -> None:
+        ran = run("mdev", "start", FIRST, root=root)
+        assert ran.code == 1
+        assert "no attribute b" in ran.err
+        assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
+
+    def test_another_device_of_the_uuid_is_refused(self, run: Runner, root: Path) -> None:
+        assert (
+            run("mdev", "create", "-p", "mdpy", "-t", "mdpy-hd", "-u", SECOND, root=root).code == 0
+        )
+        ran = run("mdev", "start", SECOND, root=root)
+        assert ran.code == 4
+        assert "[uuid-exists]" in ran.err
+        said = mdevctl_on(root, "start", "-u", SECOND)
+        assert (said.returncode, said.stderr) == (
+            1,
+            "Error: Device exists under different parent\n",
+        )
+
+    def test_all_that_start_by_themselves(self, run: Runner, root: Path) -> None:
+        define(root, "mtty", FIRST, '{"mdev_type": "mtty-1", "start": "auto"}')
+        define(root, "0000:00:02.0", THIRD, '{"mdev_type": "i915-x", "start": "auto"}')
+        define(root, "mtty", "b716be33-0000-4000-8000-00000000000a", "{")
+        ran = run("mdev", "start", "--auto", "--json", root=root)
+        assert ran.code == 0
+        assert ran.value["plan"]["subjects"] == [FIRST]
+        assert [each["subject"] for each in ran.value["problems"]] == [
+            "b716be33-0000-4000-8000-00000000000a",
+            THIRD,
+        ]
+        assert run("mdev", "start", "--auto", "-p", "mdpy", root=root).out.startswith("nothing to")
+        assert run("mdev", "start", "--auto", "-p", "0000:00:02.0", root=root).code == 3
+
+    def test_each_on_its_own(self, run: Runner, root: Path) -> None:
+        define(root, "mtty", SECOND, '{"mdev_type": "mtty-2", "start": "auto"}')
+        assert run("mdev", "start", "--auto", root=root).code == 1  # all or none
+        assert run("mdev", "list", "--json", root=root).value["mdevs"] == []
+        ran = run("mdev", "start", "--auto", "--keep-going", "--json", root=root)
+        assert [(r["subject"], r["exit_code"]) for r in ran.value["runs"]] == [
+            (FIRST, 1),
+            (SECOND, 0),
+        ]
+        left = run("mdev", "list", "--json", root=root).value["mdevs"]
+        assert [each["uuid"] for each in left] == [SECOND]
+
+    def test_callouts_are_not_passed_over(self, run: Runner, root: Path) -> None:
+        (root / "etc/mdevctl.d/scripts.d/callouts/ap.sh").write_text("#!/bin/sh\n")
+        ran = run("mdev", "start", SECOND, root=root)
+        assert ran.code == 9
+        assert "callouts/ap.sh" in ran.err
+        assert run("mdev", "start", SECOND, "--ignore-callouts", root=root).code == 0
+        assert run("mdev", "start", SECOND, root=root).code == 0  # it runs: nobody is asked
+
+    def test_what_is_meant_must_be_said(self, run: Runner, root: Path) -> None:
+        define(root, "mdpy", SECOND, '{"mdev_type": "mdpy-hd", "start": "manual"}')
+        bad = "b716be33-0000-4000-8000-00000000000a"
+        define(root, "mtty", bad, "{")
+        assert run("mdev", "start", root=root).code == 2
+        assert run("mdev", "start", "--auto", SECOND, root=root).code == 2
+        assert run("mdev", "start", SECOND, root=root).code == 2
+        assert run("mdev", "start", SECOND, "-p", "mdpy", root=root).code == 0
+        ran = run("mdev", "start", bad, root=root)
+        assert ran.code == 3
+        assert f"/etc/mdevctl.d/mtty/{bad}" in ran.err
+
+
+class TestModify:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("--manual",),
+            ("-a", "--addattr", "c", "--value", "7"),
+            ("--addattr", "c", "--value", "\u00e4 b", "--index", "1"),
+            ("--addattr", "c", "--value", "7", "-i", "2"),
+            ("--delattr",),
+            ("--delattr", "-i", "0"),
+            ("-t", "mtty-2", "-m", "--delattr"),
+        ],
+    )
+    def test_the_file_is_that_of_mdevctl(
+        self, run: Runner, root: Path, words: tuple[str, ...]
+    ) -> None:
+        file = root / "etc/mdevctl.d/mtty" / FIRST
+        before = file.read_text()
+        assert run("mdev", "modify", FIRST, *words, root=root).code == 0
+        ours = file.read_text()
+        file.write_text(before)
+        mdevctl(root, "modify", "-u", FIRST, *words)
+        assert ours == file.read_text()
+
+    def test_a_definition_of_a_file(self, run: Runner, root: Path, tmp_path: Path) -> None:
+        given = tmp_path / "given.json"
+        given.write_text('{"attrs": [{"x": "1"}], "start": "auto", "mdev_type": "mtty-2"}')
+        uuid = "b716be33-0000-4000-8000-000000000008"
+        file = root / "etc/mdevctl.d/mtty" / uuid
+        asked = ("define", "-p", "mtty", "--jsonfile", str(given), "-u", uuid)
+        assert run("mdev", *asked[:5], "-u", uuid, root=root).out == f"{uuid}\n"
+        ours = file.read_text()
+        file.unlink()
+        mdevctl(root, *asked)
+        assert ours == file.read_text()
+        assert run("mdev", "modify", SECOND, "--jsonfile", str(given), root=root).code == 0
+        assert (root / "etc/mdevctl.d/mtty" / SECOND).read_text() == ours
+        given.write_text("{")
+        ran = run("mdev", "modify", SECOND, "--jsonfile", str(given), root=root)
+        assert ran.code == 2
+        assert str(given) in ran.err
+        assert (root / "etc/mdevctl.d/mtty" / SECOND).read_text() == ours
+
+    def test_nothing_is_written_twice_or_dry(self, run: Runner, root: Path) -> None:
+        file = root / "etc/mdevctl.d/mtty" / FIRST
+        before = (file.read_text(), file.stat().st_mtime_ns)
+        dry = run("mdev", "modify", FIRST, "-m", "-n", "--exit-code", "--json", root=root)
+        assert dry.code == 10
+        assert dry.value["definitions"][0]["start"] == "manual"
+        assert run("mdev", "modify", FIRST, "--auto", root=root).out.startswith("nothing to do")
+        assert (file.read_text(), file.stat().st_mtime_ns) == before
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [
+            ((), 2),
+            (("--auto", "--manual"), 2),
+            (("--addattr", "a"), 2),
+            (("--value", "a"), 2),
+            (("--auto", "--index", "1"), 2),
+            (("--delattr", "--addattr", "a", "--value", "1"), 2),
+            (("--delattr", "--index", "x"), 2),
+            (("--jsonfile", "f", "--auto"), 2),
+            (("--delattr", "--index", "2"), 3),
+            (("--auto", "-p", "mdpy"), 3),
+        ],
+    )
+    def test_what_makes_no_sense_changes_nothing(
+        self, run: Runner, root: Path, words: tuple[str, ...], code: int
+    ) -> None:
+        before = (root / "etc/mdevctl.d/mtty" / FIRST).read_text()
+        assert run("mdev", "modify", FIRST, *words, root=root).code == code
+        assert (root / "etc/mdevctl.d/mtty" / FIRST).read_text() == before
+
+    def test_callouts_are_not_passed_over(self, run: Runner, root: Path) -> None:
+        (root / "etc/mdevctl.d/scripts.d/callouts/ap.sh").write_text("#!/bin/sh\n")
+        assert run("mdev", "modify", FIRST, "--manual", root=root).code == 9
+        assert run("mdev", "modify", FIRST, "--manual", "--ignore-callouts", root=root).code == 0

@@ -83,6 +83,12 @@ class Options(argparse.Namespace):
     defined: bool = False
     dumpjson: bool = False
     auto: bool = False
+    manual: bool = False
+    addattr: str | None = None
+    attr_value: str | None = None
+    delattr: bool = False
+    index: str | None = None
+    jsonfile: str | None = None
     ignore_callouts: bool = False
 
     gpu: str | None = None

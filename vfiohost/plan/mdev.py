@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DEVICES = "sys/bus/mdev/devices"
 PARENTS = "sys/class/mdev_bus"
 
+SEEN_EARLY = "Others can see the devices before their attributes are set."
+"""A note of plans that set attributes of new devices."""
+
 _NIL = "00000000-0000-0000-0000-000000000000"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -78,7 +81,7 @@ def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
     """
     uuids = _uuids(request.uuids, request.count)
     for name, value in request.attributes:
-        _check_attribute(name, value)
+        check_attribute(name, value)
     parents = find_parents(bus, request.parent)
     mdev_type = _find_type(bus, parents, request)
     room = Room(bus, request.parent, parents, mdev_type)
@@ -87,11 +90,9 @@ def plan_create(bus: MdevBus, request: CreateRequest) -> Plan:
     steps: list[WriteAttr] = []
     for uuid, parent in zip(uuids, room.places(len(uuids)), strict=False):
         steps.append(create_step(uuid, parent.name, mdev_type.type_id, mdev_type.name))
-        steps.extend(_attribute_step(uuid, *attribute) for attribute in request.attributes)
-    notes = ["Others can see the devices before their attributes are set."]
-    plan = Plan(
-        "mdev create", uuids, tuple(steps), notes=tuple(notes if request.attributes else ())
-    )
+        steps.extend(attribute_step(uuid, *attribute) for attribute in request.attributes)
+    notes = (SEEN_EARLY,) if request.attributes else ()
+    plan = Plan("mdev create", uuids, tuple(steps), notes=notes)
     if refusals:
         raise PlanRefused(refusals, plan)
     return plan
@@ -191,7 +192,12 @@ def _uuids(texts: Sequence[str], count: int | None) -> tuple[str, ...]:
     return uuids
 
 
-def _check_attribute(name: str, value: str) -> None:
+def check_attribute(name: str, value: str) -> None:
+    """See to it that a value can be written to an attribute of a new device.
+
+    Raises:
+        ParseError: the name is none of an attribute, or the value is none that can be written.
+    """
     if name != VGPU_PARAMS and (not _ATTRIBUTE.fullmatch(name) or name in _NOT_ATTRIBUTES):
         raise ParseError(
             name,
@@ -229,10 +235,19 @@ def find_parents(bus: MdevBus, text: str) -> tuple[MdevParent, ...]:
         found = own or tuple(p for p in bus.parents if p.physfn == address)
         if found:
             return found
-    raise NotFoundError(
+    raise no_parent(bus, text)
+
+
+def no_parent(bus: MdevBus, text: str) -> NotFoundError:
+    """The error for a text that stands for no parent."""
+    try:
+        address = PciAddress.parse(text)
+    except ParseError:
+        address = None
+    return NotFoundError(
         "parent of mediated devices",
         text,
-        near=_near_parents(bus, text, address),
+        near=[name for name in _near_parents(bus, text, address) if name != text],
         detail=None if bus.parents else "No device of this host can make mediated devices.",
     )
 
@@ -264,29 +279,39 @@ def _find_type(bus: MdevBus, parents: Sequence[MdevParent], request: CreateReque
         raise AmbiguousError(request.type, [t.type_id for t in named])
     if named:
         return named[0]
+    raise no_type(bus, parents, request.parent, request.type)
+
+
+def no_type(
+    bus: MdevBus, parents: Sequence[MdevParent], parent: str, mdev_type: str
+) -> NotFoundError:
+    """The error for a type that parents do not offer.
+
+    Args:
+        bus: the parents and devices that exist.
+        parents: who does not offer it.
+        parent: how they were named.
+        mdev_type: how the type was named.
+    """
+    offered = {t.type_id: t for each in parents for t in each.types}
+    wanted = short_name(mdev_type)
     texts = {t.type_id.lower(): t.type_id for t in offered.values()}
     texts |= {short_name(t.name).lower(): short_name(t.name) for t in offered.values() if t.name}
-    spellings = dict.fromkeys((request.type.lower(), wanted.lower()))
+    spellings = dict.fromkeys((mdev_type.lower(), wanted.lower()))
     near = (text for s in spellings for text in get_close_matches(s, texts, n=2))
-    raise NotFoundError(
-        "mdev type",
-        request.type,
-        near=tuple(dict.fromkeys(texts[text] for text in near)),
-        detail=_what_there_is(bus, request, list(offered.values())),
-    )
-
-
-def _what_there_is(bus: MdevBus, request: CreateRequest, offered: Sequence[MdevType]) -> str:
-    """What the parent offers instead of a type, and who offers the type."""
-    texts = [f"{t.type_id} ({t.name})" if t.name else t.type_id for t in offered]
-    wanted = short_name(request.type)
+    told = [f"{t.type_id} ({t.name})" if t.name else t.type_id for t in offered.values()]
     others = [
         p.name
         for p in bus.parents
-        if any(request.type == t.type_id or short_name(t.name or "") == wanted for t in p.types)
+        if any(mdev_type == t.type_id or short_name(t.name or "") == wanted for t in p.types)
     ]
     elsewhere = f" {listed(others)} would." if others else ""
-    return f"{request.parent} offers {listed(texts) or 'no types'}.{elsewhere}"
+    return NotFoundError(
+        "mdev type",
+        mdev_type,
+        near=tuple(dict.fromkeys(texts[text] for text in near)),
+        detail=f"{parent} offers {listed(told) or 'no types'}.{elsewhere}",
+    )
 
 
 def uuid_refusals(bus: MdevBus, uuids: Sequence[str]) -> Iterable[Refusal]:
@@ -329,7 +354,8 @@ def create_step(uuid: str, parent: str, type_id: str, type_name: str | None) -> 
     )
 
 
-def _attribute_step(uuid: str, name: str, value: str) -> WriteAttr:
+def attribute_step(uuid: str, name: str, value: str) -> WriteAttr:
+    """The step that sets an attribute of a new mediated device."""
     # Nothing is read back, since many of these attributes answer with other words than they take;
     # undone by the removal of the device.
     path = f"{DEVICES}/{uuid}/{name}"

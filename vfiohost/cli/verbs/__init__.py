@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Mapping[str, str] = {
     "vf": "List, make and remove virtual functions (SR-IOV).",
-    "mdev": "List, create and remove mediated devices.",
+    "mdev": "List, create and remove mediated devices; define and start them as mdevctl does.",
     "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
     "boot": "Give devices to drivers from the start of the host on.",
 }
@@ -61,8 +61,10 @@ VERBS: Mapping[str, Verb] = {
         mediated.TYPES,
         mediated.LIST,
         mediated.CREATE,
+        mediated.START,
         mediated.REMOVE,
         mediated.DEFINE,
+        mediated.MODIFY,
         mediated.UNDEFINE,
         vgpus.TYPES,
         vgpus.LIST,

@@ -38,6 +38,7 @@ def _mdev_define(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("-p", "--parent", metavar="PARENT", help="full address or name of the parent")
     add("-t", "--type", metavar="TYPE", help="type id (nvidia-595)")
+    add("--jsonfile", metavar="FILE", help="a definition, in place of type, start and attributes")
     add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
     add("-a", "--auto", action="store_true", help="start it when its parent appears")
     add(
@@ -47,6 +48,29 @@ def _mdev_define(parser: ArgumentParser) -> None:
         help="write V to its attribute K when it starts; repeatable, in this order",
     )
     add("--ignore-callouts", action="store_true", help="define it without mdevctl's scripts")
+
+
+def _mdev_modify(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("uuid", metavar="UUID", help="which definition")
+    add("-p", "--parent", metavar="PARENT", help="the one on this parent, by its full name")
+    add("-t", "--type", metavar="TYPE", help="give it another type, by its id")
+    add("-a", "--auto", action="store_true", help="start it when its parent appears")
+    add("-m", "--manual", action="store_true", help="start it when somebody asks for it")
+    add("--addattr", metavar="K", help="add the attribute K, with --value")
+    add("--value", dest="attr_value", metavar="V", help="the value of the attribute that is added")
+    add("--delattr", action="store_true", help="take an attribute away")
+    add("-i", "--index", metavar="N", help="its number, from 0, before or after (default: the end)")
+    add("--jsonfile", metavar="FILE", help="a definition that takes the place of this one")
+    add("--ignore-callouts", action="store_true", help="change it without mdevctl's scripts")
+
+
+def _mdev_start(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("uuids", metavar="UUID", nargs="*", help="which of those that are defined")
+    add("-a", "--auto", action="store_true", help="all that start when their parent appears")
+    add("-p", "--parent", metavar="PARENT", help="defined on this parent only, by its full name")
+    add("--ignore-callouts", action="store_true", help="start it without mdevctl's scripts")
 
 
 def _mdev_undefine(parser: ArgumentParser) -> None:
@@ -71,13 +95,23 @@ CREATE = Verb(
     counted=True,
     needs={"parent": "-p PARENT", "type": "-t TYPE"},
 )
+START = Verb(
+    "mdev start",
+    "Start mediated devices that are defined.",
+    _mdev_start,
+    "mediated",
+    words="uuids",
+)
 REMOVE = Verb("mdev remove", "Remove mediated devices.", _mdev_remove, "mediated", words="uuids")
 DEFINE = Verb(
     "mdev define",
     "Define a mediated device, as mdevctl does.",
     _mdev_define,
     "mediated",
-    needs={"parent": "-p PARENT", "type": "-t TYPE"},
+    needs={"parent": "-p PARENT"},
+)
+MODIFY = Verb(
+    "mdev modify", "Change the definition of a mediated device.", _mdev_modify, "mediated"
 )
 UNDEFINE = Verb(
     "mdev undefine", "Take the definition of a mediated device away.", _mdev_undefine, "mediated"
