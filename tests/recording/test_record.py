@@ -19,7 +19,7 @@ from tests.strategies import host_trees
 from vfiohost import native, recording
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.record import capture
-from vfiohost.record.masking import mask_cmdline
+from vfiohost.record.command_line import mask_cmdline
 from vfiohost.recording import (
     Attribute,
     File,

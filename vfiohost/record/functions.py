@@ -12,7 +12,8 @@ from vfiohost import native
 from vfiohost.doctor import read_common
 from vfiohost.errors import KernelError, ParseError, UnsupportedError
 from vfiohost.model import SRIOV_MANAGE, PciAddress, Unavailable
-from vfiohost.record.masking import mask_cmdline, mask_config
+from vfiohost.record.command_line import mask_cmdline
+from vfiohost.record.masking import mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
 from vfiohost.record.reading import names_in, number_of, target_of, text_of, text_of_link
@@ -92,7 +93,10 @@ def capture(
     modes: bool | None = None,
     timeout: float = 2.0,
 ) -> Recording:
-    """Record a host, without what identifies it (:mod:`vfiohost.record.masking`).
+    """Record a host, without what identifies it.
+
+    That is masked by :mod:`vfiohost.record.command_line`, :mod:`vfiohost.record.masking` and
+    :mod:`vfiohost.record.names`.
 
     What the kernel does not show is concluded: which driver a module that is not loaded would
     register, the id table of a driver (from ``modules.alias``, else from the functions that it is
