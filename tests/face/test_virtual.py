@@ -180,5 +180,11 @@ def test_vgpus_keep_their_functions(run: Runner, simulated: Maker) -> None:
 def test_each_on_its_own(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-vgpu")
     assert run("mdev", "create", "-p", "65:00.0", "-t", "A10-12Q", root=root).code == 0
-    ran = run("vf", "clear", "10de:2236", "--keep-going", root=root)
+    ran = run("vf", "clear", "65:00.0", "ca:00.0", "--keep-going", root=root)
     assert ran.code == 4
+    assert "0000:65:00.0: refused: 0000:65:00.4 has 1 mediated device" in ran.err
+    numbers = {
+        address: (root / "sys/bus/pci/devices" / address / "sriov_numvfs").read_text()
+        for address in ("0000:65:00.0", "0000:ca:00.0")
+    }
+    assert numbers == {"0000:65:00.0": "32\n", "0000:ca:00.0": "0\n"}
