@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from vfiohost.model import is_vfio_driver
-from vfiohost.testing import class_devices, vendor_vgpu
+from vfiohost.testing import class_devices, shared_disks, vendor_vgpu
 from vfiohost.testing.releases import release_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Blueprint:
         self.files = frozenset(file.path for file in recording.files)
         places = {f"sys/devices/{f.path}": address for address, f in self.functions.items()}
         self.class_devices = class_devices.by_function(recording.files, places)
+        self.shared_disks = shared_disks.shared_disks(recording.files)
         self.groups: dict[int, Group] = {group.number: group for group in recording.groups}
         self.tables: dict[str, MdevTable] = {table.name: table for table in recording.mdev_tables}
         self.virtual_parents: dict[str, str] = {

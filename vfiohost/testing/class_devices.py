@@ -2,7 +2,9 @@
 
 They are those of the recording, and are there while the recorded driver has the function: its
 ``remove`` takes them away (``device_del`` in ``drivers/base/core.c``), its ``probe`` makes them
-again. What is mounted, routed or open stays in the files that say so, as on a real host.
+again. What several functions share goes with the last of them
+(:mod:`vfiohost.testing.shared_disks`). What is mounted, routed or open stays in the files that say
+so, as on a real host.
 """
 
 from __future__ import annotations
@@ -26,13 +28,11 @@ def appear(machine: Machine, address: str, driver: str) -> None:
     if function is None or function.driver != driver:
         return
     for file in machine.blueprint.class_devices.get(address, ()):
-        if file.content is None:
-            machine.tree.mkdir(file.path)
-        elif isinstance(file.content, str):
-            machine.tree.link_text(file.path, file.content)
-        else:
-            text = file.content.decode("utf-8", "surrogateescape")
-            machine.tree.write(file.path, text, 0o644 if file.mode is None else file.mode)
+        _make(machine, file)
+    for shared in machine.blueprint.shared_disks:
+        if shared.stands(machine.tree) and not machine.tree.exists(shared.path):
+            for file in shared.files:
+                _make(machine, file)
 
 
 def vanish(machine: Machine, address: str) -> None:
@@ -43,8 +43,21 @@ def vanish(machine: Machine, address: str) -> None:
         path = file.path
         if path.startswith(directory):
             path = directory + path.removeprefix(directory).partition("/")[0]
-        if machine.tree.exists(path):
-            machine.tree.remove(path)
+        machine.tree.remove(path)
+    for shared in machine.blueprint.shared_disks:
+        if machine.tree.exists(shared.path) and not shared.stands(machine.tree):
+            for path in (*(file.path for file in shared.files), shared.path):
+                machine.tree.remove(path)
+
+
+def _make(machine: Machine, file: File) -> None:
+    if file.content is None:
+        machine.tree.mkdir(file.path)
+    elif isinstance(file.content, str):
+        machine.tree.link_text(file.path, file.content)
+    else:
+        text = file.content.decode("utf-8", "surrogateescape")
+        machine.tree.write(file.path, text, 0o644 if file.mode is None else file.mode)
 
 
 def by_function(files: Iterable[File], functions: Mapping[str, str]) -> dict[str, list[File]]:
