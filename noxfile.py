@@ -93,8 +93,6 @@ def sanitizers(session: nox.Session) -> None:
         session.run("python", "-P", "-c", instrumented, env=environment)
         session.run(
             *("python", "-P", "-m", "pytest", "tests/native"),
-            # It measures time, of which this build takes more.
-            *("--ignore", "tests/native/test_benchmark.py"),
             *session.posargs,
             env=environment,
         )

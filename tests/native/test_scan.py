@@ -193,9 +193,9 @@ def test_more_functions_than_a_batch_holds(memory: Path) -> None:
     for made, device in zip(hosts_by_address(1500), snapshot.devices, strict=True):
         assert str(device.address) == made.address
         assert device.path == f"sys/devices/{made.path}"
-        assert device.driver == made.driver
+        assert device.driver == made.kind.driver
         assert device.physfn == (made.physfn and PciAddress.parse(made.physfn))
-        assert device.total_vfs == (16 if made.driver == "nvidia" and not made.physfn else None)
+        assert device.total_vfs == (16 if made.is_card else None)
     assert len(snapshot.groups) == 1500
 
 
