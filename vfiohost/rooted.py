@@ -113,6 +113,7 @@ def write_file(sysfs: Sysfs, path: str, text: str, *, mode: int = 0o644) -> None
     _make_folders(sysfs, where)
     with _opened(sysfs, where) as folder, _told(shown):
         _check_plain(folder, name)
+        # With a dot and without an ending: udev, dracut and initramfs-tools pass it over.
         draft = f".vfiohost-{secrets.token_hex(8)}"
         fd = os.open(draft, _WRITE, mode, dir_fd=folder)
         try:

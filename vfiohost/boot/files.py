@@ -1,51 +1,30 @@
 """The files for the boot below the root: read, and written whole or not at all.
 
-No symbolic link leads out of the root, and in the place of a file none is followed: the directories
-are opened below the root, a file in its directory. A file that is made has its name only when it is
-on the disk (``rename(2)``).
+How they are opened and written is :mod:`vfiohost.rooted`'s.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
 import shutil
-import stat
 import subprocess
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from vfiohost import native
+from vfiohost import rooted
 from vfiohost.boot.changes import PATHS, FileChange, Found
 from vfiohost.boot.initramfs import GENERATORS
 from vfiohost.errors import ApplyError, KernelError, UnsupportedError
-from vfiohost.journal.files import as_kernel_error, read_whole, write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from vfiohost.boot.initramfs import Generator
     from vfiohost.sysfs import Sysfs
 
-_LIMIT = 1 << 20  # bytes; a rule has under a thousand for each device
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_KINDS = {
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-}
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
-
 
 def read_files(sysfs: Sysfs) -> dict[str, Found]:
-    """What there is under each name that a file for the boot may have.
-
-    Raises:
-        KernelError: a directory cannot be opened for another reason than that it is not there.
-    """
-    return {path: _read(sysfs, path) for path in PATHS}
+    """What there is under each name that a file for the boot may have."""
+    return {path: read_one(sysfs, path) for path in PATHS}
 
 
 def find_generators(sysfs: Sysfs) -> tuple[Generator, ...]:
@@ -94,62 +73,25 @@ def run_command(command: Sequence[str]) -> None:
         )
 
 
-def _read(sysfs: Sysfs, path: str) -> Found:
-    shown = sysfs.shown(path)
+def read_one(sysfs: Sysfs, path: str) -> Found:
+    """What there is under one name, relative to the root."""
     try:
-        with _folder(sysfs, path, create=False) as (folder, name):
-            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode):
-                return Found(kind=_KINDS.get(stat.S_IFMT(status.st_mode), "a device node"))
-            fd = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-            )
-            try:
-                text = read_whole(fd, _LIMIT, shown=shown).decode("utf-8", "backslashreplace")
-            finally:
-                os.close(fd)
-            return Found(text, None, status.st_mtime_ns)
-    except FileNotFoundError:
-        return Found()
+        there = rooted.read_file(sysfs, path)
     except KernelError as error:
-        return Found() if error.errno in _NOT_THERE else Found(kind=f"unreadable ({error.code})")
-    except OSError as error:
-        return Found(kind=f"unreadable ({errno.errorcode.get(error.errno or 0, '?')})")
+        return Found(kind=f"unreadable ({error.code})")
+    return Found(there.text, there.kind, there.mtime)
 
 
 def _change(sysfs: Sysfs, change: FileChange) -> None:
     if change.kind == "keep":
         return
-    found = _read(sysfs, change.path)
+    found = read_one(sysfs, change.path)
     if found.kind is not None or found.text != change.before:
         raise UnsupportedError(f"{sysfs.shown(change.path)} has changed since it was read.")
-    shown = sysfs.shown(change.path)
-    with (
-        _folder(sysfs, change.path, create=True) as (folder, name),
-        as_kernel_error("write", shown),
-    ):
-        if change.after is None:
-            os.unlink(name, dir_fd=folder)
-        else:
-            _write(folder, name, change.after.encode(), change.mode, shown)
-        os.fsync(folder)
-
-
-def _write(folder: int, name: str, data: bytes, mode: int, shown: str) -> None:
-    # With a dot and without an ending: udev, dracut and initramfs-tools pass it over.
-    draft = f".vfiohost-{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(draft, flags, mode, dir_fd=folder)
-    try:
-        os.fchmod(fd, mode)  # a umask would keep others from reading, or the hook from running
-        write_durably(fd, data, 0, shown=shown)
-        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft, dir_fd=folder)
-        raise
-    finally:
-        os.close(fd)
+    if change.after is None:
+        rooted.remove_file(sysfs, change.path)
+    else:
+        rooted.write_file(sysfs, change.path, change.after, mode=change.mode)
 
 
 def _is_taken_back(sysfs: Sysfs, change: FileChange) -> bool:
@@ -159,34 +101,3 @@ def _is_taken_back(sysfs: Sysfs, change: FileChange) -> bool:
     except (KernelError, UnsupportedError):
         return False
     return True
-
-
-@contextmanager
-def _folder(sysfs: Sysfs, path: str, *, create: bool) -> Iterator[tuple[int, str]]:
-    """The directory of a file, opened below the root, and the file's name in it."""
-    where, _, name = path.rpartition("/")
-    if create:
-        _make_folders(sysfs, where)
-    fd = native.open_in(sysfs.fd, where, _DIRECTORY, shown=sysfs.shown(where))
-    try:
-        yield fd, name
-    finally:
-        os.close(fd)
-
-
-def _make_folders(sysfs: Sysfs, where: str) -> None:
-    parts = where.split("/")
-    for number in range(1, len(parts) + 1):
-        path = "/".join(parts[:number])
-        try:
-            os.close(native.open_in(sysfs.fd, path, _DIRECTORY, shown=sysfs.shown(path)))
-        except KernelError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            above = "/".join(parts[: number - 1]) or "."
-            fd = native.open_in(sysfs.fd, above, _DIRECTORY, shown=sysfs.shown(above))
-            try:
-                with as_kernel_error("write", sysfs.shown(path)), suppress(FileExistsError):
-                    os.mkdir(parts[number - 1], 0o755, dir_fd=fd)
-            finally:
-                os.close(fd)
