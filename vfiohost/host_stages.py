@@ -16,8 +16,9 @@ import attrs
 from vfiohost.errors import KernelError, NotFoundError, UnsupportedError
 from vfiohost.host_file.resolving import differences, resolve
 from vfiohost.host_file.types import NATIVE, Difference
-from vfiohost.model import MdevBus, PciAddress
+from vfiohost.model import MdevBus, PciAddress, is_vfio_driver
 from vfiohost.nvidia import short_name
+from vfiohost.plan.changes import NO_DRIVER
 from vfiohost.plan.words import listed
 from vfiohost.vgpus import vgpu_gpus
 
@@ -349,6 +350,33 @@ class Declared:
             except KernelError:
                 continue  # the kernel has no power management: there is nothing to set
         return found
+
+
+def driverctl_stages(
+    host: HostBootPlanner, wanted: Iterable[tuple[PciAddress, str]], allow: Iterable[str] = ()
+) -> tuple[Stage, ...]:
+    """The plans that give devices the drivers that driverctl keeps for them.
+
+    Those that come to none or to a driver of the host's are first: in their IOMMU groups others may
+    be for guests.
+
+    Args:
+        host: the host.
+        wanted: the devices and their drivers, of
+            :meth:`vfiohost.host_boot.HostBootPlanner.driverctl_wanted`.
+        allow: words that permit what would be refused.
+    """
+    ways: dict[str, list[PciAddress]] = {}
+    for address, driver in wanted:
+        ways.setdefault(driver, []).append(address)
+
+    def plan(driver: str, now: Snapshot) -> Plan:
+        return host.plan_bind(ways[driver], driver, allow=allow, snapshot=now)
+
+    return tuple(
+        Stage(f"bind {listed(ways[driver])} to {driver}", partial(plan, driver))
+        for driver in sorted(ways, key=lambda name: (is_vfio_driver(name), name != NO_DRIVER))
+    )
 
 
 def export_tables(host: HostBootPlanner, snapshot: Snapshot) -> tuple[list[Table], list[Table]]:

@@ -12,10 +12,12 @@ Nothing of vfiohost runs while the host boots.
 from vfiohost.boot.changes import BootPlan, FileChange, Found, known_devices, known_unit, plan_files
 from vfiohost.boot.checking import BootStatus, DeviceCheck, FileCheck, InitramfsCheck, check_boot
 from vfiohost.boot.devices import BootDevice, boot_device
+from vfiohost.boot.driverctl import SavedOverride
 from vfiohost.boot.files import (
     change_files,
     find_generators,
     read_files,
+    read_one,
     run_command,
 )
 from vfiohost.boot.initramfs import GENERATORS, Generator
@@ -34,6 +36,7 @@ __all__ = [
     "Found",
     "Generator",
     "InitramfsCheck",
+    "SavedOverride",
     "boot_device",
     "change_files",
     "check_boot",
@@ -43,6 +46,7 @@ __all__ = [
     "parse_rule",
     "plan_files",
     "read_files",
+    "read_one",
     "rule_text",
     "run_command",
     "unit_text",

@@ -41,13 +41,13 @@ def install(session: Session) -> None:
             snapshot=session.scan(mdev=True),
         )
 
-    _carry_out(session, plan)
+    carry_out(session, plan)
 
 
 def remove(session: Session) -> None:
     """``vfiohost boot remove [DEV..]``."""
     devices = session.options.devices or None
-    _carry_out(session, lambda: session.host.plan_boot_remove(devices))
+    carry_out(session, lambda: session.host.plan_boot_remove(devices))
 
 
 def status(session: Session) -> None:
@@ -75,8 +75,13 @@ def _program(session: Session) -> str:
     return os.path.abspath(here) if here else "/usr/bin/vfiohost"
 
 
-def _carry_out(session: Session, planner: Callable[[], BootPlan]) -> None:
-    """Show the files of a plan, or write them, and have the initramfs made anew or say how."""
+def carry_out(session: Session, planner: Callable[[], BootPlan]) -> None:
+    """Show the files of a plan, or write them, and have the initramfs made anew or say how.
+
+    Args:
+        session: the verb.
+        planner: makes the plan; it is made under the lock.
+    """
     options, host = session.options, session.host
     if options.update_initramfs and session.root != "/":
         raise UnsupportedError(

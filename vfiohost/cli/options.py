@@ -114,6 +114,7 @@ class Options(argparse.Namespace):
     nvswitch: bool = False
     write: bool = False
     from_host_file: bool = False
+    boot: bool = False
     wait: str | None = None
     title: str | None = None
     with_config: bool = False

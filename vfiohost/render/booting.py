@@ -6,10 +6,12 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.render.table import plain, printable
+from vfiohost.plan.changes import NO_DRIVER
+from vfiohost.render.listing import text_of
+from vfiohost.render.table import format_table, plain, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vfiohost.boot import (
         BootDevice,
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
         DeviceCheck,
         FileChange,
         InitramfsCheck,
+        SavedOverride,
     )
-    from vfiohost.render.table import Paint
+    from vfiohost.model import Snapshot
+    from vfiohost.names import PciNames
+    from vfiohost.render.table import Cell, Paint
 
 _DONE = {"make": "made", "change": "changed", "remove": "removed", "keep": "unchanged"}
 _WOULD = {"make": "would make", "change": "would change", "remove": "would remove"}
@@ -70,7 +75,7 @@ def done_lines(plan: BootPlan, root: str = "/", *, made: Sequence[Sequence[str]]
         for change in plan.changes
     ]
     if not plan.changes:
-        lines.append("nothing to remove: nothing is installed for the boot")
+        lines.append("nothing to do: there is nothing for the boot")
     lines += [f"done: {shlex.join(command)}" for command in made]
     left = () if made else plan.commands
     lines += [f"Make the initramfs anew: {shlex.join(command)}" for command in left]
@@ -93,6 +98,49 @@ def status_lines(status: BootStatus, paint: Paint = plain) -> list[str]:
         is_good = status.initramfs.verdict in ("carries", "unknown")
         lines += [paint(line, "dim" if is_good else "warn") for line in _told(status.initramfs)]
     return lines
+
+
+def saved_table(
+    saved: Iterable[SavedOverride],
+    snapshot: Snapshot,
+    names: PciNames | None,
+    paint: Paint = plain,
+) -> list[str]:
+    """A line for each driver that driverctl keeps: device, driver, what it has now, its name."""
+    rows: list[list[Cell]] = []
+    for each in saved:
+        device = snapshot.pci.get(each.address) if each.address is not None else None
+        now = "?" if each.address is None else "(not there)"
+        if device is not None:
+            now = "(none)" if device.driver is None else text_of(device.driver)
+        is_so = now == each.driver or (now, each.driver) == ("(none)", NO_DRIVER)
+        name = "" if device is None else device.ids
+        if names and device is not None:
+            name = names.full(device.vendor_id, device.device_id)
+        rows.append(
+            [
+                (f"{each.bus}/{each.device}" if each.address is None else each.device, "plain"),
+                (each.driver, "plain"),
+                (now, "plain" if is_so else "warn"),
+                (name, "plain"),
+            ]
+        )
+    return format_table(["DEVICE", "AT BOOT", "NOW", "NAME"], rows, paint=paint)
+
+
+def saved_value(saved: SavedOverride, snapshot: Snapshot) -> dict[str, Any]:
+    """A driver that driverctl keeps as a JSON value."""
+    address = saved.address
+    device = None if address is None else snapshot.pci.get(address)
+    driver = None if device is None else device.driver
+    return {
+        "path": f"/{saved.path}",
+        "bus": saved.bus,
+        "device": saved.device,
+        "driver": saved.driver,
+        "is_there": None if address is None else device is not None,
+        "driver_now": driver if isinstance(driver, str) else None,
+    }
 
 
 def plan_value(plan: BootPlan, made: Sequence[Sequence[str]] = ()) -> dict[str, Any]:

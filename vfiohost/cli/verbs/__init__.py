@@ -8,6 +8,7 @@ from vfiohost.cli.verbs import (
     booting,
     changing,
     declared,
+    driverctl,
     functions,
     looking,
     mediated,
@@ -24,6 +25,7 @@ FAMILIES: Mapping[str, str] = {
     "mdev": "List, create and remove mediated devices; define and start them as mdevctl does.",
     "vgpu": "List, create and remove vGPUs, whichever way a GPU makes them.",
     "boot": "Give devices to drivers from the start of the host on.",
+    "driverctl": "List, write and take over what driverctl keeps for the boot.",
 }
 """Verbs that have verbs of their own, and what these do."""
 
@@ -77,6 +79,10 @@ VERBS: Mapping[str, Verb] = {
         booting.INSTALL,
         booting.STATUS,
         booting.REMOVE,
+        driverctl.LIST,
+        driverctl.EXPORT,
+        driverctl.IMPORT,
+        driverctl.REMOVE,
     )
 }
 """All verbs, by name."""

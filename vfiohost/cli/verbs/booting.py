@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
-def _update(parser: ArgumentParser) -> None:
+def update_initramfs(parser: ArgumentParser) -> None:
+    """Add the option that has the initramfs made anew."""
     parser.add_argument(
         "--update-initramfs",
         action="store_true",
@@ -39,12 +40,12 @@ def _install(parser: ArgumentParser) -> None:
         action="store_true",
         help="the devices of /etc/vfiohost/host.toml, and a service that applies the rest of it",
     )
-    _update(parser)
+    update_initramfs(parser)
 
 
 def _remove(parser: ArgumentParser) -> None:
     devices_words(parser)
-    _update(parser)
+    update_initramfs(parser)
 
 
 INSTALL = Verb(

@@ -53,8 +53,8 @@ def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
             (Evidence(path, wanted), Evidence(f"{device.path}/driver", str(driver or "none"))),
             f"driverctl keeps {wanted} for {address}, which is on {driver or 'no driver'} now: at "
             "the next boot it gets the other one.",
-            f"driverctl unset-override {address} if vfiohost is to decide: it has the device "
-            "probed anew at once, so `vfiohost bind` it after that.",
+            f"`vfiohost driverctl remove {address}` if the device is to keep what it has, "
+            f"`vfiohost driverctl import {address}` if it is to have what driverctl says.",
         )
     if agreeing:
         yield Finding(
@@ -64,8 +64,8 @@ def check_driverctl(facts: HostFacts) -> Iterator[Finding]:
             tuple(agreeing),
             f"driverctl sets the driver of {counted(len(agreeing), 'device')} at each boot, after "
             "the native driver may have had them.",
-            "Change these devices with driverctl, or unset its override and use vfiohost: one of "
-            "them only.",
+            "Change these devices with driverctl, or have vfiohost do it (`vfiohost driverctl "
+            "import --boot`, then `vfiohost driverctl remove --all`): one of them only.",
         )
 
 
