@@ -132,6 +132,8 @@ class PciDevice:
         physfn: the physical function that it is a virtual function of, or ``None``.
         total_vfs: how many virtual functions it can have; ``None`` when it is no physical function.
         path: its directory relative to the root (``sys/devices/pci0000:64/…/0000:65:00.0``).
+        brings_vfio: its driver is a host driver, and makes a VFIO device of it without vfio-pci: so
+            does NVIDIA's vGPU host driver with virtual functions.
     """
 
     address: PciAddress
@@ -147,6 +149,7 @@ class PciDevice:
     physfn: PciAddress | None | Unavailable
     total_vfs: int | None | Unavailable
     path: str
+    brings_vfio: bool = False
 
     @property
     def base_class(self) -> int:
@@ -176,6 +179,11 @@ class PciDevice:
     def has_driver(self) -> bool:
         """A driver is bound to it."""
         return isinstance(self.driver, str)
+
+    def on(self, driver: str | None | Unavailable) -> PciDevice:
+        """The function as it is with a driver, or with none."""
+        kept = self.brings_vfio and driver == self.driver
+        return attrs.evolve(self, driver=driver, brings_vfio=kept)
 
     @property
     def ids(self) -> str:
@@ -262,10 +270,15 @@ class IommuGroup:
 
         A member blocks when a driver is bound that uses the DMA API for itself; no driver, a bridge
         on pcieport, pci-stub and the VFIO drivers do not block (``iommu_device_use_default_domain``
-        in ``drivers/iommu/iommu.c``).
+        in ``drivers/iommu/iommu.c``). Nor does a member that its driver has registered with VFIO:
+        NVIDIA's vGPU host driver has ``driver_managed_dma`` where it does so (``nv_pci_driver`` in
+        ``kernel-open/nvidia/nv-pci.c``), and before Linux 5.19 the kernel asked just that
+        (``vfio_dev_viable`` in ``drivers/vfio/vfio.c``).
         """
         return tuple(
-            m for m in self.members if isinstance(m.driver, str) and not is_dma_managed(m.driver)
+            m
+            for m in self.members
+            if isinstance(m.driver, str) and not is_dma_managed(m.driver) and not m.brings_vfio
         )
 
     @property

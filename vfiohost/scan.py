@@ -39,7 +39,7 @@ from vfiohost.model import (
     natural_key,
 )
 from vfiohost.nvidia import DRIVER as NVIDIA
-from vfiohost.nvidia import UNBIND_LOCK
+from vfiohost.nvidia import UNBIND_LOCK, VGPU_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,7 +98,23 @@ def _functions(sysfs: Sysfs, problems: list[Problem]) -> tuple[PciDevice, ...]:
             why = str(error)
         problems.append(Problem("pci", DEVICES, why))
     found.sort(key=itemgetter(0))
-    return tuple(device for _, device in found)
+    return tuple(_as_registered(sysfs, device) for _, device in found)
+
+
+def _as_registered(sysfs: Sysfs, device: PciDevice) -> PciDevice:
+    """The device with whether NVIDIA's driver itself has made a VFIO device of it.
+
+    Then there is ``vfio-dev`` in its directory (``__vfio_register_dev`` in
+    ``drivers/vfio/vfio_main.c``, since Linux 6.1). Older kernels lack it, and so do recordings:
+    they have the file for a vGPU's type, which the driver makes together with the VFIO device.
+    """
+    if device.driver != NVIDIA or not device.is_vf:
+        return device
+    try:
+        is_one = any(sysfs.exists(f"{device.path}/{name}") for name in ("vfio-dev", VGPU_TYPE))
+    except KernelError:  # it goes away meanwhile
+        return device
+    return attrs.evolve(device, brings_vfio=True) if is_one else device
 
 
 def _made(

@@ -39,6 +39,8 @@ GOLDEN_RUNS = [
     ("groups-a10", "a10-pair", "groups"),
     ("groups-why-rtx", "rtx-workstation", "groups --why"),
     ("groups-one", "rtx-workstation", "groups 1 --why"),
+    ("groups-l40s", "l40s-vgpu", "groups 4 5 6 --why"),
+    ("groups-vgpu-parents", "a10-pair-vgpu", "groups 17 18 --why"),
     ("groups-not-there", "a10-pair", "groups 99"),
     ("groups-no-iommu", "no-iommu", "groups"),
     ("mdev-types-vgpu", "a10-pair-vgpu", "mdev types -p 65:00.4"),

@@ -63,6 +63,34 @@ def only(tree: Tree) -> PciDevice:
     return device
 
 
+@pytest.mark.parametrize(
+    ("driver", "name", "brings"),
+    [
+        ("nvidia", "vfio-dev/vfio0", True),
+        ("nvidia", "nvidia/current_vgpu_type", True),
+        ("nvidia", "mdev_supported_types/nvidia-1", False),
+        ("iavf", "vfio-dev/vfio0", False),
+    ],
+)
+def test_a_function_that_its_driver_makes_a_vfio_device(
+    tree: Tree,
+    driver: str,
+    name: str,
+    brings: bool,  # noqa: FBT001 - a parameter of pytest
+) -> None:
+    for address in ("0000:65:00.0", "0000:65:00.4"):
+        folder = tree.function(address)
+        tree.link(
+            f"{folder.relative_to(tree.root)}/driver", f"../../../../bus/pci/drivers/{driver}"
+        )
+        (folder / name).mkdir(parents=True)
+    (folder / "physfn").symlink_to("../0000:65:00.0")
+    with Sysfs(tree.root) as sysfs:
+        card, vf = scan(sysfs).devices
+    assert (card.driver, card.brings_vfio) == (driver, False)
+    assert (vf.driver, vf.brings_vfio) == (driver, brings)
+
+
 def test_the_header_and_python_agree_about_the_errors() -> None:
     fields = native.FieldErrors._fields
     numbers = [getattr(lib, f"VH_FIELD_{name.upper()}") for name in fields]

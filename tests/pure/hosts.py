@@ -61,6 +61,7 @@ def device(
     group: int | None | Unavailable = None,
     physfn: str | None = None,
     total_vfs: int | None = None,
+    brings_vfio: bool = False,
 ) -> PciDevice:
     vendor, dev = (int(part, 16) for part in ids.split(":"))
     at = address(where)
@@ -78,6 +79,7 @@ def device(
         physfn=address(physfn) if physfn else None,
         total_vfs=total_vfs,
         path=f"sys/devices/pci0000:00/{at}",
+        brings_vfio=brings_vfio,
     )
 
 

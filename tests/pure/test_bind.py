@@ -285,6 +285,14 @@ class TestGroup:
             "has it."
         ) in plan.notes
 
+    def test_a_vgpu_beside_it_blocks_only_while_its_driver_brings_vfio(self) -> None:
+        vgpu = device("0000:02:00.4", "nvidia", group=1, physfn="0000:02:00.0", brings_vfio=True)
+        free = device("0000:01:00.0", group=1)
+        assert not bind(snapshot(free, vgpu), free.address).is_empty
+        unused = vgpu.on(None).on("nvidia")
+        (refusal,) = refused(lambda: bind(snapshot(free, unused), free.address))
+        assert refusal.code == "group-not-viable"
+
     def test_a_bridge_that_blocks_has_to_be_unbound_by_hand(self) -> None:
         """``vfiohost unbind`` would refuse it, so that it is no remedy."""
         host = snapshot(

@@ -108,6 +108,22 @@ def test_no_driver_pci_stub_and_vfio_do_not_block() -> None:
     assert host.group_of(host.devices[3]) is None
 
 
+def test_a_function_that_its_driver_has_registered_with_vfio_does_not_block() -> None:
+    """``driver_managed_dma`` of NVIDIA's vGPU host driver, and ``vfio_dev_viable`` before 5.19."""
+    vf = device("0000:01:00.4", "nvidia", group=1, physfn="0000:01:00.0", brings_vfio=True)
+    assert snapshot(vf).groups[1].is_viable
+    parent = device("0000:01:00.5", "nvidia", group=1, physfn="0000:01:00.0")
+    assert snapshot(vf, parent).groups[1].blockers == (parent,)  # of mediated devices
+
+
+def test_what_a_driver_brings_goes_with_it() -> None:
+    vf = device("0000:01:00.4", "nvidia", group=1, physfn="0000:01:00.0", brings_vfio=True)
+    assert vf.on("nvidia") == vf
+    assert (vf.on(None).driver, vf.on(None).brings_vfio) == (None, False)
+    assert snapshot(vf.on("nouveau")).groups[1].blockers == (vf.on("nouveau"),)
+    assert not vf.on(None).on("nvidia").brings_vfio
+
+
 def test_an_nvswitch_is_no_bridge() -> None:
     assert device("0000:03:00.0", ids="8086:1901", class_code=0x068000).is_bridge
     assert not device("0000:03:00.0", ids="10de:22a3", class_code=0x068000).is_bridge

@@ -18,8 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.simulation.hosts import Shell, answers, having
 from vfiohost import recording, testing
 from vfiohost.errors import KernelError, StoreTimeoutError
+from vfiohost.model import PciAddress
 from vfiohost.record import capture
 from vfiohost.recording import Module, PciDriver
+from vfiohost.scan import scan
+from vfiohost.sysfs import Sysfs
 from vfiohost.testing import vendor_vgpu
 
 if TYPE_CHECKING:
@@ -347,6 +350,20 @@ def test_88_opening_one_without_a_type_is_enodev(host: Shell) -> None:
     assert host.kernel.holders == ()
     host.echo(Q24, path(VFS[0]))
     host.kernel.open_device(VFS[0]).close()
+
+
+def test_a_group_is_as_viable_as_the_kernel_takes_it(host: Shell) -> None:
+    """The driver leaves the DMA of its functions to VFIO, with a type and without."""
+    host.echo(Q24, path(VFS[0]))
+    host.kernel.open_device(VFS[0]).close()
+    with Sysfs(host.kernel.root) as sysfs:
+        groups = scan(sysfs).groups
+        viable = {str(m.address): g.is_viable for g in groups.values() for m in g.members}
+    assert {vf: viable[vf] for vf in VFS} == dict.fromkeys(VFS, True)
+    assert not viable[CARD]
+    host.unbind("nvidia", VFS[0])
+    with Sysfs(host.kernel.root) as sysfs:
+        assert not scan(sysfs).pci[PciAddress.parse(VFS[0])].brings_vfio
 
 
 def test_88_a_type_of_an_open_device_cannot_be_taken_away(host: Shell) -> None:

@@ -169,16 +169,11 @@ def _no_vfio_driver(device: PciDevice) -> Refusal:
 
 
 def _blocked(device: PciDevice, snapshot: Snapshot) -> str:
-    """Why the group of a device could go to no VFIO user; empty when it could.
-
-    Of its vGPUs NVIDIA's driver leaves the DMA to VFIO.
-    """
+    """Why the group of a device could go to no VFIO user; empty when it could."""
     group = _group(device, snapshot)
-    vgpus = snapshot.vgpu_functions
-    blockers = [m for m in group.blockers if m.address not in vgpus] if group else []
-    if group is None or not blockers:
+    if group is None or not group.blockers:
         return ""
-    who = ", ".join(f"{m.address} ({m.driver})" for m in blockers)
+    who = ", ".join(f"{m.address} ({m.driver})" for m in group.blockers)
     return f"IOMMU group {group.number} is not viable, since a host driver has {who}."
 
 

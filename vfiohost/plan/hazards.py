@@ -165,7 +165,7 @@ def groups_after(snapshot: Snapshot, changes: Sequence[Change]) -> Iterator[Iomm
         members = snapshot.groups[number].members
         yield IommuGroup(
             number,
-            tuple(attrs.evolve(m, driver=after.get(m.address, m.driver)) for m in members),
+            tuple(m.on(after.get(m.address, m.driver)) for m in members),
         )
 
 
