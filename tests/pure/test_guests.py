@@ -138,7 +138,8 @@ def test_any_host_gives_yaml(host: Snapshot, names: PciNames) -> None:
     devices = yaml.safe_load(vmi_yaml(ready, names))["spec"]["domain"]["devices"]
     asked = [each["deviceName"] for key in ("gpus", "hostDevices") for each in devices[key]]
     offered = {r.name for r in resources(host, names)}
-    assert set(asked) <= offered
+    own = {f"vfiohost/{d.ids.replace(':', '_')}" for d in ready.devices if d.vendor_id != 0x10DE}
+    assert set(asked) <= offered | own
     given_out = len(ready.devices) - len(list(left_out(ready)))
     assert len(asked) == given_out + len(ready.mdevs) - len(list(nameless(ready.mdevs)))
     permitted = yaml.safe_load(kubevirt_yaml(ready, names))["spec"]["configuration"]
@@ -185,6 +186,34 @@ def test_a_mediated_device_of_another_kind() -> None:
 
 
 def test_what_no_plugin_offers_is_told() -> None:
-    ready = all_ready(snapshot(device("0000:01:00.0", "vfio-pci", ids="15b3:101e", group=1)))
+    ready = all_ready(snapshot(device("0000:01:00.0", "mlx5_vfio_pci", ids="15b3:101e", group=1)))
     assert [p.subject for p in left_out(ready)] == ["0000:01:00.0"]
     assert "permittedHostDevices: {}" in kubevirt_yaml(ready, PciNames(b""))
+
+
+def test_other_vendors_devices_are_for_kubevirts_own_plugin() -> None:
+    yaml = pytest.importorskip("yaml")
+    nvme = device("0000:01:00.0", "vfio-pci", ids="144d:a80a", group=1, class_code=0x010802)
+    gpu = device("0000:02:00.0", "vfio-pci", ids="1002:73a5", group=2, class_code=0x030000)
+    ready = all_ready(snapshot(nvme, gpu))
+    assert list(left_out(ready)) == []
+    made = yaml.safe_load(kubevirt_yaml(ready, PciNames(b"")))["spec"]["configuration"]
+    assert made["developerConfiguration"]["featureGates"] == ["GPU", "HostDevices"]
+    assert made["permittedHostDevices"]["pciHostDevices"] == [
+        {"pciVendorSelector": "144D:A80A", "resourceName": "vfiohost/144d_a80a"},
+        {"pciVendorSelector": "1002:73A5", "resourceName": "vfiohost/1002_73a5"},
+    ]
+    asked = yaml.safe_load(vmi_yaml(ready, PciNames(b"")))["spec"]["domain"]["devices"]
+    assert [each["deviceName"] for each in asked["gpus"]] == ["vfiohost/1002_73a5"]
+    assert [each["deviceName"] for each in asked["hostDevices"]] == ["vfiohost/144d_a80a"]
+
+
+def test_a_domain_of_more_than_16_bits() -> None:
+    host = snapshot(
+        device("0000:e1:00.0", "vfio-pci", group=1), device("10000:e1:00.0", "vfio-pci", group=2)
+    )
+    assert qemu_arguments(all_ready(host)) == (
+        "-device vfio-pci,host=0000:e1:00.0\n"
+        "-device vfio-pci,sysfsdev=/sys/bus/pci/devices/10000:e1:00.0\n"
+    )
+    assert "<address domain='0x10000' bus='0xe1'" in libvirt_xml(all_ready(host))

@@ -1,8 +1,9 @@
 """KubeVirt's configuration, and the part of a virtual machine's that names devices. Pure.
 
-What is offered is NVIDIA's sandbox device plugin's, hence ``externalResourceProvider``: KubeVirt
-starts no plugin of its own for it, and takes no such mediated device away. But vGPUs without
-mediated devices that plugin does not know (1.6.0), and KubeVirt's own does.
+NVIDIA's devices are offered by its sandbox device plugin, hence ``externalResourceProvider``:
+KubeVirt starts no plugin of its own for them, and takes no such mediated device away. KubeVirt's
+own offers what is left: other vendors' devices on ``vfio-pci``, by names that are free, and vGPUs
+without mediated devices, which NVIDIA's plugin does not know (1.6.0).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from vfiohost.guests.resources import device_resource, is_offered, mdev_resource
 from vfiohost.model import Problem
-from vfiohost.nvidia import is_gpu
+from vfiohost.nvidia import VENDOR_ID, is_gpu
+from vfiohost.plan.drivers import VFIO_PCI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 _GPU, _HOST_DEVICES, _NO_MDEV = "GPU", "HostDevices", "DisableMDEVConfiguration"
 _BASE_DISPLAY = 0x03
+
+OWN_NAMESPACE = "vfiohost/"
+"""Where the names are of what only KubeVirt's own plugin offers: ``vfiohost/8086_1572``."""
 
 
 def kubevirt_yaml(ready: Ready, names: PciNames) -> str:
@@ -43,7 +48,7 @@ def kubevirt_yaml(ready: Ready, names: PciNames) -> str:
             "    #   enabled: false",
         ]
     pairs = {_selector(d): device_resource(d, names) for d in ready.devices if is_offered(d)}
-    own = {_selector(d): device_resource(d, names) for d in _own(ready)}
+    own = {_selector(d): _resource(d, names) for d in _own(ready)}
     types = [m.type_name for m in ready.mdevs if isinstance(m.type_name, str)]
     if not pairs and not own and not types:
         return "\n".join([*lines, "    permittedHostDevices: {}", ""])
@@ -53,7 +58,10 @@ def kubevirt_yaml(ready: Ready, names: PciNames) -> str:
     for selector, resource in pairs.items():
         lines += _permitted("pciVendorSelector", selector, resource)
     if own:
-        lines.append("        # vGPUs that KubeVirt's own plugin offers; of any type, by one name.")
+        lines += [
+            "        # KubeVirt's own plugin offers these: all of the ids, by one name; vGPUs of any",
+            "        # type. The names are free: a machine asks by them.",
+        ]
     for selector, resource in own.items():
         lines += _permitted("pciVendorSelector", selector, resource, is_external=False)
     if types:
@@ -71,9 +79,9 @@ def vmi_yaml(ready: Ready, names: PciNames) -> str:
         names: for the names of resources.
     """
     offered = _given(ready)
-    gpus = [device_resource(d, names) for d in offered if _is_display(d)]
+    gpus = [_resource(d, names) for d in offered if _is_display(d)]
     gpus += [mdev_resource(m.type_name) for m in ready.mdevs if isinstance(m.type_name, str)]
-    others = [device_resource(d, names) for d in offered if not _is_display(d)]
+    others = [_resource(d, names) for d in offered if not _is_display(d)]
     lines = ["# For a VirtualMachineInstance; of a VirtualMachine it is below spec.template."]
     lines += ["spec:", "  domain:", "    devices:", _list_key("      gpus:", gpus)]
     lines += _asked("gpu", gpus)
@@ -87,19 +95,42 @@ def left_out(ready: Ready) -> Iterator[Problem]:
     for device in ready.devices:
         if device.address in given:
             continue
-        sentence = "NVIDIA's device plugin does not offer it, so it is left out."
         if device.address in ready.vgpus:
             sentence = (
                 f"{device.ids} is what NVIDIA's device plugin offers here, so that KubeVirt's own "
                 "does not offer this vGPU, and it is left out."
             )
+        elif device.driver == VFIO_PCI:
+            sentence = "It is in no IOMMU group, and no device plugin offers such a device."
+        else:
+            sentence = (
+                f"No device plugin offers what is on {device.driver}, so it is left out. "
+                f"KubeVirt's own would offer it on {VFIO_PCI}: "
+                f"`vfiohost bind {device.address} --driver {VFIO_PCI}`."
+            )
         yield Problem(str(device.address), None, sentence)
 
 
 def _own(ready: Ready) -> list[PciDevice]:
-    """The vGPUs that KubeVirt's own plugin offers: it finds devices by their ids alone."""
+    """What KubeVirt's own plugin offers: it finds devices by their ids alone.
+
+    They must be on ``vfio-pci`` itself and in a group, or be vGPUs
+    (``pkg/virt-handler/device-manager/pci_device.go``).
+    """
     external = {d.ids for d in ready.devices if is_offered(d)}
-    return [d for d in ready.devices if d.address in ready.vgpus and d.ids not in external]
+    return [d for d in ready.devices if _is_own(d, ready) and d.ids not in external]
+
+
+def _is_own(device: PciDevice, ready: Ready) -> bool:
+    is_there = device.driver == VFIO_PCI and isinstance(device.iommu_group, int)
+    return is_there or device.address in ready.vgpus
+
+
+def _resource(device: PciDevice, names: PciNames) -> str:
+    """The name by which a machine asks for a device: the plugin's, else one of ours."""
+    if device.vendor_id == VENDOR_ID:
+        return device_resource(device, names)
+    return f"{OWN_NAMESPACE}{device.vendor_id:04x}_{device.device_id:04x}"
 
 
 def _given(ready: Ready) -> list[PciDevice]:
