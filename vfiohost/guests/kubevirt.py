@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _GPU, _HOST_DEVICES, _NO_MDEV = "GPU", "HostDevices", "DisableMDEVConfiguration"
 _BASE_DISPLAY = 0x03
 
+_OWN_SAID = (
+    "KubeVirt's own plugin offers these: all that have the ids, by one name; vGPUs of any type.",
+    "The names are free: a machine asks by them.",
+)
+
 OWN_NAMESPACE = "vfiohost/"
 """Where the names are of what only KubeVirt's own plugin offers: ``vfiohost/8086_1572``."""
 
@@ -58,10 +63,7 @@ def kubevirt_yaml(ready: Ready, names: PciNames) -> str:
     for selector, resource in pairs.items():
         lines += _permitted("pciVendorSelector", selector, resource)
     if own:
-        lines += [
-            "        # KubeVirt's own plugin offers these: all of the ids, by one name; vGPUs of any",
-            "        # type. The names are free: a machine asks by them.",
-        ]
+        lines += [f"        # {line}" for line in _OWN_SAID]
     for selector, resource in own.items():
         lines += _permitted("pciVendorSelector", selector, resource, is_external=False)
     if types:
