@@ -81,6 +81,24 @@ def test_mediated_devices_and_journals_are_offered(run: Runner, simulated: Maker
     ]
 
 
+def test_what_other_tools_keep_is_offered(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    define = ("mdev", "define", "-p", "0000:65:00.4", "-t", "nvidia-592", "-u", UUID)
+    assert run(*define, root=root).code == 0
+    (root / "etc/driverctl.d").mkdir()
+    for name in ("pci-0000:3a:00.0", "usb-1-1"):
+        (root / "etc/driverctl.d" / name).write_text("vfio-pci\n")
+    for verb in ("start", "modify", "undefine"):
+        assert offered(run, root, f"mdev {verb} ") == [UUID]
+    assert run("mdev", "start", UUID, root=root).code == 0
+    assert offered(run, root, "mdev start ") == []
+    assert offered(run, root, "mdev define -u ") == []
+    assert offered(run, root, "mdev modify --jsonfile ") == [":files"]
+    for verb in ("import", "remove"):
+        assert offered(run, root, f"driverctl {verb} ") == ["0000:3a:00.0", "usb-1-1"]
+    assert "0000:65:00.0" in offered(run, root, "driverctl export ")
+
+
 def test_nothing_is_said_where_nothing_can_be_read(run: Runner, tmp_path: Path) -> None:
     assert offered(run, tmp_path / "none", "bind ") == []
     assert run("__complete").out.startswith("list\t")

@@ -97,6 +97,29 @@ def test_plugin_parameters_of_a_vgpu(lab: Machine) -> None:
     assert lab.call(guest.read, f"{MDEVS}/{UUID}/nvidia/vgpu_params") == "enable_uvm=1\n"
 
 
+def test_what_is_defined_starts_with_its_attributes(lab: Machine) -> None:
+    lab.call(guest.load, "nvidia")
+    offered = lab.call(guest.mdev_types, layout.T4)
+    kind = next(each for each, files in offered.items() if files["name"] == "GRID T4-8Q")
+    vfiohost(lab, "mdev", "define", "-p", layout.T4, "-t", kind, "-u", UUID, "--auto")
+    add = ("mdev", "modify", UUID, "--addattr", "nvidia/vgpu_params", "--value")
+    vfiohost(lab, *add, "enable_uvm=1")
+    vfiohost(lab, *add, "nonsense")  # the kernel takes the first, and not the second
+    assert "(EINVAL)" in vfiohost(lab, "mdev", "start", UUID, exits=1)
+    assert lab.call(guest.listdir, MDEVS) == []
+    vfiohost(lab, "mdev", "modify", UUID, "--delattr")
+    started = vfiohost(lab, "mdev", "start", "--auto").split()
+    assert started[:3] == [UUID, layout.T4, kind]
+    assert lab.call(guest.read, f"{MDEVS}/{UUID}/nvidia/vgpu_params") == "enable_uvm=1\n"
+    again = as_json(lab, "mdev", "start", UUID)
+    assert (again["plan"]["steps"], again["mdevs"][0]["type_id"]) == ([], kind)
+    vfiohost(lab, "undo")
+    assert lab.call(guest.listdir, MDEVS) == []
+    vfiohost(lab, "mdev", "create", "-p", "mtty", "-t", "mtty-1", "-u", UUID)
+    assert "[uuid-exists]" in vfiohost(lab, "mdev", "start", UUID, exits=4)
+    vfiohost(lab, "mdev", "undefine", UUID)
+
+
 def test_creation_that_the_driver_refuses_leaves_nothing(lab: Machine) -> None:
     lab.call(guest.load, "nvidia")
     parameter(lab, "nvidia", "create_errno", "5")

@@ -207,6 +207,11 @@ class _Values:
         if verb == ("vgpu",):
             yield from self._gpu()
             return
+        if self._line.verbs in (("driverctl", "import"), ("driverctl", "remove")):
+            for kept in self._host.driverctl_overrides()[0]:
+                name = kept.device if kept.address else kept.path.rpartition("/")[2]
+                yield name, f"{kept.driver} at each boot"
+            return
         names = None if "no_names" in self._line.values else self._host.names
         if verb == ("print",):
             yield from self._uuids()
@@ -301,7 +306,18 @@ class _Values:
                     left = kind.available_instances
                     yield kind.type_id, f"{kind.name or ''} ({left} left)"
 
+    def _uuid(self) -> Iterator[Candidate]:
+        if self._line.verbs in (("mdev", "modify"), ("mdev", "undefine")):
+            for each in self._host.mdev_definitions()[0]:
+                yield each.uuid, f"{each.mdev_type} on {each.parent}, {each.start}"
+
     def _uuids(self) -> Iterator[Candidate]:
+        if self._line.verbs == ("mdev", "start"):
+            running = {m.uuid for m in (self._snapshot.mdev.devices if self._snapshot.mdev else ())}
+            for each in self._host.mdev_definitions()[0]:
+                if each.uuid not in running:
+                    yield each.uuid, f"{each.mdev_type} on {each.parent}, {each.start}"
+            return
         for mdev in self._snapshot.mdev.devices if self._snapshot.mdev else ():
             yield mdev.uuid, f"{mdev.type_name or mdev.type_id} on {mdev.parent}"
 
@@ -338,6 +354,9 @@ class _Values:
             for d in self._snapshot.devices
             if d.total_vfs
         )
+
+    def _jsonfile(self) -> Iterator[Candidate]:
+        yield FILES
 
     def _host_file(self) -> Iterator[Candidate]:
         yield FILES
