@@ -423,6 +423,22 @@ def test_the_default_is_that_of_nvidia_but_for_filters_that_fit_two_boards() -> 
         ("A30-2-12CME", 1),
         ("GH200-3-48C", 2),
         ("V100S-32C", 1),
+        ("H200X-8C", 16),
+        ("H200-4C", 32),
+        ("H20X-28C", 5),
+        ("H200X-3-71C", 2),
+        ("GH200L-1-36C", 4),
+        ("B200X-1-23CME", 1),
+        ("B200X-180C", 1),
+        ("GB200-2-47C", 3),
+        ("6000D-1-42Q", 2),
+        ("6000D-84C", 1),
+        ("DC-3Q", 32),
+        ("DC-96Q", 1),
+        ("DC-1-2Q", 48),
+        ("DC-1-24C", 4),
+        ("DC-2-12Q", 8),
+        ("DC-4-32C", 3),
     ],
 )
 def test_each_type_has_a_configuration_that_fills_one_gpu(name: str, count: int) -> None:
@@ -430,10 +446,33 @@ def test_each_type_has_a_configuration_that_fills_one_gpu(name: str, count: int)
     assert (each.devices, dict(each.vgpu_devices)) == ("all", {name: count})
 
 
-def test_no_type_belongs_to_two_boards_and_all_are_read_again() -> None:
-    names = [name for board in BOARDS for name, _ in board.types()]
-    assert len(set(names)) == len(names)
+def test_a_type_of_two_boards_has_an_entry_for_each() -> None:
+    found = default_config().configs["DC-16Q"]
+    assert [(e.device_filter[0].text, dict(e.vgpu_devices)) for e in found] == [
+        ("0x2BB510DE", {"DC-16Q": 6}),
+        ("0x2C3A10DE", {"DC-16Q": 2}),
+    ]
+    large, small = (device(at, "nvidia", ids=f"10de:{ids}") for at, ids in DC_BOARDS)
+    assert select(found, [large, small]).wanted == {
+        large.address: {"DC-16Q": 6},
+        small.address: {"DC-16Q": 2},
+    }
+
+
+DC_BOARDS = (("0000:05:00.0", "2bb5"), ("0000:06:00.0", "2c3a"))
+
+
+def test_only_one_name_is_that_of_two_boards_and_all_are_read_again() -> None:
+    owners: dict[str, set[str]] = {}
+    for board in BOARDS:
+        for name, _ in board.types():
+            assert board.name not in owners.setdefault(name, set()) or board.name == "DC"
+            owners[name].add(board.name)
+    assert all(len(names) == 1 for names in owners.values())
     config = default_config()
+    # NVIDIA's file before vGPU 20 has 667; the RTX PRO 4500 and the B300 came with that.
+    later = {"B300X-269C", "DC-1-16C", "DC-2-8C", "DC-2-32C"}
+    assert len(config.configs.keys() - later) == 667
     assert parse(render(config)) == config
     assert not parse(render(config)).warnings
     assert json.dumps(yaml.safe_load(render(config)))

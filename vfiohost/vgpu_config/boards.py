@@ -1,10 +1,22 @@
 """The boards that make vGPUs, and the configurations that follow from them. Pure knowledge.
 
-The content is that of the file that NVIDIA's vGPU device manager ships
-(``examples/config-example.yaml``, and ``default`` of its later releases): for each type of vGPU a
-configuration of that name with as many as one GPU holds, and ``default``, where each vGPU gets half
-of a GPU's memory. Two device ids stand for two boards each; these are told apart by their subsystem
-(``pci.ids``), so that no GPU has two entries.
+For each type of vGPU there is a configuration of that name with as many as one GPU holds, and
+``default``, where each vGPU gets half of a GPU's memory. The content is that of the file that
+NVIDIA's vGPU device manager takes:
+
+- ``assets/state-vgpu-device-manager/0500_configmap.yaml`` of NVIDIA's gpu-operator (commit
+  028a5ff29ef3, before vGPU 20), which has all boards but the two that follow;
+- ``default`` of the same file for vGPU 20 (NVIDIA/gpu-operator pull request 2625), which names the
+  B300 and the RTX PRO 4500 Blackwell Server Edition;
+- "Blackwell Architecture vGPU Types" of NVIDIA AI Enterprise 8 for the C types of the latter.
+
+Two device ids stand for two boards each; these are told apart by their subsystem (``pci.ids``), so
+that no GPU has two entries. The other way round ``DC`` names two boards: where these hold different
+numbers of a type, its configuration has an entry for each, while NVIDIA's has one number for both.
+
+Still missing of the 711 configurations for vGPU 20: those of the MIG-backed types of the B300, of the
+Q types of the RTX PRO 4500 but for that of ``default``, and of the MIG-backed types of ``DC`` and
+``6000D`` as they are spelled with ``GFX``.
 """
 
 from __future__ import annotations
@@ -23,7 +35,7 @@ _MOST_VGPUS = 32
 """No GPU of these takes more time-sliced vGPUs of one type."""
 
 _FIRST_COMPUTE_GB = 4
-"""C types begin here; the smaller sizes are for graphics."""
+"""C types begin here, but on Blackwell; the smaller sizes are for graphics."""
 
 
 @attrs.frozen
@@ -35,11 +47,14 @@ class Board:
         device_ids: of its GPUs; with ``:``, and the subsystem's device id, where several boards
             share one.
         memory_gb: what its vGPUs share.
-        sizes: memory of its time-sliced types in GB, beside the whole.
+        sizes: memory of its time-sliced types in GB.
         default_gb: the memory of each vGPU of ``default``.
         series: letters of its time-sliced types; that of ``default`` comes first.
-        slices: memory in GB of a MIG slice, or ``None``: none of its types are MIG-backed.
-        most: how many a GPU takes where that is not what its memory holds, by type.
+        more: its types that do not follow from the sizes, the MIG-backed ones above all: what comes
+            after the board in their names, and how many a GPU holds.
+        most: how many a GPU holds where that is not what its memory does, by what comes after the
+            board in the type's name.
+        first_compute_gb: memory of the smallest C type.
     """
 
     name: str
@@ -48,8 +63,9 @@ class Board:
     sizes: tuple[int, ...]
     default_gb: int
     series: str = "C"
-    slices: tuple[tuple[str, int], ...] = ()
+    more: tuple[tuple[str, int], ...] = ()
     most: tuple[tuple[str, int], ...] = ()
+    first_compute_gb: int = _FIRST_COMPUTE_GB
 
     @property
     def filters(self) -> tuple[DeviceFilter, ...]:
@@ -67,11 +83,12 @@ class Board:
         most = dict(self.most)
         for series in sorted(self.series):
             for size in self.sizes:
-                if series == "C" and size < _FIRST_COMPUTE_GB:
+                if series == "C" and size < self.first_compute_gb:
                     continue
-                name = f"{self.name}-{size}{series}"
-                yield name, most.get(name, min(_MOST_VGPUS, self.memory_gb // size))
-        for part, count in self.slices:
+                part = f"{size}{series}"
+                count = most.get(part, min(_MOST_VGPUS, self.memory_gb // size))
+                yield f"{self.name}-{part}", count
+        for part, count in self.more:
             yield f"{self.name}-{part}", count
 
 
@@ -101,15 +118,21 @@ def _graphics(
 
 
 def _compute(
-    name: str, ids: str, sizes: tuple[int, ...], slices: tuple[tuple[str, int], ...]
+    name: str,
+    ids: str,
+    sizes: tuple[int, ...],
+    slices: tuple[tuple[str, int], ...],
+    most: tuple[tuple[str, int], ...] = (),
 ) -> Board:
     whole = sizes[-1]
-    return Board(name, tuple(ids.split()), whole, sizes, whole // 2, "C", slices)
+    return Board(name, tuple(ids.split()), whole, sizes, whole // 2, "C", slices, most)
 
 
-def _default_only(name: str, ids: str, size: int, count: int, series: str = "C") -> Board:
-    """A board of which nothing is known but its part of ``default``."""
-    return Board(name, (ids,), size * count, (size,), size, series)
+def _undivided(
+    name: str, device_id: str, size: int, slices: tuple[tuple[str, int], ...] = ()
+) -> Board:
+    """A board with a single time-sliced type, which has all of its memory."""
+    return Board(name, (device_id,), size, (size,), size, "C", slices)
 
 
 _16 = (1, 2, 4, 8, 16)
@@ -126,6 +149,27 @@ _MIG40 = _seven(5, 10, 20, 40)
 _MIG80 = _seven(10, 20, 40, 80)
 _MIG94 = _seven(12, 24, 47, 94)
 _MIG96 = _seven(12, 24, 48, 96)
+_H141 = (4, 7, 8, 14, 17, 28, 35, 70, 141)
+_MIG141 = _seven(18, 35, 71, 141)
+_MOST141 = (("8C", 16),)
+_DC96 = (3, 4, 6, 8, 12, 16, 24, 32, 48, 96)
+_MIG_DC96 = (
+    *((f"1-{size}Q", 96 // size) for size in (2, 3, 4, 6, 8, 12, 24)),
+    *((f"1-{size}C", 96 // size) for size in (8, 12, 24)),
+    *((f"2-{size}{series}", 96 // size) for size in (12, 16, 24, 48) for series in "CQ"),
+    *((f"4-{size}{series}", 96 // size) for size in (24, 32, 48, 96) for series in "CQ"),
+)
+_C_DC32 = (
+    ("8C", 4),
+    ("16C", 2),
+    ("32C", 1),
+    ("1-8C", 2),
+    ("1-16C", 1),
+    ("2-8C", 4),
+    ("2-16C", 2),
+    ("2-32C", 1),
+)
+_MIG_6000D = (("1-42C", 2), ("1-42Q", 2), ("2-84C", 1), ("2-84Q", 1))
 
 BOARDS = (
     _graphics("V100X", "1DB1", _16),
@@ -134,7 +178,7 @@ BOARDS = (
     _graphics("V100DX", "1DB5", _32),
     _graphics("V100D", "1DB6", _32),
     _graphics("V100S", "1DF6", _32),
-    _graphics("RTX8000P", "1E78:13D8", _48, (("RTX8000P-4C", 8),)),
+    _graphics("RTX8000P", "1E78:13D8", _48, (("4C", 8),)),
     _graphics("RTX6000P", "1E78:13D9", _24),
     _graphics("T4", "1EB8", _16),
     _compute("A100X", "20B0", _C40, _MIG40),
@@ -154,16 +198,16 @@ BOARDS = (
     _compute("H800", "2322", _H80, _MIG80),
     _compute("H800XM", "2324", _H80, _MIG80),
     _compute("H20", "2329", (4, 6, 8, 12, 16, 24, 32, 48, 96), _MIG96),
-    _default_only("H20X", "232C", 70, 2),
+    _compute("H20X", "232C", _H141, _MIG141, _MOST141),
     _compute("H100XM", "2330 2336", _H80, _MIG80),
     _compute("H100", "2331", _H80, _MIG80),
-    _default_only("H200X", "2335", 70, 2),
+    _compute("H200X", "2335", _H141, _MIG141, _MOST141),
     _compute("H100XS", "2337", (4, 8, 16, 32, 64), _seven(8, 16, 32, 64)),
     _compute("H100XL", "2339", _H94, _MIG94),
     _compute("H800L", "233A", _H94, _MIG94),
-    _default_only("H200", "233B", 70, 2),
-    Board("GH200", ("2342",), 96, (96,), 96, "C", _MIG96),
-    _default_only("GH200L", "2348", 144, 1),
+    _compute("H200", "233B", _H141, _MIG141, _MOST141),
+    _undivided("GH200", "2342", 96, _MIG96),
+    _undivided("GH200L", "2348", 144, _seven(18, 36, 72, 144)),
     _graphics("A16", "25B6:14A9", _16),
     _graphics("A2", "25B6:157E", _16),
     _graphics("RTX6000-Ada", "26B1", _48),
@@ -174,12 +218,12 @@ BOARDS = (
     _graphics("L20", "26BA", _48),
     _graphics("L2", "27B6", _24),
     _graphics("L4", "27B8", _24),
-    _default_only("B200X", "2901", 180, 1),
-    _default_only("GB200", "2941", 189, 1),
-    Board("DC", ("2BB5",), 96, (48,), 48, "Q"),
-    _default_only("6000D", "2BB9", 84, 1, "Q"),
-    Board("DC", ("2C3A",), 32, (16,), 16, "Q"),
-    _default_only("B300X", "3182", 269, 1),
+    _undivided("B200X", "2901", 180, _seven(23, 45, 90, 180)),
+    _undivided("GB200", "2941", 189, _seven(24, 47, 95, 189)),
+    Board("DC", ("2BB5",), 96, _DC96, 48, "QC", _MIG_DC96, first_compute_gb=8),
+    Board("6000D", ("2BB9",), 84, (84,), 84, "QC", _MIG_6000D),
+    Board("DC", ("2C3A",), 32, (16,), 16, "Q", _C_DC32),
+    _undivided("B300X", "3182", 269),
 )
 """The boards, in order of their device ids."""
 
@@ -188,7 +232,15 @@ def default_config() -> Config:
     """The configurations that follow from :data:`BOARDS`: ``default``, and one for each type."""
     default = [Entry(ALL, dict([board.default]), board.filters) for board in BOARDS]
     configs = {"default": tuple(default)}
+    holding: dict[str, list[tuple[Board, int]]] = {}
     for board in BOARDS:
         for name, count in board.types():
-            configs[name] = (Entry(ALL, {name: count}),)
+            holding.setdefault(name, []).append((board, count))
+    for name, boards in holding.items():
+        # Without a filter for all GPUs, as in NVIDIA's file, unless the boards of a name differ.
+        is_one = len({count for _, count in boards}) == 1
+        configs[name] = tuple(
+            Entry(ALL, {name: count}, () if is_one else board.filters)
+            for board, count in (boards[:1] if is_one else boards)
+        )
     return Config(configs)
