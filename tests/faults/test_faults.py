@@ -39,6 +39,23 @@ def test_no_fault_is_lost_or_silent(simulation: Simulation, number: int) -> None
     assert verdict.outcome in ("before", "completed", "named"), verdict.detail
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("full disk", [32]),
+        ("recover: full disk", [12, 4]),
+        ("recover: refused EBUSY", [12, 3]),
+        ("recover: refused EBUSY", [12, 8]),
+    ],
+    ids=str,
+)
+def test_functions_that_are_destroyed_and_made_anew(simulation: Simulation, fault: Fault) -> None:
+    bench = Bench(simulation, next(s for s in SCENARIOS if s.name == "vf set --recreate"))
+    assert fault in bench.faults()
+    verdict = bench.try_one(*fault)
+    assert verdict.outcome in ("before", "named"), verdict.detail
+
+
 def test_the_judge_sees_a_host_that_is_left_half_way(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -406,7 +406,10 @@ class Transaction:
                 failures.append(UndoFailure(index, exc, undo.shell(self._sysfs.root)))
                 if isinstance(step, WriteAttr) and step.gates:
                     closed = exc
-        return tuple(failures)
+        for failure in failures:
+            if self._is_gone(self.plan.steps[failure.index]):
+                self._undone(failure.index)
+        return tuple(each for each in failures if self._results[each.index].outcome != "undone")
 
     def _undos(
         self, steps: Iterable[int] | None = None
@@ -445,7 +448,7 @@ class Transaction:
             else:
                 # When a later step on the same file is taken back, this one stands again.
                 stands = not as_before and (
-                    step.path in files or self._standing(step, known=False) != "before"
+                    step.path in files or self._standing(index, step, known=False) != "before"
                 )
                 files.update([step.path] if stands else ())
             left += [index] if stands else []
@@ -465,7 +468,7 @@ class Transaction:
 
     def _undo(self, index: int, step: WriteAttr, undo: Store) -> None:
         certainty = self.to_undo[index]
-        standing = self._standing(step, known=certainty == "known")
+        standing = self._standing(index, step, known=certainty == "known")
         if standing == "unknown" and certainty != "forced":
             raise ApplyError(f"It was not taken back: {self._facts.neither(step)}")
         if standing != "before":
@@ -485,8 +488,10 @@ class Transaction:
         if self._results[index].outcome != "failed":
             self._set(index, "undone")
 
-    def _standing(self, step: WriteAttr, *, known: bool) -> Standing:
+    def _standing(self, index: int, step: WriteAttr, *, known: bool) -> Standing:
         """Say where a step that was begun, or is known to have happened, stands now."""
+        if self._is_gone(step):
+            return "before"
         # First what the step makes: what must hold before it may be a condition that still holds.
         if step.after is not None and self._facts.holds(step.after):
             return "after"
@@ -495,10 +500,27 @@ class Transaction:
                 return "after" if known else "unknown"
             return "unknown" if known else "before"
         seen = self._facts.see(step.before)
-        if seen == step.before.value:
+        if seen == step.before.value or self._is_further_back(index, step.before.path):
             return "before"
         # A step that says nothing of what it makes shows by what is no longer as it was.
         return "after" if step.after is None and not isinstance(seen, Unavailable) else "unknown"
+
+    def _is_gone(self, step: Step) -> bool:
+        """Whether a step was about a device that its plan made, and that is gone again."""
+        if not isinstance(step, WriteAttr) or not step.device_is_new or step.before is None:
+            return False
+        seen = self._facts.see(step.before)
+        return isinstance(seen, Unavailable) and seen.errno == errno.ENOENT
+
+    def _is_further_back(self, index: int, path: str) -> bool:
+        """Whether a file is as it was before an earlier step on it, so that a later one is undone.
+
+        A number of virtual functions that goes through 0 has three states; where the journal could
+        not be written, the first of them tells that both steps were taken back.
+        """
+        earlier = (self.plan.steps[each] for each in self.to_undo if each < index)
+        befores = [step.before for step in earlier if isinstance(step, WriteAttr) and step.before]
+        return any(self._facts.holds(each) for each in befores if each.path == path)
 
     def _check_undo(self, step: WriteAttr, undo: Store) -> None:
         wanted = undo.after or step.before
@@ -521,7 +543,7 @@ class Transaction:
         """
         first: dict[str, Expect] = {}
         for _, step, _ in reversed(self._undos(steps)):
-            if not isinstance(step, WriteAttr):
+            if not isinstance(step, WriteAttr) or self._is_gone(step):
                 continue  # nodes are looked at one by one
             if step.before is None or (step.after or step.before).path != step.before.path:
                 return False

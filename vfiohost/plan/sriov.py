@@ -272,7 +272,7 @@ class _Planner:
         why = f"make {counted(wanted, 'virtual function')}"
         self.steps += [*off[:1], self._number_step(0, wanted, why)]
         for vf in functions:
-            self._bind(Change(vf.address, self._born, self._wanted(vf)))
+            self._bind(Change(vf.address, self._born, self._wanted(vf)), is_new=True)
         self.steps += off[1:]
 
     @property
@@ -356,8 +356,10 @@ class _Planner:
         )
         return Binding(driver, driver)
 
-    def _bind(self, change: Change) -> None:
-        self.steps += steps([change], ())
+    def _bind(self, change: Change, *, is_new: bool = False) -> None:
+        for step in steps([change], ()):
+            new = is_new and isinstance(step, WriteAttr)
+            self.steps.append(attrs.evolve(step, device_is_new=True) if new else step)
 
     def _number_step(self, now: int, wanted: int, why: str) -> WriteAttr:
         path = f"{self.path}/sriov_numvfs"

@@ -22,6 +22,7 @@ _ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
 _UNBIND_LOCK = re.compile(UNBIND_LOCK.format(address=_ADDRESS))
 _SCRIPT_ARGUMENTS = re.compile(rf"-[ed] {_ADDRESS}")
 _MOST_TRIES = 10
+_USUAL = {"tries": 1, "gates": False, "device_is_new": False}  # what a step says only otherwise
 _MOST_ID = 2**32 - 2  # -1 means "leave it" to chown(2)
 _MOST_MODE = 0o777
 _ALL_MODES = 0o7777  # what a node may have had before
@@ -101,6 +102,7 @@ class WriteAttr:
             for attributes that accept a value and decide by themselves whether to take it.
         gates: the steps before it are taken back only if it could be: what they bring back would
             meet something else than it left.
+        device_is_new: an earlier step makes the device. When it is gone, so is what this step did.
     """
 
     path: str
@@ -111,6 +113,7 @@ class WriteAttr:
     why: str
     tries: int = 1
     gates: bool = False
+    device_is_new: bool = False
 
     @property
     def store(self) -> Store:
@@ -403,11 +406,7 @@ def _step_to_json(step: Step) -> dict[str, Any]:
         }
     kind = "write" if isinstance(step, WriteAttr) else "load"
     fields = {"kind": kind, **attrs.asdict(step)}
-    if fields.get("tries") == 1:
-        del fields["tries"]
-    if fields.get("gates") is False:
-        del fields["gates"]
-    return fields
+    return {name: value for name, value in fields.items() if _USUAL.get(name, ...) != value}
 
 
 def _step_from_json(data: Any) -> Step:
@@ -432,14 +431,15 @@ def _step_from_json(data: Any) -> Step:
         undo=None if undo is None else _store(_object(undo, "an undo")),
         why=_text(fields, "why"),
         tries=_tries(fields),
-        gates=_gates(fields),
+        gates=_flag(fields, "gates"),
+        device_is_new=_flag(fields, "device_is_new"),
     )
 
 
-def _gates(fields: dict[str, Any]) -> bool:
-    value = fields.get("gates", False)
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
     if not isinstance(value, bool):
-        raise ParseError(repr(value), "true or false (the field 'gates')")
+        raise ParseError(repr(value), f"true or false (the field {name!r})")
     return value
 
 
