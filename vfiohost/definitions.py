@@ -106,11 +106,18 @@ def parse(text: str, parent: str, uuid: str, *, where: str | None = None) -> Mde
         raise ParseError(_shown(mdev_type), "the id of a type (mdev_type)", where=where)
     if start not in ("auto", "manual"):  # no set: it may be a list
         raise ParseError(_shown(start), "auto or manual (start)", where=where)
-    return MdevDefinition(name, parent, mdev_type, start, _attributes(data.get("attrs"), where))
+    made = MdevDefinition(name, parent, mdev_type, start, _attributes(data.get("attrs"), where))
+    _check_letters(made, where)
+    return made
 
 
 def render(definition: MdevDefinition) -> str:
-    """The text of a definition's file."""
+    """The text of a definition's file.
+
+    Raises:
+        ParseError: it has letters that UTF-8 has no bytes for.
+    """
+    _check_letters(definition)
     return _pretty(_value(definition))
 
 
@@ -322,6 +329,16 @@ def _known_uuid(text: str, where: str) -> str:
         return parse_uuid(text)
     except ParseError as error:
         raise ParseError(text, error.expected, where=where, hint=error.hint) from error
+
+
+def _check_letters(definition: MdevDefinition, where: str | None = None) -> None:
+    """See to it that mdevctl can read it: what JSON or Python have beyond UTF-8 it refuses."""
+    pairs = definition.attributes
+    for text in (definition.mdev_type, *(text for pair in pairs for text in pair)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ParseError(text, "a text of letters that UTF-8 has", where=where) from error
 
 
 def _attributes(value: object, where: str) -> tuple[tuple[str, str], ...]:

@@ -57,6 +57,11 @@ ARGUMENTS = {
     "boot install": GPU,
     "mdev create": "-p 65:00.4 -t A10-12Q",
     "mdev remove": UUID,
+    "mdev define": f"-p 0000:65:00.4 -t nvidia-596 -u {UUID} --auto",
+    "mdev modify": f"{UUID} --manual",
+    "mdev start": "--auto",
+    "mdev undefine": UUID,
+    "driverctl remove": "--all",
 }
 RAW = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -231,7 +236,32 @@ def evil_boot_files(root: Path, _outside: Path) -> None:
     rule.write_bytes(MADE_BY.encode() + b"\n#: 0000:65:00.0 \x1b[31m\xff\xc2\x9b\n")
 
 
+def kept_files_lead_out(root: Path, outside: Path) -> None:
+    replace(root / "etc/driverctl.d", lambda link: link.symlink_to(outside))
+    replace(root / f"etc/mdevctl.d/mtty/{UUID}", lambda link: link.symlink_to(outside / "file"))
+    replace(root / "etc/mdevctl.d/0000:65:00.4", lambda link: link.symlink_to(outside))
+
+
+def kept_files_are_none(root: Path, _outside: Path) -> None:
+    for path in (f"etc/driverctl.d/pci-{GPU}", f"etc/mdevctl.d/0000:65:00.4/{UUID}"):
+        replace(root / path, os.mkfifo)
+    for path in ("etc/driverctl.d/pci-0000:ca:00.0", "etc/mdevctl.d/mtty"):
+        replace(root / path, sparse)
+
+
+def evil_kept_files(root: Path, _outside: Path) -> None:
+    for folder in ("etc/driverctl.d", "etc/mdevctl.d/0000:65:00.4", "etc/mdevctl.d/x\x1b[2J\n"):
+        (root / folder).mkdir(parents=True)
+        for name in (UUID, f"pci-{GPU}", "pci-\x1b[2J\n", os.fsdecode(b"usb-\xff"), "..."):
+            (root / folder / name).write_bytes(b"vfio\x1b[31m\xff\xc2\x9b\n")
+    text = '{"mdev_type": "\\u001b[2J\\ud800", "start": "auto", "attrs": [{"../remove": "1"}]}'
+    (root / f"etc/mdevctl.d/0000:65:00.4/{UUID}").write_text(text)
+
+
 ROOTS = [
+    kept_files_lead_out,
+    kept_files_are_none,
+    evil_kept_files,
     boot_files_lead_out,
     boot_files_are_none,
     evil_boot_files,

@@ -74,6 +74,9 @@ def test_attributes_may_be_missing_and_are_written() -> None:
         '{"mdev_type": "mtty-2", "start": "auto", "attrs": [{"a": "5", "b": "6"}]}',
         "[" * 20000,
         '{"mdev_type": ' + "9" * 5000 + "}",
+        '{"mdev_type": "\\ud800", "start": "auto"}',
+        '{"mdev_type": "\udcff", "start": "auto"}',
+        '{"mdev_type": "mtty-2", "start": "auto", "attrs": [{"a": "\\udcff"}]}',
     ],
 )
 def test_what_is_none_is_refused_and_named(text: str) -> None:
@@ -118,6 +121,11 @@ MTTY = MdevDefinition(UUID, "mtty", "mtty-1", "auto", PAIRS)
 def with_device(bus: MdevBus, parent: str, type_id: str) -> MdevBus:
     runs = MediatedDevice(UUID, parent, type_id, None, None, None)
     return attrs.evolve(bus, devices=(*bus.devices, runs))
+
+
+def test_what_mdevctl_could_not_read_is_not_written() -> None:
+    with pytest.raises(ParseError, match="UTF-8"):
+        render(MdevDefinition(UUID, "mtty", "mtty-1", attributes=(("a", "\udcff"),)))
 
 
 class TestStart:
