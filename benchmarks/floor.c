@@ -21,6 +21,7 @@
 #define BUS "sys/bus/pci/devices"
 
 static char fields[8][512];
+static volatile int vfio;	/* whether NVIDIA's driver has made a VFIO device of it */
 
 static int open_inside(int root, const char *path, unsigned long long flags)
 {
@@ -45,8 +46,9 @@ static void attribute(int dir, const char *name, char *buffer)
 
 static void target(int dir, const char *name, char *buffer)
 {
-	if (readlinkat(dir, name, buffer, sizeof(fields[0])) < 0)
-		buffer[0] = '\0';
+	long n = readlinkat(dir, name, buffer, sizeof(fields[0]) - 1);
+
+	buffer[n < 0 ? 0 : n] = '\0';
 }
 
 static void function(int root, int bus, const char *name)
@@ -66,6 +68,9 @@ static void function(int root, int bus, const char *name)
 	target(dir, "driver", fields[5]);
 	target(dir, "iommu_group", fields[6]);
 	target(dir, "physfn", fields[7]);
+	if (fields[7][0] && strstr(fields[5], "/nvidia"))
+		vfio = faccessat(dir, "vfio-dev", F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+		       faccessat(dir, "nvidia", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 	close(dir);
 }
 

@@ -1,8 +1,8 @@
 /*
  * The bulk scan of the PCI functions. It reads only what takes no lock and wakes no hardware:
- * modalias (drivers/pci/pci-sysfs.c:modalias_show), revision, numa_node, sriov_totalvfs and three
- * links. Never config, uevent, driver_override or sriov_numvfs: the first wakes the device, the
- * others wait for the device lock.
+ * modalias (drivers/pci/pci-sysfs.c:modalias_show), revision, numa_node, sriov_totalvfs, three
+ * links, and whether a virtual function is registered with VFIO. Never config, uevent,
+ * driver_override or sriov_numvfs: the first wakes the device, the others wait for its lock.
  */
 
 #define _GNU_SOURCE
@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -305,6 +306,13 @@ static int is_odd(const struct vh_function *f)
 	return 0;
 }
 
+static int is_there(int dir, const char *name)
+{
+	struct stat st;
+
+	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static char *put_text(char *at, const char *text)
 {
 	size_t size = strlen(text) + 1;
@@ -319,6 +327,27 @@ struct bus {
 	int is_sysfs;
 	int options;
 };
+
+/*
+ * Say whether NVIDIA's driver has made a VFIO device of its virtual function. Then there is vfio-dev
+ * (drivers/vfio/vfio_main.c:__vfio_register_dev, since Linux 6.1). Older kernels lack it, and so do
+ * recordings: they have the file for a vGPU's type, which is made together with the VFIO device.
+ */
+static int brings_vfio(const struct bus *bus, int dir, const char *path)
+{
+	char file[VH_SCAN_PATH + 64];
+	int fd;
+
+	if (is_there(dir, "vfio-dev"))
+		return 1;
+	if (!is_there(dir, "nvidia"))
+		return 0;
+	snprintf(file, sizeof(file), "%s/nvidia/current_vgpu_type", path);
+	fd = vh_open_in(bus->root, file, O_PATH | O_NOFOLLOW, 0, bus->options);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
 
 /* Read one entry of bus/pci/devices; return where the next one's text goes. */
 static char *read_function(const struct bus *bus, const char *name, struct vh_function *f,
@@ -353,9 +382,13 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
 		f->errors[VH_FIELD_TOTAL_VFS] =
 			read_number(&at, "sriov_totalvfs", 0xffff, &f->total_vfs);
 		read_links(at.fd, f, driver);
+		if (f->physfn >= 0 && strcmp(driver, "nvidia") == 0 &&
+		    brings_vfio(bus, at.fd, path))
+			f->marks |= VH_BRINGS_VFIO;
 		close(at.fd);
 	}
-	f->odd = (uint8_t)is_odd(f);
+	if (is_odd(f))
+		f->marks |= VH_ODD;
 	return put_text(put_text(text, first), driver);
 }
 

@@ -64,6 +64,10 @@ int vh_store_start(int root, const char *path, const void *data, size_t size, in
 #define VH_FIELD_PHYSFN 9
 #define VH_FIELDS 10
 
+/* Bits of vh_function.marks. */
+#define VH_ODD 1		/* something in errors is more than the absence of a file */
+#define VH_BRINGS_VFIO 2	/* NVIDIA's driver has made a VFIO device of the virtual function */
+
 #define VH_MALFORMED -1 	/* in vh_function.errors: it was read, but makes no sense */
 
 struct vh_function {
@@ -71,7 +75,7 @@ struct vh_function {
 	int64_t physfn;		/* the address of its physical function, packed, or -1 */
 	uint32_t domain;
 	uint8_t bus, device, function;
-	uint8_t odd;		/* something in errors is more than the absence of a file */
+	uint8_t marks;		/* VH_ODD, VH_BRINGS_VFIO */
 	int32_t vendor_id, device_id, class_code;
 	int32_t subsystem_vendor_id, subsystem_device_id;
 	int32_t revision, numa_node, total_vfs, iommu_group;	/* -1: none, or see errors */

@@ -17,6 +17,8 @@ class _Lib:
     VH_SCAN_NAME: Final[int]
     VH_SCAN_TEXT: Final[int]
     VH_FIELDS: Final[int]
+    VH_ODD: Final[int]
+    VH_BRINGS_VFIO: Final[int]
     VH_MALFORMED: Final[int]
 
     def vh_open_root(self, path: bytes, /) -> int: ...

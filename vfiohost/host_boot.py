@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import NotFoundError, ParseError, PlanRefused
@@ -344,6 +343,8 @@ class HostBootPlanner(HostPlanner):
                     addresses = self._addresses(text, self._scanned(snapshot))
                 found = [name for name in map(name_of, addresses) if name in files]
             if not found:
+                from difflib import get_close_matches
+
                 near = get_close_matches(text, files, n=3)
                 raise NotFoundError("device that driverctl keeps a driver for", text, near=near)
             names.update(dict.fromkeys(found))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.host_view import READ_TIMEOUT, HostView
-from vfiohost.model import MdevBus, PciAddress, PciDevice, Snapshot
+from vfiohost.model import PciAddress, PciDevice, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from vfiohost.host_view import Device, Devices
     from vfiohost.journal import Journal, JournalEntry
+    from vfiohost.model import MdevBus
     from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan
     from vfiohost.usage import Usage
@@ -171,8 +172,8 @@ class HostPlanner(HostView):
         Raises:
             ParseError, NotFoundError, PlanRefused: as :meth:`plan_bind`.
         """
+        from vfiohost.details_scan import read_sriov
         from vfiohost.plan.sriov import VfsRequest, functions_needed, plan_vfs
-        from vfiohost.scan import read_sriov
 
         snapshot = self.scan(mdev=True) if snapshot is None else snapshot
         addresses = self._addresses(physfns, snapshot)
@@ -419,8 +420,8 @@ class HostPlanner(HostView):
                 method that the device does not have, too.
             UnsupportedError: a device has no way to be reset.
         """
+        from vfiohost.details_scan import read_reset
         from vfiohost.plan.reset import plan_reset
-        from vfiohost.scan import read_reset
 
         snapshot = self._scanned(snapshot)
         addresses = self._addresses(devices, snapshot)
@@ -502,7 +503,11 @@ class HostPlanner(HostView):
 
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev
-        return MdevBus((), ()) if bus is None else bus
+        if bus is None:
+            from vfiohost.model import MdevBus
+
+            return MdevBus((), ())
+        return bus
 
 
 def _random_uuids() -> Iterator[str]:

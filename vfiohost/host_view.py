@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from vfiohost.errors import KernelError, NotFoundError, ParseError
 from vfiohost.model import PciAddress, PciDevice, Problem, Snapshot
-from vfiohost.scan import scan, with_details
+from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class HostView:
         addresses = tuple(d.address for d in devices)
         if not addresses:
             return snapshot
+        from vfiohost.details_scan import with_details
+
         return with_details(self.sysfs, snapshot, addresses, timeout=timeout)
 
     def with_releasing(self, snapshot: Snapshot) -> Snapshot:
@@ -506,7 +508,7 @@ class HostView:
         return tuple(d.address for d in self.select(devices, snapshot))
 
     def _modules(self, snapshot: Snapshot) -> ModuleIndex | None:
-        from vfiohost.scan import read_modules
+        from vfiohost.module_scan import read_modules
 
         return read_modules(self.sysfs, snapshot.kernel) if snapshot.kernel else None
 

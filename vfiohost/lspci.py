@@ -17,7 +17,8 @@ from vfiohost import native
 from vfiohost.errors import KernelError
 from vfiohost.modalias import MODPROBE, ModuleLookup
 from vfiohost.model import Problem, Unavailable
-from vfiohost.scan import DEVICES, MODULES_LIMIT, read_modules
+from vfiohost.module_scan import MODULES_LIMIT, read_modules
+from vfiohost.reads import DEVICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -20,6 +20,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from vfiohost.usage import Usage
+    from vfiohost.virtual import (
+        CardTypes,
+        CardVgpuType,
+        MdevBus,
+        MdevParent,
+        MdevType,
+        MediatedDevice,
+        SriovFacts,
+        VgpuFacts,
+        VgpuFunction,
+    )
+
+__all__ = [
+    "CLASS_BRIDGE",
+    "NVSWITCH",
+    "SRIOV_MANAGE",
+    "BindingState",
+    "CardTypes",
+    "CardVgpuType",
+    "Details",
+    "Driver",
+    "IommuGroup",
+    "MdevBus",
+    "MdevParent",
+    "MdevType",
+    "MediatedDevice",
+    "PciAddress",
+    "PciDevice",
+    "Problem",
+    "ResetFacts",
+    "Snapshot",
+    "SriovFacts",
+    "Unavailable",
+    "VgpuFacts",
+    "VgpuFunction",
+    "is_dma_managed",
+    "is_vfio_driver",
+    "natural_key",
+    "sorted_naturally",
+]
 
 _ADDRESS = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
 
@@ -303,165 +343,24 @@ class ResetFacts:
     enable: str | None | Unavailable
 
 
-@attrs.frozen
-class SriovFacts:
-    """What a host says of a physical function and its virtual ones.
-
-    Attributes:
-        num_vfs: how many there are.
-        autoprobe: whether drivers are offered new ones; ``None`` where the kernel does not say.
-        offset, stride: from the physical function's place to the first one's, and from one to the
-            next (PCI Express, SR-IOV Extended Capability); ``None`` where they cannot be read.
-        vf_device: their device id; ``None`` where it cannot be read.
-        has_script: NVIDIA's sriov-manage is there.
-        enable_sriov: vfio-pci makes virtual functions (its module parameter).
-    """
-
-    num_vfs: int | Unavailable
-    autoprobe: bool | None = None
-    offset: int | None = None
-    stride: int | None = None
-    vf_device: int | None = None
-    has_script: bool = False
-    enable_sriov: bool = False
-
-
-@attrs.frozen
-class MdevType:
-    """A kind of mediated device that a parent offers.
-
-    Attributes:
-        type_id: the directory name (``nvidia-595``).
-        name: ``NVIDIA A10-8Q``, or ``None`` where the driver gives no name.
-        available_instances: how many more can be created now.
-        device_api: ``vfio-pci``, or what the driver says.
-        description: the driver's text, or ``None``.
-    """
-
-    type_id: str
-    name: str | None
-    available_instances: int | Unavailable
-    device_api: str | None | Unavailable
-    description: str | None | Unavailable
-
-
-@attrs.frozen
-class MdevParent:
-    """A device that can make mediated devices.
-
-    Attributes:
-        name: as in ``/sys/class/mdev_bus``: an address, or a name such as ``mtty``.
-        path: its directory relative to the root.
-        types: what it offers, in natural order of ``type_id``.
-        address: its address, or ``None`` when it is no PCI device.
-        physfn: the physical function behind it when it is a virtual function.
-    """
-
-    name: str
-    path: str
-    types: tuple[MdevType, ...]
-    address: PciAddress | None
-    physfn: PciAddress | None
-
-
-@attrs.frozen
-class MediatedDevice:
-    """A mediated device that exists.
-
-    Attributes:
-        uuid: in lower case.
-        parent: name of its parent, as in ``/sys/class/mdev_bus``.
-        type_id: ``nvidia-595``.
-        type_name: ``NVIDIA A10-8Q``, or ``None``.
-        driver: ``vfio_mdev``, ``nvidia-vgpu-vfio``, …, or ``None``.
-        iommu_group: number of its group, or ``None``.
-    """
-
-    uuid: str
-    parent: str
-    type_id: str | Unavailable
-    type_name: str | None | Unavailable
-    driver: str | None | Unavailable
-    iommu_group: int | None | Unavailable
-
-
-@attrs.frozen
-class MdevBus:
-    """All mediated devices and their parents.
-
-    Attributes:
-        parents: in order of address, then name.
-        devices: in order of parent, then UUID.
-    """
-
-    parents: tuple[MdevParent, ...]
-    devices: tuple[MediatedDevice, ...]
-
-
-@attrs.frozen
-class VgpuFunction:
-    """A virtual function that takes a vGPU type, without mediated devices.
-
-    Attributes:
-        address: where it sits.
-        current: the number of its type, 0 when it is no vGPU.
-        creatable: numbers and names of what its card has room for now.
-    """
-
-    address: PciAddress
-    current: int | Unavailable
-    creatable: tuple[tuple[int, str], ...] | Unavailable
-
-
-@attrs.frozen
-class CardVgpuType:
-    """A vGPU type of a card, as the vGPU host driver's own file has it.
-
-    Attributes:
-        number: as in ``current_vgpu_type``.
-        name: ``NVIDIA L40S-2Q``.
-        max_instances: how many fit on one card.
-    """
-
-    number: int
-    name: str
-    max_instances: int
-
-
-@attrs.frozen
-class CardTypes:
-    """The vGPU types of all cards of one kind.
-
-    Attributes:
-        device_id: of the cards.
-        subsystem_device_id: of the cards, or ``None``: of any.
-        types: in the order of the file.
-    """
-
-    device_id: int
-    subsystem_device_id: int | None
-    types: tuple[CardVgpuType, ...]
-
-
-@attrs.frozen
-class VgpuFacts:
-    """What is known of vGPUs that are no mediated devices.
-
-    Attributes:
-        functions: the virtual functions that take a type, in order of address.
-        cards: what the vGPU host driver's file says of their cards.
-    """
-
-    functions: tuple[VgpuFunction, ...] = ()
-    cards: tuple[CardTypes, ...] = ()
-
-
 def _frozen_drivers(drivers: Mapping[str, Driver]) -> Mapping[str, Driver]:
     return MappingProxyType(dict(drivers))
 
 
 def _frozen_details(details: Mapping[PciAddress, Details]) -> Mapping[PciAddress, Details]:
     return MappingProxyType(dict(details))
+
+
+def __getattr__(name: str) -> Any:
+    """What :mod:`vfiohost.virtual` has is loaded when it is first asked for (PEP 562).
+
+    attrs makes a class in half a millisecond, and ``vfiohost list`` needs none of these.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vfiohost import virtual
+
+    return getattr(virtual, name)
 
 
 # Not slotted: the derived views below are computed once, on first use.

@@ -240,7 +240,8 @@ def _begin_of_line(content: bytes, start: str) -> int:
     head = start.encode()
     if content.startswith(head):
         return 0
-    found = content.find(b"\n" + head)
+    # The classes are at the end of the file, behind a million letters of vendors.
+    found = content.rfind(b"\n" + head) if start[0] == "C" else content.find(b"\n" + head)
     return found + 1 if found >= 0 else -1
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
-import subprocess
 import time
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -25,6 +23,7 @@ from vfiohost.errors import (
 from vfiohost.model import SRIOV_MANAGE, Unavailable
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterable
     from types import TracebackType
 
@@ -363,6 +362,8 @@ def _start(
     command: list[str], keep_fd: int | None, failure: tuple[KernelOp, str, str]
 ) -> subprocess.Popen[bytes]:
     """Start a process that outlives its caller; ``failure``: of which error, if it does not."""
+    import subprocess
+
     try:
         return subprocess.Popen(  # noqa: S603 - no shell, and what could be an option is checked
             command,
@@ -382,15 +383,19 @@ def _communicate(
     process: subprocess.Popen[bytes], began: float, timeout: float, give_up: GiveUp
 ) -> bytes | None:
     """What a process wrote to stderr up to its end, or ``None``: it has not ended."""
+    from subprocess import TimeoutExpired
+
     while (left := began + timeout - time.monotonic()) > 0 and not give_up(began):
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(TimeoutExpired):
             return process.communicate(timeout=min(left, native.TICK))[1]
     return None
 
 
 def _modprobe() -> str:
+    from shutil import which
+
     # An ordinary user's PATH often lacks the sbin directories.
-    found = shutil.which("modprobe", path=f"/sbin:/usr/sbin:{os.environ.get('PATH', '')}")
+    found = which("modprobe", path=f"/sbin:/usr/sbin:{os.environ.get('PATH', '')}")
     if found is None:
         raise UnsupportedError(
             "There is no modprobe on this machine (Debian's package is called kmod), so no kernel "

@@ -12,6 +12,7 @@ import attrs
 
 from vfiohost import native
 from vfiohost.errors import KernelError
+from vfiohost.native import ioctls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +167,7 @@ def group_get_status(sysfs: Sysfs, group: int) -> GroupStatus:
     """
     fd, shown = open_group(sysfs, group)
     try:
-        return GroupStatus(native.group_get_status(fd, shown=shown))
+        return GroupStatus(ioctls.group_get_status(fd, shown=shown))
     finally:
         os.close(fd)
 
@@ -181,7 +182,7 @@ def device_get_info(fd: int, *, shown: str = "the VFIO device") -> DeviceInfo:
     Raises:
         KernelError: the kernel's answer; EINVAL before a cdev is bound to an iommufd.
     """
-    info = native.device_get_info(fd, shown=shown)
+    info = ioctls.device_get_info(fd, shown=shown)
     _, flags, num_regions, num_irqs, offset = _INFO.unpack_from(info)
     found = _capabilities(info, offset) if flags & DEVICE_FLAGS_CAPS else ()
     return DeviceInfo(flags, num_regions, num_irqs, tuple(found))
@@ -198,7 +199,7 @@ def device_get_region_info(fd: int, index: int, *, shown: str = "the VFIO device
     Raises:
         KernelError: the kernel's answer; EINVAL for a region that this device cannot have (VGA).
     """
-    info = native.device_get_region_info(fd, index, shown=shown)
+    info = ioctls.device_get_region_info(fd, index, shown=shown)
     _, flags, number, cap_offset, size, offset = _REGION.unpack_from(info)
     found = _capabilities(info, cap_offset) if flags & _REGION_CAPS else ()
     return RegionInfo(number, flags, size, offset, tuple(found))
@@ -215,7 +216,7 @@ def device_get_irq_info(fd: int, index: int, *, shown: str = "the VFIO device") 
     Raises:
         KernelError: the kernel's answer; EINVAL for a kind that this device cannot have.
     """
-    flags, count = native.device_get_irq_info(fd, index, shown=shown)
+    flags, count = ioctls.device_get_irq_info(fd, index, shown=shown)
     return IrqInfo(index, flags, count)
 
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.native.trees import A10, BUS, Lookout, Tree, ordinary_user
+from vfiohost.details_scan import with_details
 from vfiohost.errors import KernelError
 from vfiohost.model import PciAddress, PciDevice, Snapshot, Unavailable
-from vfiohost.scan import scan, with_details
+from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:

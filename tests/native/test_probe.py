@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pure.hosts import a10, address, rtx
-from vfiohost import native, privilege, vfio
+from vfiohost import privilege, vfio
 from vfiohost.errors import KernelError, UnsupportedError
+from vfiohost.native import ioctls
 from vfiohost.probe import causes, helper, probe, steps
 from vfiohost.probe.probing import verdict
 from vfiohost.probe.types import Failure, Probe, Region
@@ -128,7 +129,7 @@ def test_the_first_failure_ends_a_probe_and_closes_everything(
 ) -> None:
     opened = Refusing(name, errno.EPERM)
     for each in GROUP_CALLS:
-        monkeypatch.setattr(native, each, getattr(opened, each))
+        monkeypatch.setattr(ioctls, each, getattr(opened, each))
     last = said_by(host)[-1]
     assert last["error"] == {
         "op": "ioctl",
@@ -141,7 +142,7 @@ def test_the_first_failure_ends_a_probe_and_closes_everything(
 def test_a_probe_that_succeeds(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Refusing("none", 0)
     for each in GROUP_CALLS:
-        monkeypatch.setattr(native, each, getattr(opened, each))
+        monkeypatch.setattr(ioctls, each, getattr(opened, each))
     found = verdict(Probe(A10, "group"), said_by(host))
     assert found.is_usable
     assert {step.outcome for step in found.steps} == {"ok"}

@@ -21,6 +21,7 @@ from tests.native.trees import A10, BUS, Lookout, Tree, ordinary_user
 from vfiohost import native
 from vfiohost import scan as module
 from vfiohost._native import ffi, lib
+from vfiohost.details_scan import with_details
 from vfiohost.model import (
     Details,
     Driver,
@@ -31,7 +32,8 @@ from vfiohost.model import (
     Snapshot,
     Unavailable,
 )
-from vfiohost.scan import read_modules, scan, with_details
+from vfiohost.module_scan import read_modules
+from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ def forbid(error):
     assert libc.syscall(OPENAT2, 0, 0, 0, 0) == -1 and ctypes.get_errno() == error
 
 from vfiohost import native
-from vfiohost.scan import scan, with_details
+from vfiohost.details_scan import with_details
+from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
 forbid(int(sys.argv[2]))

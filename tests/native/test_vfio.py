@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfiohost import native, vfio
+from vfiohost import vfio
 from vfiohost._native import ffi
 from vfiohost.errors import KernelError
+from vfiohost.native import ioctls
 from vfiohost.sysfs import Sysfs
 from vfiohost.vfio import Capability, DeviceInfo, GroupStatus
 
@@ -61,7 +62,7 @@ def test_what_is_no_vfio_device(tmp_path: Path) -> None:
 def test_a_groups_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dev/vfio").mkdir(parents=True)
     (tmp_path / "dev/vfio/8").touch()
-    monkeypatch.setattr(native, "group_get_status", lambda _, shown: 1)
+    monkeypatch.setattr(ioctls, "group_get_status", lambda _, shown: 1)
     before = len(list(os.scandir("/proc/self/fd")))
     with Sysfs(tmp_path) as sysfs:
         assert vfio.group_get_status(sysfs, 8) == GroupStatus(1)
@@ -79,7 +80,7 @@ class Device:
         self.wanted = list(wanted)
         self.sizes: list[int] = []
         self.info = info
-        monkeypatch.setattr(native, "lib", self)
+        monkeypatch.setattr(ioctls, "lib", self)
 
     def vh_device_get_info(self, _fd: int, buffer: Any, size: int) -> int:
         self.sizes.append(size)
@@ -177,7 +178,7 @@ def test_every_field_of_a_region_is_where_the_kernel_puts_it(
     index: int, flags: int, size: int, offset: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "lib", Region(region_of(index, flags, size, offset)))
+        patch.setattr(ioctls, "lib", Region(region_of(index, flags, size, offset)))
         region = vfio.device_get_region_info(7, 1)
     assert region == vfio.RegionInfo(index, flags, size, offset)
     wanted = [name for bit, name in enumerate(("read", "write", "mmap")) if flags >> bit & 1]
@@ -188,7 +189,7 @@ def test_every_field_of_a_region_is_where_the_kernel_puts_it(
 def test_a_region_of_any_bytes_is_read_to_its_end(raw: bytes) -> None:
     kernel = Region(raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "lib", kernel)
+        patch.setattr(ioctls, "lib", kernel)
         region = vfio.device_get_region_info(7, 1)
     assert kernel.sizes == ([256] if len(raw) <= 256 else [256, len(raw)])
     assert bool(region.flags & REGION_CAPS) or not region.capabilities
@@ -197,7 +198,7 @@ def test_a_region_of_any_bytes_is_read_to_its_end(raw: bytes) -> None:
 
 def test_the_capabilities_of_a_region(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = region_of(7, 7 | REGION_CAPS, 4096, 1 << 40, (32, 3, 64, b"msix"), (64, 1, 0, b"areas"))
-    monkeypatch.setattr(native, "lib", Region(raw))
+    monkeypatch.setattr(ioctls, "lib", Region(raw))
     region = vfio.device_get_region_info(7, 1)
     assert [(c.id, c.data[:4]) for c in region.capabilities] == [(3, b"msix"), (1, b"area")]
 

@@ -13,9 +13,9 @@ import pytest
 from tests.simulation.hosts import NIC, NVME, NVME_VFS, QAT, Shell, small_host
 from tests.simulation.test_crash import in_child, visible
 from vfiohost import Host, testing
+from vfiohost.details_scan import with_details
 from vfiohost.errors import StoreTimeoutError
 from vfiohost.model import PciAddress, Unavailable
-from vfiohost.scan import with_details
 from vfiohost.testing import SimulatedKernel
 from vfiohost.testing.releases import release_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from vfiohost.cli.options import ALLOW_WORDS, Options, near_misses, unknown
 from vfiohost.cli.verbs import FAMILIES, VERBS
@@ -75,6 +75,17 @@ class Parser(argparse.ArgumentParser):
                     error.text, error.expected, where=action.option_strings[-1], hint=error.hint
                 )
             raise error
+
+
+class _NotMeant:
+    """Stands where the parser of a verb would that is not on the command line."""
+
+    def __init__(self, *, prog: str, **_: Any) -> None:
+        self.prog = prog
+
+
+def _parser_of_verb(*, is_meant: bool, **kwargs: Any) -> Parser | _NotMeant:
+    return Parser(**kwargs) if is_meant else _NotMeant(**kwargs)
 
 
 class _ShowHelp(argparse.Action):
@@ -153,7 +164,7 @@ def _options_of(verb: Verb, common: Parser, allow: list[str]) -> Parser:
 
 
 def build(argv: Sequence[str]) -> Parser:
-    """Make the parser of a command line: the options of a verb only where it may be meant.
+    """Make the parser of a command line, with those of the verbs that may be meant.
 
     To make those of all verbs would take ``vfiohost list`` longer than to read the host.
 
@@ -168,13 +179,19 @@ def build(argv: Sequence[str]) -> Parser:
         epilog=EPILOG,
         parents=[common],
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    made_by = cast("type[Parser]", _parser_of_verb)  # argparse only calls it
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", title="verbs", parser_class=made_by, prog=parser.prog
+    )
 
     def add(verb: Verb, where: argparse._SubParsersAction[Parser], *, is_meant: bool) -> None:
-        parents = [_options_of(verb, common, allow)] if is_meant else []
-        name, text = verb.name.split()[-1], verb.text
         made = where.add_parser(
-            name, help=text, description=text, aliases=verb.aliases, parents=parents
+            verb.name.split()[-1],
+            help=verb.text,
+            description=verb.text,
+            aliases=verb.aliases,
+            parents=[_options_of(verb, common, allow)] if is_meant else [],
+            is_meant=is_meant,
         )
         if is_meant:
             verb.fill(made)
@@ -186,9 +203,13 @@ def build(argv: Sequence[str]) -> Parser:
     for family, text in FAMILIES.items():
         is_meant = family in argv
         parents = [common] if is_meant else []
-        made = verbs.add_parser(family, help=text, description=text, parents=parents)
+        made = verbs.add_parser(
+            family, help=text, description=text, parents=parents, is_meant=is_meant
+        )
         if is_meant:
-            inner = made.add_subparsers(dest="subverb", metavar="VERB", title="verbs")
+            inner = made.add_subparsers(
+                dest="subverb", metavar="VERB", title="verbs", parser_class=made_by
+            )
             for verb in VERBS.values():
                 if verb.name.startswith(f"{family} "):
                     add(verb, inner, is_meant=True)

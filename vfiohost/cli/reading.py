@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from vfiohost.cli.options import unknown
 from vfiohost.errors import NotFoundError, ParseError
-from vfiohost.model import MdevBus
 from vfiohost.render import listing, values
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from vfiohost.cli.options import Options
     from vfiohost.cli.session import Session
-    from vfiohost.model import PciDevice, Snapshot
+    from vfiohost.model import MdevBus, PciDevice, Snapshot
 
     Test = Callable[[PciDevice], bool]
 
@@ -130,6 +129,8 @@ def _nothing(session: Session, sentence: str) -> None:
 
 
 def _bus(session: Session) -> MdevBus:
+    from vfiohost.model import MdevBus
+
     bus = session.scan(mdev=True).mdev
     return MdevBus((), ()) if bus is None else bus
 

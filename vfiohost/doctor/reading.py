@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from vfiohost import native
 from vfiohost.config_space import decode, find_sleepers
+from vfiohost.details_scan import with_details
 from vfiohost.doctor import sources
 from vfiohost.doctor.facts import HostFacts, Own
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, Process
 from vfiohost.model import Unavailable
+from vfiohost.module_scan import read_modules
 from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.nvidia import is_gpu
-from vfiohost.scan import read_modules, with_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 
 from vfiohost.config_space import ConfigSpace, Link, find_sleepers, read_spaces
+from vfiohost.details_scan import read_reset, with_details
 from vfiohost.errors import KernelError
 from vfiohost.inspection.types import (
     Inspection,
@@ -26,7 +27,6 @@ from vfiohost.inspection.types import (
 from vfiohost.model import PciAddress, Unavailable
 from vfiohost.nodes import nodes_of
 from vfiohost.plan.drivers import Drivers
-from vfiohost.scan import read_reset, with_details
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

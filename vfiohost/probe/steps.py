@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from vfiohost import native, vfio
+from vfiohost import vfio
 from vfiohost.errors import KernelError
+from vfiohost.native import ioctls
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class _Steps:
         group_number = self.request.group or 0
         container, shown = self._open(CONTAINER, opened), self.sysfs.shown(CONTAINER)
         self.begin("GET_API_VERSION")
-        self.ok(str(native.get_api_version(container, shown=shown)))
+        self.ok(str(ioctls.get_api_version(container, shown=shown)))
         self.begin(f"open {self.sysfs.shown(f'dev/vfio/{group_number}')}")
         group, node = vfio.open_group(self.sysfs, group_number)
         opened.callback(os.close, group)
@@ -112,27 +113,27 @@ class _Steps:
         self.tell({"noiommu": is_noiommu})
         self.ok("without an IOMMU" if is_noiommu else "")
         self.begin("GROUP_GET_STATUS")
-        status = vfio.GroupStatus(native.group_get_status(group, shown=node))
+        status = vfio.GroupStatus(ioctls.group_get_status(group, shown=node))
         self.ok("viable" if status.is_viable else "not viable")
         with self.step("GROUP_SET_CONTAINER"):
-            native.group_set_container(group, container, shown=node)
+            ioctls.group_set_container(group, container, shown=node)
         kind = vfio.NOIOMMU_IOMMU if is_noiommu else vfio.TYPE1V2_IOMMU
         self.begin("CHECK_EXTENSION")
-        if not native.check_extension(container, kind, shown=shown):
+        if not ioctls.check_extension(container, kind, shown=shown):
             raise KernelError("ioctl", errno.ENODEV, shown, "CHECK_EXTENSION")
         self.ok("noiommu" if is_noiommu else "type1v2")
         with self.step("SET_IOMMU"):
-            native.set_iommu(container, kind, shown=shown)
+            ioctls.set_iommu(container, kind, shown=shown)
         iova = None if is_noiommu else self._map(container, group_number, opened)
         token = self.request.vf_token
         name = self.request.address + (f" vf_token={token}" if token else "")
         with self.step("GROUP_GET_DEVICE_FD"):
-            device = native.group_get_device_fd(group, name, shown=node)
+            device = ioctls.group_get_device_fd(group, name, shown=node)
             opened.callback(os.close, device)
         self._ask(device, self.request.address)
         if iova is not None:
             with self.step("IOMMU_UNMAP_DMA"):
-                native.iommu_unmap_dma(container, iova, mmap.PAGESIZE, shown=shown)
+                ioctls.iommu_unmap_dma(container, iova, mmap.PAGESIZE, shown=shown)
 
     def by_cdev(self, opened: ExitStack) -> None:
         """Through the device's own node and an iommufd."""
@@ -141,18 +142,18 @@ class _Steps:
         iommufd = self._open(IOMMUFD, opened)
         device = self._open(cdev, opened)
         with self.step("DEVICE_BIND_IOMMUFD"):
-            native.device_bind_iommufd(device, iommufd, shown=node)
+            ioctls.device_bind_iommufd(device, iommufd, shown=node)
         with self.step("IOAS_ALLOC"):
-            ioas = native.ioas_alloc(iommufd, shown=shown)
+            ioas = ioctls.ioas_alloc(iommufd, shown=shown)
         with self.step("DEVICE_ATTACH_IOMMUFD_PT"):
-            native.device_attach_iommufd_pt(device, ioas, shown=node)
+            ioctls.device_attach_iommufd_pt(device, ioas, shown=node)
         page = opened.enter_context(mmap.mmap(-1, mmap.PAGESIZE))
         self.begin("IOAS_MAP")
-        iova = native.ioas_map(iommufd, ioas, page, shown=shown)
+        iova = ioctls.ioas_map(iommufd, ioas, page, shown=shown)
         self.ok(f"{mmap.PAGESIZE} bytes at {iova:#x}")
         self._ask(device, node)
         with self.step("IOAS_UNMAP"):
-            native.ioas_unmap(iommufd, ioas, iova, mmap.PAGESIZE, shown=shown)
+            ioctls.ioas_unmap(iommufd, ioas, iova, mmap.PAGESIZE, shown=shown)
 
     def _open(self, path: str, opened: ExitStack) -> int:
         with self.step(f"open {self.sysfs.shown(path)}"):
@@ -166,7 +167,7 @@ class _Steps:
         self.begin("IOMMU_MAP_DMA")
         regions = self.sysfs.read(f"sys/kernel/iommu_groups/{group}/reserved_regions")
         iova = free_iova(regions, mmap.PAGESIZE)
-        native.iommu_map_dma(container, page, iova, shown=self.sysfs.shown(CONTAINER))
+        ioctls.iommu_map_dma(container, page, iova, shown=self.sysfs.shown(CONTAINER))
         self.ok(f"{mmap.PAGESIZE} bytes at {iova:#x}")
         return iova
 
@@ -198,7 +199,7 @@ class _Steps:
         self.ok(f"{len(kinds)} of {info.num_irqs}")
         if self.request.reset:
             with self.step("DEVICE_RESET"):
-                native.device_reset(device, shown=shown)
+                ioctls.device_reset(device, shown=shown)
 
 
 def free_iova(reserved: str, size: int) -> int:

@@ -14,9 +14,9 @@ Two device ids stand for two boards each; these are told apart by their subsyste
 that no GPU has two entries. The other way round ``DC`` names two boards: where these hold different
 numbers of a type, its configuration has an entry for each, while NVIDIA's has one number for both.
 
-Still missing of the 711 configurations for vGPU 20: those of the MIG-backed types of the B300, of the
-Q types of the RTX PRO 4500 but for that of ``default``, and of the MIG-backed types of ``DC`` and
-``6000D`` as they are spelled with ``GFX``.
+Still missing of the 711 configurations for vGPU 20: those of the MIG-backed types of the B300, of
+the Q types of the RTX PRO 4500 but for that of ``default``, and of the MIG-backed types of ``DC``
+and ``6000D`` as they are spelled with ``GFX``.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import attrs
 
+from vfiohost.mdev_scan import MDEV_DEVICES
 from vfiohost.model import MdevBus, PciAddress
-from vfiohost.scan import DEVICES, MDEV_DEVICES
+from vfiohost.reads import DEVICES
 from vfiohost.watch.changes import Change, changes
 from vfiohost.watch.pace import Pace
 

@@ -165,7 +165,7 @@ static void check_function(const struct vh_function *f, const char *path, const 
 	for (int i = 0; i < VH_FIELDS; i++)
 		assert(f->errors[i] >= VH_MALFORMED && f->errors[i] < 4096);
 	if (f->errors[VH_FIELD_NAME] || f->errors[VH_FIELD_PATH]) {
-		assert(f->odd && !driver[0]);
+		assert(f->marks & VH_ODD && !driver[0]);
 		return;
 	}
 	assert(f->key >= 0 && f->device < 32 && f->function < 8);

@@ -1,7 +1,8 @@
 """The C core, seen from Python: the only importer of the compiled module.
 
-Here, and nowhere else, a negative int becomes an exception. Paths are relative to the directory
-that ``rootfd`` is open on and cannot lead out of it; ``shown`` is how an error names the file.
+In ``answers``, and nowhere else, a negative int becomes an exception; ``ioctls`` has what is asked
+of VFIO. Paths are relative to the directory that ``rootfd`` is open on and cannot lead out of it;
+``shown`` is how an error names the file.
 
 Each function that opens takes ``fallback=True`` to behave as on a kernel without ``openat2(2)``
 and ``close_range(2)``; on such a kernel it does so by itself.
@@ -16,12 +17,11 @@ import os
 import select
 import struct
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-import attrs
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vfiohost._native import ffi, lib
 from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
+from vfiohost.native.answers import checked, encoded, options, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,10 +44,6 @@ _LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cu
 _PATIENCE: Final = 1 / 8
 _PATIENCE_MAX: Final = 0.25
 
-_INFO_SIZE: Final = 256  # the structure and the capabilities that kernels have today
-_INFO_MAX: Final = 1 << 20
-_INFO_ROUNDS: Final = 4  # capabilities may appear between two calls
-
 # Filled by C before it is read, so that zeroing it would be lost time.
 _buffer = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -69,7 +65,7 @@ def open_root(path: str) -> int:
     Raises:
         KernelError: there is no such directory, or it cannot be reached.
     """
-    return _checked(lib.vh_open_root(_encoded(path, "open", path)), "open", path)
+    return checked(lib.vh_open_root(encoded(path, "open", path)), "open", path)
 
 
 def open_in(
@@ -93,8 +89,8 @@ def open_in(
     Raises:
         KernelError: the kernel's answer.
     """
-    name = _encoded(path, "open", shown)
-    return _checked(lib.vh_open_in(rootfd, name, flags, mode, _options(fallback)), "open", shown)
+    name = encoded(path, "open", shown)
+    return checked(lib.vh_open_in(rootfd, name, flags, mode, options(fallback)), "open", shown)
 
 
 def is_sysfs(fd: int) -> bool:
@@ -103,7 +99,7 @@ def is_sysfs(fd: int) -> bool:
     Raises:
         KernelError: the kernel's answer.
     """
-    return _checked(lib.vh_is_sysfs(fd), "open", f"file descriptor {fd}") == 1
+    return checked(lib.vh_is_sysfs(fd), "open", f"file descriptor {fd}") == 1
 
 
 def read(rootfd: int, path: str, limit: int, *, shown: str, fallback: bool = False) -> bytes:
@@ -115,10 +111,10 @@ def read(rootfd: int, path: str, limit: int, *, shown: str, fallback: bool = Fal
     """
     buffer = _buffer("char[]", limit)
     phase = ffi.new("int *")
-    name = _encoded(path, "open", shown)
-    size = lib.vh_read(rootfd, name, buffer, limit, _options(fallback), phase)
+    name = encoded(path, "open", shown)
+    size = lib.vh_read(rootfd, name, buffer, limit, options(fallback), phase)
     op: KernelOp = "open" if phase[0] == lib.VH_PHASE_OPEN else "read"
-    return bytes(ffi.buffer(buffer, _checked(size, op, shown)))
+    return bytes(ffi.buffer(buffer, checked(size, op, shown)))
 
 
 def readlink(rootfd: int, path: str, *, shown: str, fallback: bool = False) -> bytes:
@@ -128,15 +124,21 @@ def readlink(rootfd: int, path: str, *, shown: str, fallback: bool = False) -> b
         KernelError: the kernel's answer; EINVAL when it is no link.
     """
     buffer = _buffer("char[]", _LINK_MAX)
-    name = _encoded(path, "readlink", shown)
-    size = lib.vh_readlink(rootfd, name, buffer, _LINK_MAX, _options(fallback))
-    return bytes(ffi.buffer(buffer, _checked(size, "readlink", shown)))
+    name = encoded(path, "readlink", shown)
+    size = lib.vh_readlink(rootfd, name, buffer, _LINK_MAX, options(fallback))
+    return bytes(ffi.buffer(buffer, checked(size, "readlink", shown)))
 
 
-# struct vh_function: key, physfn; domain, bus, device, function, odd; vendor, device, class;
+# struct vh_function: key, physfn; domain, bus, device, function, marks; vendor, device, class;
 # subsystem vendor and device; revision, numa_node, total_vfs, iommu_group; errors.
 _FUNCTION: Final = struct.Struct("2q I4B 9i 20s")
 _ERRORS: Final = struct.Struct(f"{lib.VH_FIELDS}h")
+
+ODD: Final = lib.VH_ODD
+"""A mark of a row: something in its errors is more than the absence of a file."""
+
+BRINGS_VFIO: Final = lib.VH_BRINGS_VFIO
+"""A mark of a row: NVIDIA's driver has made a VFIO device of the virtual function."""
 
 MALFORMED: Final = lib.VH_MALFORMED
 """One of the :class:`FieldErrors`: the file was read, but what it says makes no sense."""
@@ -186,11 +188,9 @@ def scan(
     """
     area = _buffer("struct vh_scan *")
     rows = ffi.buffer(area.functions)
-    text = ffi.buffer(area.text)
-    while count := _checked(
-        lib.vh_scan(rootfd, devicesfd, area, _options(fallback)), "list", shown
-    ):
-        texts = _text(text[: area.text_size]).split("\0")
+    strings = ffi.buffer(area.text)
+    while count := checked(lib.vh_scan(rootfd, devicesfd, area, options(fallback)), "list", shown):
+        texts = text(strings[: area.text_size]).split("\0")
         yield from zip(
             _FUNCTION.iter_unpack(rows[: count * _FUNCTION.size]),
             texts[::2],
@@ -212,8 +212,8 @@ def store(rootfd: int, path: str, data: bytes, *, shown: str, fallback: bool = F
             a part of the value.
     """
     phase = ffi.new("int *")
-    name = _encoded(path, "open", shown, data)
-    result = lib.vh_store(rootfd, name, data, len(data), _options(fallback), phase)
+    name = encoded(path, "open", shown, data)
+    result = lib.vh_store(rootfd, name, data, len(data), options(fallback), phase)
     _check_store(result, phase[0], shown, data)
 
 
@@ -256,27 +256,27 @@ def store_bounded(
         UnsupportedError: ``only_sysfs`` and the file is not on a sysfs.
     """
     began = time.monotonic()
-    name = _encoded(path, "open", shown, data)
-    options = _options(fallback) | (lib.VH_ONLY_SYSFS if only_sysfs else 0)
+    name = encoded(path, "open", shown, data)
+    bits = options(fallback) | (lib.VH_ONLY_SYSFS if only_sysfs else 0)
     keep = -1 if keep_fd is None else keep_fd
     pipe = ffi.new("int *")
-    pid = lib.vh_store_start(rootfd, name, data, len(data), keep, options, pipe)
+    pid = lib.vh_store_start(rootfd, name, data, len(data), keep, bits, pipe)
     if pid < 0:
-        raise KernelError("open", -pid, shown, _text(data))
+        raise KernelError("open", -pid, shown, text(data))
     outcome: bytes | None = None
     try:
         outcome = _receive(pipe[0], _ANSWER.size, began, timeout, give_up)
     except BaseException as interruption:
         # A signal handler raised. The store goes on, and somebody has to know in which process.
         waited = time.monotonic() - began
-        raise StoreTimeoutError(shown, _text(data), pid, waited) from interruption
+        raise StoreTimeoutError(shown, text(data), pid, waited) from interruption
     finally:
         os.close(pipe[0])
         _reap(pid, wait=outcome is not None)
     if outcome is None:
-        raise StoreTimeoutError(shown, _text(data), pid, time.monotonic() - began)
+        raise StoreTimeoutError(shown, text(data), pid, time.monotonic() - began)
     if len(outcome) < _ANSWER.size:
-        raise KernelError("write", errno.EINTR, shown, _text(data))
+        raise KernelError("write", errno.EINTR, shown, text(data))
     result, phase = _ANSWER.unpack(outcome)
     _check_store(result, phase, shown, data)
 
@@ -338,180 +338,24 @@ def decode_config(config: bytes) -> tuple[dict[str, int], list[tuple[int, ...]]]
     return {name: getattr(area, name) for name in names}, [*_CAPABILITY.iter_unpack(found)]
 
 
-def group_get_status(fd: int, *, shown: str) -> int:
-    """Ask ``VFIO_GROUP_GET_STATUS`` of a group; returns ``VFIO_GROUP_FLAGS_...``.
-
-    Raises:
-        KernelError: the kernel's answer; ENOTTY when this is no VFIO group.
-    """
-    flags = ffi.new("uint32_t *")
-    _checked(lib.vh_group_get_status(fd, flags), "ioctl", shown, b"GROUP_GET_STATUS")
-    return int(flags[0])
-
-
-def device_get_info(fd: int, *, shown: str) -> bytes:
-    """Ask ``VFIO_DEVICE_GET_INFO`` of a device, with as much room as the kernel wants.
-
-    Returns:
-        A ``struct vfio_device_info`` and its capabilities, then zeros.
-
-    Raises:
-        KernelError: the kernel's answer; ENOTTY when this is no VFIO device; EOVERFLOW when it
-            wants more than a megabyte, or never settles on a size.
-    """
-    return _info(
-        lambda buffer, size: lib.vh_device_get_info(fd, buffer, size), shown, b"DEVICE_GET_INFO"
-    )
-
-
-def device_get_region_info(fd: int, index: int, *, shown: str) -> bytes:
-    """Ask ``VFIO_DEVICE_GET_REGION_INFO`` of a device; as :func:`device_get_info`.
-
-    Returns:
-        A ``struct vfio_region_info`` and its capabilities, then zeros.
-    """
-    return _info(
-        lambda buffer, size: lib.vh_device_get_region_info(fd, index, buffer, size),
-        shown,
-        b"DEVICE_GET_REGION_INFO",
-    )
-
-
-def device_get_irq_info(fd: int, index: int, *, shown: str) -> tuple[int, int]:
-    """Ask ``VFIO_DEVICE_GET_IRQ_INFO`` of a device; returns the flags and the count."""
-    flags, count = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-    _checked(
-        lib.vh_device_get_irq_info(fd, index, flags, count), "ioctl", shown, b"DEVICE_GET_IRQ_INFO"
-    )
-    return int(flags[0]), int(count[0])
-
-
-def device_reset(fd: int, *, shown: str) -> None:
-    """``VFIO_DEVICE_RESET``."""
-    _checked(lib.vh_device_reset(fd), "ioctl", shown, b"DEVICE_RESET")
-
-
-def get_api_version(container: int, *, shown: str) -> int:
-    """``VFIO_GET_API_VERSION``."""
-    return _checked(lib.vh_get_api_version(container), "ioctl", shown, b"GET_API_VERSION")
-
-
-def check_extension(container: int, extension: int, *, shown: str) -> bool:
-    """``VFIO_CHECK_EXTENSION``."""
-    return (
-        _checked(lib.vh_check_extension(container, extension), "ioctl", shown, b"CHECK_EXTENSION")
-        > 0
-    )
-
-
-def set_iommu(container: int, kind: int, *, shown: str) -> None:
-    """``VFIO_SET_IOMMU``."""
-    _checked(lib.vh_set_iommu(container, kind), "ioctl", shown, b"SET_IOMMU")
-
-
-def group_set_container(group: int, container: int, *, shown: str) -> None:
-    """``VFIO_GROUP_SET_CONTAINER``."""
-    _checked(lib.vh_group_set_container(group, container), "ioctl", shown, b"GROUP_SET_CONTAINER")
-
-
-def group_get_device_fd(group: int, name: str, *, shown: str) -> int:
-    """``VFIO_GROUP_GET_DEVICE_FD``; returns a file descriptor, which the caller closes."""
-    text = _encoded(name, "ioctl", shown, b"GROUP_GET_DEVICE_FD")
-    return _checked(lib.vh_group_get_device_fd(group, text), "ioctl", shown, b"GROUP_GET_DEVICE_FD")
-
-
-def iommu_map_dma(container: int, memory: Buffer, iova: int, *, shown: str) -> None:
-    """``VFIO_IOMMU_MAP_DMA`` of whole pages of memory, for reading and writing."""
-    address = ffi.from_buffer(memory)
-    result = lib.vh_iommu_map_dma(container, address, iova, len(address))
-    _checked(result, "ioctl", shown, b"IOMMU_MAP_DMA")
-
-
-def iommu_unmap_dma(container: int, iova: int, size: int, *, shown: str) -> None:
-    """``VFIO_IOMMU_UNMAP_DMA``."""
-    _checked(lib.vh_iommu_unmap_dma(container, iova, size), "ioctl", shown, b"IOMMU_UNMAP_DMA")
-
-
-def device_bind_iommufd(device: int, iommufd: int, *, shown: str) -> int:
-    """``VFIO_DEVICE_BIND_IOMMUFD``; returns the device's id in the iommufd."""
-    return _id(
-        lambda found: lib.vh_device_bind_iommufd(device, iommufd, found),
-        shown,
-        b"DEVICE_BIND_IOMMUFD",
-    )
-
-
-def device_attach_iommufd_pt(device: int, number: int, *, shown: str) -> None:
-    """``VFIO_DEVICE_ATTACH_IOMMUFD_PT``."""
-    _checked(
-        lib.vh_device_attach_iommufd_pt(device, number), "ioctl", shown, b"DEVICE_ATTACH_IOMMUFD_PT"
-    )
-
-
-def ioas_alloc(iommufd: int, *, shown: str) -> int:
-    """``IOMMU_IOAS_ALLOC``; returns the id of the address space."""
-    return _id(lambda found: lib.vh_ioas_alloc(iommufd, found), shown, b"IOAS_ALLOC")
-
-
-def ioas_map(iommufd: int, number: int, memory: Buffer, *, shown: str) -> int:
-    """``IOMMU_IOAS_MAP`` of whole pages of memory; returns the address that devices see it at."""
-    address = ffi.from_buffer(memory)
-    iova = ffi.new("uint64_t *")
-    _checked(
-        lib.vh_ioas_map(iommufd, number, address, len(address), iova), "ioctl", shown, b"IOAS_MAP"
-    )
-    return int(iova[0])
-
-
-def ioas_unmap(iommufd: int, number: int, iova: int, size: int, *, shown: str) -> None:
-    """``IOMMU_IOAS_UNMAP``."""
-    _checked(lib.vh_ioas_unmap(iommufd, number, iova, size), "ioctl", shown, b"IOAS_UNMAP")
-
-
-def iommu_destroy(iommufd: int, number: int, *, shown: str) -> None:
-    """``IOMMU_DESTROY``."""
-    _checked(lib.vh_iommu_destroy(iommufd, number), "ioctl", shown, b"DESTROY")
-
-
-def _info(ask: Callable[[Any, int], int], shown: str, name: bytes) -> bytes:
-    """Ask for an info structure with ever more room, until it suffices (argsz negotiation)."""
-    size = _INFO_SIZE
-    for _ in range(_INFO_ROUNDS):
-        buffer = ffi.new("char[]", size)
-        wanted = _checked(ask(buffer, size), "ioctl", shown, name)
-        if wanted <= size:
-            return bytes(ffi.buffer(buffer, size))
-        if wanted > _INFO_MAX:
-            break
-        size = wanted
-    raise KernelError("ioctl", errno.EOVERFLOW, shown, _text(name))
-
-
-def _id(ask: Callable[[Any], int], shown: str, name: bytes) -> int:
-    found = ffi.new("uint32_t *")
-    _checked(ask(found), "ioctl", shown, name)
-    return int(found[0])
-
-
-@attrs.define
 class _Reader:
     """A helper that reads ``paths[first:]``, seen from the end of its pipe.
 
     ``next`` is the path whose answer is awaited.
     """
 
-    pid: int
-    fd: int
-    first: int
-    next: int
-    _data: bytearray = attrs.field(factory=bytearray)
+    def __init__(self, pid: int, fd: int, first: int) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.first = self.next = first
+        self._data = bytearray()
 
     @classmethod
     def start(cls, rootfd: int, paths: Sequence[str], first: int, *, fallback: bool) -> _Reader:
-        names = b"".join(_encoded(path, "open", path) + b"\0" for path in paths[first:])
+        names = b"".join(encoded(path, "open", path) + b"\0" for path in paths[first:])
         pipe = ffi.new("int *")
-        pid = lib.vh_read_start(rootfd, names, len(paths) - first, _options(fallback), pipe)
-        return cls(_checked(pid, "read", paths[first]), pipe[0], first, first)
+        pid = lib.vh_read_start(rootfd, names, len(paths) - first, options(fallback), pipe)
+        return cls(checked(pid, "read", paths[first]), pipe[0], first)
 
     def feed(self, answers: list[bytes | int | None]) -> bool:
         """Take in what has come; ``False`` when no more will come."""
@@ -572,29 +416,8 @@ def _check_store(result: int, phase: int, shown: str, data: bytes) -> None:
             "so nothing was written."
         )
     op: KernelOp = "write" if phase == lib.VH_PHASE_TRANSFER else "open"
-    _checked(result, op, shown, data)
-
-
-def _checked(result: int, op: KernelOp, shown: str, data: bytes | None = None) -> int:
-    if result < 0:
-        raise KernelError(op, -result, shown, None if data is None else _text(data))
-    return result
-
-
-def _encoded(path: str, op: KernelOp, shown: str, data: bytes | None = None) -> bytes:
-    name = os.fsencode(path)
-    if b"\0" in name:
-        _checked(-errno.EINVAL, op, shown, data)
-    return name
-
-
-def _options(fallback: bool) -> int:  # noqa: FBT001
-    return lib.VH_FALLBACK if fallback else 0
+    checked(result, op, shown, data)
 
 
 def _milliseconds(seconds: float) -> int:
     return math.ceil(max(0.0, min(seconds, LONGEST_WAIT)) * 1000)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
