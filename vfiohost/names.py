@@ -73,6 +73,15 @@ class PciNames:
         """The device's name, or ``None``: the file does not have it."""
         return self._device(vendor_id, device_id)
 
+    def known_devices(self, vendor_id: int) -> dict[int, str]:
+        """The names of all devices of a vendor that the file has, by their ids."""
+        found: dict[int, str] = {}
+        for match in _DEVICE.finditer(self._block(f"{vendor_id:04x}")):
+            name = match[2].decode("utf-8", "backslashreplace").strip()
+            if name:
+                found.setdefault(int(match[1], 16), name)
+        return found
+
     def full(self, vendor_id: int, device_id: int) -> str:
         """Vendor and device as lspci prints them (``NVIDIA Corporation GA102GL [A10]``)."""
         vendor = self._vendor(vendor_id)
@@ -232,6 +241,7 @@ def _cut_as_lspci(text: str, size: int) -> str:
 # Where a block ends: at the next line that is not indented so far. Comments and empty lines end
 # nothing in the file.
 _BLOCK_END = re.compile(rb"\n[^\t#\r\n]")
+_DEVICE = re.compile(rb"^\t([0-9a-f]{4})  (.*)$", re.MULTILINE)
 _INNER_BLOCK_END = re.compile(rb"\n(?:\t[^\t]|[^\t#\r\n])")
 
 

@@ -23,6 +23,7 @@ from vfiohost.guests.resources import (
     device_resource,
     mdev_resource,
     nameless,
+    namesakes,
     resources,
 )
 from vfiohost.model import MdevBus, MdevParent, MdevType, MediatedDevice, Snapshot, Unavailable
@@ -156,6 +157,21 @@ def test_resources_count_each_device_once(host: Snapshot, names: PciNames) -> No
     counted = [device for resource in found for device in resource.devices]
     assert len(set(counted)) == len(counted)
     assert {p.subject for p in collisions(found)} == {r.name for r in found if len(r.kinds) > 1}
+
+
+def test_what_another_node_may_offer_by_the_name_is_told() -> None:
+    names = PciNames.from_text(
+        "10de  NVIDIA\n\t20b1  GA100 [A100 PCIe 40GB]\n\t20f1  GA100  [A100 PCIe 40GB]\n"
+        "\t\t10de 1482  GA100 [A100 PCIe 40GB]\n\t20f2  [-]\n\t20f4  GA100 [A100 PCIe-40GB]\n"
+        "8086  Intel\n\t20f3  GA100 [A100 PCIe 40GB]\n"
+    )
+    one = device("0000:01:00.0", "vfio-pci", ids="10de:20b1", group=1)
+    (told,) = namesakes(resources(snapshot(one), names), names)
+    assert told.subject == "nvidia.com/GA100_A100_PCIE_40GB"
+    assert told.sentence.startswith("Not only 10de:20b1 has this resource name: 10de:20f1 would")
+    for ids in ("10de:20f2", "10de:20f4", "10de:9999"):
+        other = device("0000:02:00.0", "vfio-pci", ids=ids, group=2)
+        assert list(namesakes(resources(snapshot(other), names), names)) == []
 
 
 # ---- what only some hosts have -----------------------------------------------------------------

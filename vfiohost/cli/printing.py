@@ -9,7 +9,13 @@ from vfiohost.guests.kubevirt import kubevirt_yaml, left_out, vmi_yaml
 from vfiohost.guests.libvirt import libvirt_xml
 from vfiohost.guests.qemu import qemu_arguments
 from vfiohost.guests.ready import all_ready, named_ready
-from vfiohost.guests.resources import collisions, nameless, resources, unknown_vgpus
+from vfiohost.guests.resources import (
+    collisions,
+    nameless,
+    namesakes,
+    resources,
+    unknown_vgpus,
+)
 from vfiohost.plan.mdev import as_uuid
 from vfiohost.render.table import format_table
 
@@ -27,6 +33,7 @@ def show_resources(session: Session) -> None:
     snapshot = session.scan(mdev=True)
     found = resources(snapshot, session.host.names)
     _warn(session, collisions(found))
+    _warn(session, namesakes(found, session.host.names))
     _warn(session, nameless(snapshot.mdev.devices if snapshot.mdev else ()))
     _warn(session, unknown_vgpus(snapshot))
     session.value["allocatable"] = {r.name: len(r.devices) for r in found}
@@ -96,7 +103,9 @@ def _cluster(make: Callable[[Ready, PciNames], str]) -> Callable[[Session, Ready
         names = session.host.names
         _warn(session, left_out(ready))
         _warn(session, nameless(ready.mdevs))
-        _warn(session, collisions(resources(session.scan(mdev=True), names)))
+        found = resources(session.scan(mdev=True), names)
+        _warn(session, collisions(found))
+        _warn(session, namesakes(found, names))
         return make(ready, names)
 
     return text

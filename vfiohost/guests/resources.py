@@ -14,6 +14,7 @@ import attrs
 
 from vfiohost.model import Problem
 from vfiohost.nvidia import VENDOR_ID
+from vfiohost.plan.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -102,6 +103,29 @@ def collisions(found: Iterable[Resource]) -> Iterator[Problem]:
                 resource.name,
                 None,
                 f"{kinds} have this one resource name, so a guest that asks for it may get either.",
+            )
+
+
+def namesakes(found: Iterable[Resource], names: PciNames) -> Iterator[Problem]:
+    """What else has the name of a resource, as ``pci.ids`` has it: another node may offer that.
+
+    Args:
+        found: the resources of this host.
+        names: of all devices.
+    """
+    called: dict[str, list[str]] = defaultdict(list)
+    for device_id, name in names.known_devices(VENDOR_ID).items():
+        made = _plugin_name(name)
+        if made:
+            called[NAMESPACE + made].append(f"{VENDOR_ID:04x}:{device_id:04x}")
+    for resource in found:
+        others = [each for each in called[resource.name] if each not in resource.kinds]
+        if others:
+            yield Problem(
+                resource.name,
+                None,
+                f"Not only {listed(resource.kinds)} has this resource name: {listed(others)} would "
+                "have it too, so another node may offer that by it.",
             )
 
 
