@@ -51,10 +51,10 @@ KNOWN = {
     "nvidia-vf-on-vfio-pci": Known(
         "the simulation speaks for NVIDIA's vGPU driver, whose virtual functions vfio-pci refuses; "
         "those of the stand-in it takes",
-        re.compile(r"0000:0[34]:00\.[4-7] driver: vfio-pci \| as it was"),
+        re.compile(r"0000:(0[348]:00\.[4-7]|08:01\.0) driver: vfio-pci \| as it was"),
         re.compile(
             r"outcome: ok \| write (EINVAL|ENODEV)"
-            r"|(driver vfio-pci|/dev/vfio(/devices)?|/sys/class/vfio(-dev)?): .* \| as it was"
+            r"|(driver vfio-pci|/dev/vfio(/devices)?|/sys/class/vfio(-dev)?): .* \| .*"
         ),
     ),
     "stand-in-takes-all": Known(

@@ -28,6 +28,8 @@ from tests.kernel.lab.layout import (
     EDU,
     EMPTY_PORT,
     HOST_BRIDGE,
+    L40S,
+    L40S_VFS,
     NIC,
     NVME,
     NVME_VFS,
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 
     from tests.kernel.scenario import Action
 
-GPU_VFS = tuple(f"0000:03:00.{number}" for number in (4, 5, 6))
+A10_VFS = tuple(f"0000:03:00.{number}" for number in (4, 5, 6))
+GPU_VFS = (*A10_VFS, *L40S_VFS[:3])
 NATIVE = {
     NIC: "e1000",
     TWIN_NICS[0]: "e1000",
@@ -54,12 +57,12 @@ NATIVE = {
     PCIE_NIC: "e1000e",
     NVME: "nvme",
     **dict.fromkeys(NVME_VFS[:3], "nvme"),
-    **dict.fromkeys((*A10S, *GPU_VFS, T4, RTX3090[0]), "nvidia"),
+    **dict.fromkeys((*A10S, L40S, *GPU_VFS, T4, RTX3090[0]), "nvidia"),
 }
 """Which drivers functions have by themselves."""
 DRIVERLESS = (EDU, RTX3090[1], HOST_BRIDGE)
 ABSENT = "0000:00:1e.7"
-QUICK = (EDU, NVME, *NVME_VFS[:3], *GPU_VFS, T4, A10S[0], *RTX3090)
+QUICK = (EDU, NVME, *NVME_VFS[:3], *GPU_VFS, T4, A10S[0], L40S, *RTX3090)
 """Functions that are bound in no time; a NIC takes 0.3 s."""
 IDS = {EDU: "1234 11e8", NIC: "8086 100e", RTX3090[1]: "10de 1aef", T4: "10de 1eb8"}
 SAMPLES = (
@@ -72,7 +75,7 @@ SAMPLES = (
 )
 VGPUS = tuple(
     (parent, f"nvidia-{number}")
-    for parents, numbers in (((T4,), (222, 232, 234)), (GPU_VFS[:2], (588, 595, 597)))
+    for parents, numbers in (((T4,), (222, 232, 234)), (A10_VFS[:2], (588, 595, 597)))
     for parent in parents
     for number in numbers
 )
@@ -111,8 +114,14 @@ ids = st.sampled_from(
     + ("1234", "x", "", "1234 11e8 0", "10de ffffffff", "8086 100e 0 0 0 0 0", "1b36 10 0 0 0 0 5")
 )
 id_drivers = st.sampled_from(("vfio-pci", "vfio-pci", "nvidia", "e1000"))
-pfs = st.sampled_from((NVME, NVME, A10S[0]))
+pfs = st.sampled_from((NVME, NVME, A10S[0], L40S))
 counts = st.sampled_from(("0", "0", "1", "2", "2", "3", "0x2", "-1", "5", "33", "70000", "x", "\n"))
+vendor_vfs = st.sampled_from(L40S_VFS[:3])
+vendor_types = st.sampled_from(
+    ("1155",) * 4
+    + ("1156", "1153", "1150", "0", "0", "0", "0")
+    + ("1155\n", "01153", "4294968451", "999", "-1", "x", "", "0x483", "9" * 40)
+)
 openable = st.sampled_from((*QUICK, *TWIN_NICS, *UUIDS[:5], *UUIDS[:5]))
 
 
@@ -183,6 +192,16 @@ def new_id(driver: str, text: str) -> Store:
 def remove_id(driver: str, text: str) -> Store:
     """Remove a dynamic id."""
     return Store(f"{DRIVERS}/{driver}/remove_id", text)
+
+
+def vgpu_type(vf: str, text: str) -> Store:
+    """Make a vGPU of a virtual function, or end it."""
+    return Store(f"{DEVICES}/{vf}/nvidia/current_vgpu_type", text)
+
+
+def open_vgpu(vf: str, type_id: str) -> tuple[Action, ...]:
+    """Make a vGPU of a virtual function, open it, and try to end it."""
+    return (vgpu_type(vf, type_id), Open(vf), vgpu_type(vf, "0"))
 
 
 def on_mdev_driver(verb: str, driver: str, uuid: str) -> Store:
@@ -256,6 +275,8 @@ ACTIONS: dict[str, tuple[int, SearchStrategy[tuple[Action, ...]]]] = {
         2,
         _each(on_mdev_driver, st.sampled_from(("bind", "unbind")), mdev_drivers, uuids),
     ),
+    "vGPU type": (6, _each(vgpu_type, vendor_vfs, vendor_types)),
+    "open a vGPU": (2, _each(open_vgpu, vendor_vfs, vendor_types)),
     "open": (4, _each(Open, openable)),
     "open a group": (2, _each(open_group, st.sampled_from((*QUICK, *TWIN_NICS)))),
     "open twice": (

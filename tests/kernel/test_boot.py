@@ -36,13 +36,14 @@ def test_lspci_shows_what_nvidia_documents(lab: Machine) -> None:
     assert shown == DOCUMENTED.format(slot="03:00.0")
     every = lab.call(guest.run, ["lspci", "-n", "-d", "10de:"])["stdout"]
     ids = [line.split(":")[-1][:4] for line in every.splitlines()]
-    assert ids == ["2236", "2236", "2204", "1aef", "1e87", "10f8", "1ad8", "1ad9", "1eb8"]
+    assert ids == ["2236", "2236", "2204", "1aef", "1e87", "10f8", "1ad8", "1ad9", "1eb8", "26b9"]
 
 
 def test_functions_without_isolation_share_a_group(lab: Machine) -> None:
     groups = lab.call(guest.groups)
     together = [tuple(group) for group in groups.values()]
-    for alone in (layout.NIC, layout.PCIE_NIC, layout.NVME, *layout.A10S, layout.T4, layout.EDU):
+    cards = (*layout.A10S, layout.T4, layout.L40S)
+    for alone in (layout.NIC, layout.PCIE_NIC, layout.NVME, *cards, layout.EDU):
         assert (alone,) in together
     for group in (layout.TWIN_NICS, layout.RTX3090, layout.RTX2080):
         assert group in together

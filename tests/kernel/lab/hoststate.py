@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tests.kernel.lab.layout import A10S, NVME, T4
+from tests.kernel.lab.layout import A10S, L40S, L40S_VFS, NVME, T4
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 VFIO_FOLDERS = ("dev/vfio", "dev/vfio/devices", "sys/class/vfio", "sys/class/vfio-dev")
-PFS = (NVME, A10S[0])
+PFS = (NVME, A10S[0], L40S)
 TYPES = {"mtty": None, "mdpy": None, "mbochs": None, T4: ("nvidia-222", "nvidia-232", "nvidia-234")}
 """The types that are watched, by parent; ``None`` for all. NVIDIA's are many, and count alike."""
 STAND_INS = ("nvidia", "nouveau")
@@ -42,6 +42,10 @@ def read(root: str, locked: Collection[str] = ()) -> dict[str, str]:
     for name in _names(mdevs := f"{top}/sys/bus/mdev/devices"):
         links = (_target(f"{mdevs}/{name}/{link}") for link in ("mdev_type", "driver"))
         state[f"mdev {name}"] = " ".join((*links, _target(f"{mdevs}/{name}/iommu_group")))
+    for name in L40S_VFS:
+        folder = f"{top}/sys/bus/pci/devices/{name}/nvidia"
+        state[f"{name} type"] = _text(f"{folder}/current_vgpu_type")
+        state[f"{name} creatable"] = _ids(_text(f"{folder}/creatable_vgpu_types"))
     for name in _names(parents := f"{top}/sys/class/mdev_bus"):
         _read_types(state, name, f"{parents}/{name}/mdev_supported_types")
     state["autoprobe"] = _text(f"{top}/sys/bus/pci/drivers_autoprobe")
@@ -91,6 +95,10 @@ def _read_types(state: dict[str, str], parent: str, types: str) -> None:
     for name in TYPES.get(parent, VF_TYPES) or _names(types):
         left = _text(f"{types}/{name}/available_instances")
         state[f"{parent} {name}"] = " ".join((left, *_names(f"{types}/{name}/devices")))
+
+
+def _ids(creatable: str) -> str:
+    return " ".join(line.split()[0] for line in creatable.splitlines())
 
 
 def _target(link: str) -> str:

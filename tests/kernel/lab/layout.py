@@ -32,7 +32,10 @@ RTX3090 = ("0000:05:00.0", "0000:05:00.1")
 RTX2080 = tuple(f"0000:06:00.{number}" for number in range(4))
 """Display, audio, USB and UCSI, in one group."""
 T4 = "0000:07:00.0"
-EMPTY_PORT = "0000:00:15.0"
+L40S = "0000:08:00.0"
+L40S_VFS = (*(f"0000:08:00.{number}" for number in range(4, 8)), "0000:08:01.0")
+"""The first five of its seven."""
+EMPTY_PORT = "0000:00:16.0"
 """A root port with nothing behind it."""
 OUTSIDE = "0000:41:00.0"
 """A function without an IOMMU in front of it, and so without a group. It is of EDU's kind."""
@@ -125,7 +128,7 @@ def nic(name: str, device: str) -> list[str]:
 
 def _ports() -> list[str]:
     """Empty root ports."""
-    slots = range(0x10, 0x16)
+    slots = range(0x10, 0x17)
     devices = [f"pcie-root-port,chassis={slot},addr={slot:02x}.0,{ROOM}" for slot in slots]
     return [option for device in devices for option in ("-device", device)]
 

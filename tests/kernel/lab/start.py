@@ -1,7 +1,7 @@
 """The state in which random sequences start: richer than that of other tests, so that they get far.
 
-NVIDIA's stand-in is loaded and takes stores to ``sriov_numvfs``; the disk and the first A10 have
-virtual functions. Called in the guest.
+NVIDIA's stand-in is loaded and takes stores to ``sriov_numvfs``; the disk, the first A10 and the
+L40S have virtual functions. Called in the guest.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from tests.kernel.lab import hoststate
 from tests.kernel.lab.guest import listdir, load, run, store
-from tests.kernel.lab.layout import A10S, EDU, NVME, NVME_VFS, RTX3090, T4
+from tests.kernel.lab.layout import A10S, EDU, L40S, L40S_VFS, NVME, NVME_VFS, RTX3090, T4
 from tests.kernel.lab.state import DEVICES, DRIVERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PFS = {NVME: ("nvme", 2), A10S[0]: ("nvidia", 2)}
+PFS = {NVME: ("nvme", 2), A10S[0]: ("nvidia", 2), L40S: ("nvidia", 3)}
 """Which driver they have at the start, and how many virtual functions."""
 REMOVABLE = (EDU, T4, A10S[1], *RTX3090)
 """What sequences may remove. None has virtual functions: removals, slow binds and stores to
@@ -93,6 +93,8 @@ def settle() -> None:
 def _undo(base: dict[str, str], state: dict[str, str]) -> None:
     for uuid in listdir("/sys/bus/mdev/devices"):
         store(f"/sys/bus/mdev/devices/{uuid}/remove", "1")
+    for address in L40S_VFS:
+        store(f"{DEVICES}/{address}/nvidia/current_vgpu_type", "0")
     store("/sys/bus/pci/drivers_autoprobe", "1")
     for module in filter(_is_loaded, EXTRAS):
         run(["modprobe", "-r", module])

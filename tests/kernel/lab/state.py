@@ -102,7 +102,7 @@ def _tidy_drivers() -> None:
 
 
 def _remove_all_vfs() -> None:
-    for pf in (layout.NVME, *layout.A10S):
+    for pf in (layout.NVME, *layout.A10S, layout.L40S):
         _remove_vfs(pf)
     if ENABLE_SRIOV.exists():
         store(str(ENABLE_SRIOV), "N")  # not earlier: a PF on vfio-pci keeps its VFs then

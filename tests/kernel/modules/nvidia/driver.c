@@ -3,7 +3,7 @@
  * nvidia - a stand-in for NVIDIA's vGPU host driver, for tests.
  *
  * It drives the display functions with vendor 10de. What it shows follows
- * NVIDIA's driver: the ids, names and descriptions of the types (mdev.c); one
+ * NVIDIA's driver: the ids, names and descriptions of the types (mdev.c, vendor.c); one
  * type for all vGPUs of a card at a time; no SR-IOV through the plain
  * sriov_numvfs unless it is told to; unbindLock; and a remove() that waits for
  * the clients of the card. It has no alias, so that nothing loads it by itself
@@ -164,13 +164,16 @@ static int nvidia_sriov_configure(struct pci_dev *pdev, int wanted)
 
 static void nvidia_remove(struct pci_dev *pdev)
 {
-	struct function *function = pci_get_drvdata(pdev);
+	struct function *function =
+		takes_type(pdev) ? function_of_vf(pdev) : pci_get_drvdata(pdev);
 
 	if (READ_ONCE(clients))
 		pci_warn(pdev, "Attempting to remove device with non-zero usage count!\n");
 	while (READ_ONCE(clients))
 		msleep(20);
 	msleep(remove_ms);
+	if (takes_type(pdev))
+		unregister_vf(pdev);
 	unregister_parent(function->parent);
 	proc_remove(function->proc);
 	put_gpu(function->gpu);
@@ -195,14 +198,20 @@ static int nvidia_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	function->gpu = get_gpu(pci_physfn(pdev));
 	if (!function->gpu)
 		goto free;
-	function->parent = register_parent(pdev, function->gpu);
-	if (IS_ERR(function->parent)) {
-		ret = PTR_ERR(function->parent);
-		goto put;
+	if (takes_type(pdev)) {
+		ret = register_vf(pdev, function);
+		if (ret)
+			goto put;
+	} else {
+		function->parent = register_parent(pdev, function->gpu);
+		if (IS_ERR(function->parent)) {
+			ret = PTR_ERR(function->parent);
+			goto put;
+		}
+		pci_set_drvdata(pdev, function);
 	}
 	function->proc = proc_mkdir(pci_name(pdev), proc_gpus);
 	proc_create_data("unbindLock", 0644, function->proc, &unbind_lock_ops, function);
-	pci_set_drvdata(pdev, function);
 	return 0;
 
 put:

@@ -129,7 +129,7 @@ static int vgpu_open(struct vfio_device *vdev)
 	return 0;
 }
 
-static long vgpu_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg)
+long vgpu_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg)
 {
 	struct vfio_device_info info;
 	const unsigned long minsz = offsetofend(struct vfio_device_info, num_irqs);

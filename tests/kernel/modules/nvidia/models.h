@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The mdev types that NVIDIA's driver has for an A10 and a T4. */
+/* The types of vGPU that NVIDIA's driver has for an A10, a T4 and an L40S. */
 
 #ifndef MODELS_H
 #define MODELS_H
@@ -7,8 +7,8 @@
 #include <linux/types.h>
 
 /**
- * struct vgpu_model - an mdev type as NVIDIA's driver shows it
- * @id: the number after "nvidia-"
+ * struct vgpu_model - a type of vGPU as NVIDIA's driver shows it
+ * @id: its number, of an mdev type the one after "nvidia-"
  * @name: its name
  * @heads: virtual displays
  * @frl: frame rate limit, per second
@@ -61,6 +61,33 @@ static const struct vgpu_model t4_models[] = {
 	{ "232", "GRID T4-4Q", 4, 60, 4096, "7680x4320", 4 },
 	{ "233", "GRID T4-8Q", 4, 60, 8192, "7680x4320", 2 },
 	{ "234", "GRID T4-16Q", 4, 60, 16384, "7680x4320", 1 },
+};
+
+/* Not mediated devices: of these the driver shows no more than id and name. */
+static const struct vgpu_model l40s_models[] = {
+	{ .id = "1145", .name = "NVIDIA L40S-1B", .max_instance = 32 },
+	{ .id = "1146", .name = "NVIDIA L40S-2B", .max_instance = 24 },
+	{ .id = "1147", .name = "NVIDIA L40S-1Q", .max_instance = 32 },
+	{ .id = "1148", .name = "NVIDIA L40S-2Q", .max_instance = 24 },
+	{ .id = "1149", .name = "NVIDIA L40S-3Q", .max_instance = 16 },
+	{ .id = "1150", .name = "NVIDIA L40S-4Q", .max_instance = 12 },
+	{ .id = "1151", .name = "NVIDIA L40S-6Q", .max_instance = 8 },
+	{ .id = "1152", .name = "NVIDIA L40S-8Q", .max_instance = 6 },
+	{ .id = "1153", .name = "NVIDIA L40S-12Q", .max_instance = 4 },
+	{ .id = "1154", .name = "NVIDIA L40S-16Q", .max_instance = 3 },
+	{ .id = "1155", .name = "NVIDIA L40S-24Q", .max_instance = 2 },
+	{ .id = "1156", .name = "NVIDIA L40S-48Q", .max_instance = 1 },
+	{ .id = "1157", .name = "NVIDIA L40S-1A", .max_instance = 32 },
+	{ .id = "1158", .name = "NVIDIA L40S-2A", .max_instance = 24 },
+	{ .id = "1159", .name = "NVIDIA L40S-3A", .max_instance = 16 },
+	{ .id = "1160", .name = "NVIDIA L40S-4A", .max_instance = 12 },
+	{ .id = "1161", .name = "NVIDIA L40S-6A", .max_instance = 8 },
+	{ .id = "1162", .name = "NVIDIA L40S-8A", .max_instance = 6 },
+	{ .id = "1163", .name = "NVIDIA L40S-12A", .max_instance = 4 },
+	{ .id = "1164", .name = "NVIDIA L40S-16A", .max_instance = 3 },
+	{ .id = "1165", .name = "NVIDIA L40S-24A", .max_instance = 2 },
+	{ .id = "1166", .name = "NVIDIA L40S-48A", .max_instance = 1 },
+	{ .id = "2164", .name = "NVIDIA L40S-3B", .max_instance = 16 },
 };
 
 #endif

@@ -9,14 +9,17 @@
 #include <linux/pci.h>
 #include <linux/proc_fs.h>
 #include <linux/types.h>
+#include <linux/version.h>
 
 #include "models.h"
 
 #define VENDOR_NVIDIA	0x10de
 #define DEVICE_A10	0x2236
 #define DEVICE_T4	0x1eb8
+#define DEVICE_L40S	0x26b9
 
 struct mdev_driver;
+struct vfio_device;
 struct vgpu_parent;
 
 /**
@@ -64,5 +67,34 @@ extern struct mdev_driver vgpu_driver;
 
 struct vgpu_parent *register_parent(struct pci_dev *pdev, struct gpu *gpu);
 void unregister_parent(struct vgpu_parent *parent);
+long vgpu_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg);
+
+/* vendor.c: virtual functions that are vGPUs. NVIDIA's driver has them from Linux 6.8 on. */
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+bool takes_type(const struct pci_dev *pdev);
+int register_vf(struct pci_dev *pdev, struct function *function);
+void unregister_vf(struct pci_dev *pdev);
+struct function *function_of_vf(struct pci_dev *pdev);
+#else
+static inline bool takes_type(const struct pci_dev *pdev)
+{
+	return false;
+}
+
+static inline int register_vf(struct pci_dev *pdev, struct function *function)
+{
+	return -ENODEV;
+}
+
+static inline void unregister_vf(struct pci_dev *pdev)
+{
+}
+
+static inline struct function *function_of_vf(struct pci_dev *pdev)
+{
+	return NULL;
+}
+#endif
 
 #endif

@@ -113,6 +113,22 @@ static const struct card_model models[] = {
 		.functions = {
 			{ 0x1eb8, 0x030200, 1, GPU_BARS },
 		},
+	}, {
+		/* A real one has 32 virtual functions: these are enough, and quicker to make. */
+		.name = "l40s",
+		.subsystem = 0x1851,
+		.total_vfs = 7,
+		.vf_offset = 4,
+		.vf_stride = 1,
+		.vf_bars = {
+			[0] = { SZ_256K, MEM32 },
+			[1] = { SZ_16M, PREF64 },
+			[3] = { SZ_1M, PREF64 },
+		},
+		.nr_functions = 1,
+		.functions = {
+			{ 0x26b9, 0x030200, 1, GPU_BARS },
+		},
 	},
 };
 
@@ -137,7 +153,7 @@ struct card {
 static struct card cards[MAX_CARDS];
 static unsigned int nr_cards;
 
-static char *plug = "a10,a10,rtx3090,rtx2080,t4";
+static char *plug = "a10,a10,rtx3090,rtx2080,t4,l40s";
 module_param(plug, charp, 0444);
 MODULE_PARM_DESC(plug, "cards to plug into the empty root ports, in the order in which the kernel found these");
 
