@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.kernel.cases.terms import Case
-from tests.kernel.lab import guest, product, state
+from tests.kernel.lab import product, start, state
 from tests.kernel.lab.boot_images import GENERATORS
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
 from tests.kernel.lab.vm import Machine
+from tests.kernel.simulated_host import with_sriov
 from vfiohost import recording
 
 if TYPE_CHECKING:
@@ -246,12 +247,15 @@ def recorded(machines: Machines) -> Recording:
 
 @pytest.fixture(scope="session")
 def recorded_with_nvidia(machines: Machines) -> Recording:
-    """A recording of the machine while the stand-in for NVIDIA's driver is loaded."""
+    """A recording of the machine where random sequences start.
+
+    The stand-in for NVIDIA's driver is loaded and makes virtual functions when it is told to.
+    """
     machine = machines.get()
-    machine.call(guest.load, "nvidia")
+    machine.call(start.begin)
     text = machine.call(product.record, "the lab's machine with vGPUs", within=RECORD_SECONDS)
     machines.settle()
-    return recording.parse(text)
+    return with_sriov(recording.parse(text))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.kernel.cases import (
     reset,
     side_by_side,
     sriov,
+    vendor,
 )
 
 CASES = (
@@ -31,4 +32,5 @@ CASES = (
     *blocked_reads.CASES,
     *side_by_side.CASES,
     *iommufd.CASES,
+    *vendor.CASES,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.kernel.cases.terms import (
     DEVICES,
     FIRST_NIC,
+    MAKES_VFS,
     UUIDS,
     Case,
     bind,
@@ -115,7 +116,7 @@ CASES = (
         "45-fewer-than-asked",
         (
             Do(Load("nvidia")),
-            Do(Store("/sys/module/nvidia/parameters/sriov", "1")),
+            Do(MAKES_VFS),
             Do(Store("/sys/module/nvidia/parameters/max_vfs", "3")),
             Do(numvfs(8, A10)),
             *vfs_are(3, A10),

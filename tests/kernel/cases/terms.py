@@ -24,6 +24,8 @@ DEVICES = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
 MDEVS = "/sys/bus/mdev/devices"
 PARENTS = "/sys/class/mdev_bus"
+MAKES_VFS = Store("/sys/module/nvidia/parameters/sriov", "1")
+"""Have the stand-in for NVIDIA's driver take a plain store to ``sriov_numvfs``."""
 UUIDS = tuple(f"3d1d9e1a-4b6f-4c59-a8a0-6f4dbe0c7f{number:02x}" for number in range(32))
 UUID = UUIDS[0]
 FIRST_NIC, SECOND_NIC = TWIN_NICS
