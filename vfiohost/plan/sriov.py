@@ -358,8 +358,10 @@ class _Planner:
 
     def _bind(self, change: Change, *, is_new: bool = False) -> None:
         for step in steps([change], ()):
-            new = is_new and isinstance(step, WriteAttr)
-            self.steps.append(attrs.evolve(step, device_is_new=True) if new else step)
+            if is_new and isinstance(step, WriteAttr):
+                self.steps.append(attrs.evolve(step, device_is_new=True))
+            else:
+                self.steps.append(step)
 
     def _number_step(self, now: int, wanted: int, why: str) -> WriteAttr:
         path = f"{self.path}/sriov_numvfs"
