@@ -331,6 +331,8 @@ class HostBootPlanner(HostPlanner):
         self, texts: Iterable[str], files: Collection[str], snapshot: Snapshot | None
     ) -> list[str]:
         """The files that texts mean; they may be about devices that are not there any more."""
+        from difflib import get_close_matches
+
         from vfiohost.boot.driverctl import name_of
 
         names: dict[str, None] = {}
