@@ -9,7 +9,10 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.package.documents import ROOT, blocks, by_name, masked, shell
+from vfiohost import testing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +21,7 @@ DOCUMENT = "docs/tutorial.md"
 BLOCKS = by_name(DOCUMENT)
 RUNS = [name for kind, name in BLOCKS if kind == "run"]
 MARK = "=== block "
+PCI_IDS = "usr/share/misc/pci.ids"
 
 
 def run(directory: Path) -> dict[str, str]:
@@ -39,6 +43,17 @@ def test_every_block_is_run_made_or_printed() -> None:
     for block in found:
         assert block.language == languages.get(block.kind), f"line {block.line}"
     assert [name for kind, name in BLOCKS if kind == "output"] == RUNS
+
+
+@pytest.mark.parametrize("document", [DOCUMENT, "README.md"])
+def test_names_are_the_hosts_own_and_not_those_of_this_machine(document: str) -> None:
+    """What a document shows must not depend on the ``pci.ids`` of who runs it."""
+    names = set(
+        re.findall(r"^ *vfiohost sim ([\w-]+) ", (ROOT / document).read_text(), re.MULTILINE)
+    )
+    assert names
+    for name in names:
+        assert PCI_IDS in {file.path for file in testing.load(name).files}, name
 
 
 def test_the_blocks_print_what_the_text_shows(tmp_path: Path) -> None:
