@@ -129,6 +129,31 @@ def render_all(definitions: Iterable[MdevDefinition]) -> str:
     return _pretty([by_parent] if by_parent else [])
 
 
+def render_types(parents: Iterable[MdevParent]) -> str:
+    """What ``mdevctl types --dumpjson`` prints of what parents offer."""
+    offered = {
+        parent.name: [
+            {kind.type_id: _type_value(kind)}
+            for kind in sorted(parent.types, key=lambda kind: kind.type_id)
+        ]
+        for parent in sorted(parents, key=lambda parent: parent.name)
+    }
+    return _pretty([offered] if offered else [])
+
+
+def _type_value(kind: MdevType) -> dict[str, Any]:
+    description = kind.description
+    if isinstance(description, str):
+        description = description.strip().replace("\n", ", ")
+    fields = (
+        ("available_instances", kind.available_instances),
+        ("device_api", kind.device_api),
+        ("name", kind.name),
+        ("description", description),
+    )
+    return {key: value for key, value in fields if isinstance(value, str | int) and value != ""}
+
+
 def find_defined(
     definitions: Iterable[MdevDefinition], uuid: str, parent: str | None = None
 ) -> MdevDefinition:

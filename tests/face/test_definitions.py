@@ -77,6 +77,16 @@ def test_the_list_is_that_of_mdevctl(run: Runner, root: Path) -> None:
     assert ran.out == mdevctl(root, "list", "-d", "--dumpjson")
 
 
+@pytest.mark.parametrize("name", ["mtty", "few-vfs", "t4-v100-vgpu", "a10-pair"])
+def test_the_types_are_those_of_mdevctl(run: Runner, simulated: Maker, name: str) -> None:
+    root = simulated(name)
+    for folder in ("callouts", "notifiers"):
+        (root / "etc/mdevctl.d/scripts.d" / folder).mkdir(parents=True)
+    ran = run("mdev", "types", "--dumpjson", root=root)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == mdevctl_on(root, "types", "--dumpjson").stdout
+
+
 def test_a_definition_of_mdevctl_is_written_as_it_was(root: Path) -> None:
     uuid = "b716be33-0000-4000-8000-000000000004"
     mdevctl(root, "define", "-u", uuid, "-p", "mtty", "-t", "mtty-2")

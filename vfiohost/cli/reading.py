@@ -78,6 +78,11 @@ def list_mdev_types(session: Session) -> None:
     wanted = session.options.parent
     parents = bus.parents if wanted is None else find_parents(bus, wanted)
     session.value["parents"] = [values.parent_value(p) for p in parents]
+    if session.options.dumpjson:
+        from vfiohost.definitions import render_types
+
+        session.document = f"{render_types(parents)}\n"
+        return
     if not parents:
         _nothing(session, "No device on this host offers mediated devices.")
         return

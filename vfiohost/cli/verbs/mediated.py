@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def _mdev_types(parser: ArgumentParser) -> None:
-    parser.add_argument("-p", "--parent", metavar="PARENT", help="only this parent")
+    add = parser.add_argument
+    add("-p", "--parent", metavar="PARENT", help="only this parent")
+    add("--dumpjson", action="store_true", help="the same as mdevctl types --dumpjson prints it")
 
 
 def _mdev_list(parser: ArgumentParser) -> None:

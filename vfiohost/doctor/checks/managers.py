@@ -185,8 +185,9 @@ def check_configuration(facts: HostFacts) -> Iterator[Finding]:
             f"mdevctl keeps {counted(len(definitions), 'definition')} of mediated devices, and "
             "makes those again at boot that start by themselves."
             + (f" No type is offered now by {joined(gone)}: there it fails." if gone else ""),
-            "Have the types offered first (NVIDIA's virtual functions: sriov-manage -e), or "
-            f"mdevctl undefine what is for {joined(gone)}."
+            "Have the types offered first (NVIDIA's virtual functions: sriov-manage -e), and start "
+            "what is defined by `vfiohost mdev start --auto`; or `vfiohost mdev undefine` what is "
+            f"for {joined(gone)}."
             if gone
             else None,
         )
