@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vfiohost.record.names import shown_disks, shown_interfaces
+from vfiohost.record.names import shown_disks, shown_files, shown_interfaces
 
 VIRTUAL = "sys/devices/virtual/block"
 DISKS = (
@@ -87,3 +87,40 @@ def test_what_was_counted_is_counted_so_again() -> None:
     assert shown_disks({name: f"{VIRTUAL}/{name}" for name in sorted(disks)}) == {
         name: name for name in disks
     }
+
+
+FILES = {
+    "etc/modprobe.d/vfio.conf": "etc/modprobe.d/vfio.conf",
+    "etc/modprobe.d/nvidia-installer-disable-nouveau.conf": (
+        "etc/modprobe.d/nvidia-installer-disable-nouveau.conf"
+    ),
+    "etc/modprobe.d/acme-gpu.conf": "etc/modprobe.d/file0.conf",
+    "lib/modprobe.d/acme-gpu.conf": "lib/modprobe.d/file0.conf",
+    "lib/modprobe.d/customer-7.conf": "lib/modprobe.d/file1.conf",
+    "etc/udev/rules.d/99-vfio.rules": "etc/udev/rules.d/99-vfio.rules",
+    "etc/udev/rules.d/99-acme.rules": "etc/udev/rules.d/file0.rules",
+    "etc/libvirt/hooks/qemu": "etc/libvirt/hooks/qemu",
+    "etc/libvirt/hooks/qemu.d/10-acme": "etc/libvirt/hooks/qemu.d/file0",
+    "etc/libvirt/hooks/qemu.d/10-gpu": "etc/libvirt/hooks/qemu.d/10-gpu",
+    "etc/driverctl.d/pci-0000:65:00.0": "etc/driverctl.d/pci-0000:65:00.0",
+    "etc/driverctl.d/pci-acme": None,
+    "etc/mdevctl.d/0000:65:00.4/0b5cd3fe-1b2c-4d5e-8f90-123456789abc": (
+        "etc/mdevctl.d/0000:65:00.4/0b5cd3fe-1b2c-4d5e-8f90-123456789abc"
+    ),
+    "etc/mdevctl.d/0000:65:00.4/acme": None,
+    "etc/mdevctl.d/acme/0b5cd3fe-1b2c-4d5e-8f90-123456789abc": None,
+    "etc/mdevctl.d/scripts.d/acme": None,
+    "sys/class/iommu/dmar0": "sys/class/iommu/dmar0",
+    "etc/modprobe.d": "etc/modprobe.d",
+}
+
+
+def test_names_of_files_that_somebody_chose_are_counted() -> None:
+    assert shown_files(FILES) == FILES
+    again = [shown for shown in FILES.values() if shown is not None]
+    assert shown_files(again) == {path: path for path in again}
+    many = shown_files(f"etc/modprobe.d/acme{n}.conf" for n in range(12)).values()
+    assert len(set(many)) == 12
+    assert shown_files(filter(None, reversed(many))) == {path: path for path in many}
+    taken = shown_files(["etc/modprobe.d/acme.conf", "etc/modprobe.d/file0.conf"])
+    assert len(set(taken.values())) == 2

@@ -39,6 +39,12 @@ def machine(tmp_path: Path) -> Machine:
     host.bound("nvidia")
     text = "Model: \t NVIDIA A10\nGPU UUID: \t GPU-secret\nDevice Minor: \t 3\nGPU Excluded: No\n"
     host.write("proc/driver/nvidia/gpus/0000:65:00.0/information", text)
+    host.write("etc/modprobe.d/secret.conf", "options vfio-pci ids=10de:2236 # secret\n")
+    host.write("etc/udev/rules.d/10-secret.rules", 'SUBSYSTEM=="vfio", OWNER="secret"\n')
+    host.write("etc/libvirt/hooks/qemu.d/secret", "#!/bin/sh\n")
+    host.write("etc/driverctl.d/pci-secret", "vfio-pci\n")
+    host.write("etc/driverctl.d/pci-0000:65:00.0", "vfio-pci # secret\n")
+    host.write("etc/mdevctl.d/0000:65:00.0/secret", "{}")
     host.process(460, "secret", ["secret"], "/dev/nvidia3")
     host.in_class("drm", f"{GPU}/drm/card1")
     host.in_class("graphics", f"{GPU}/graphics/fb0")

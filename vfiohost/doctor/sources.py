@@ -187,6 +187,12 @@ def keep_first_domain(content: bytes) -> bytes | None:
     return content if not content.strip(b"0-\n") else None
 
 
+def keep_word(content: bytes) -> bytes | None:
+    """Of a file of driverctl: its first word, the name of a driver."""
+    words = content.split(maxsplit=1)
+    return words[0] + b"\n" if words else None
+
+
 def keep_mention(content: bytes) -> bytes | None:
     """Of udev's rules: only that they speak of VFIO or of driver overrides."""
     text = b"\n".join(line for line in content.splitlines() if not line.lstrip().startswith(b"#"))
@@ -215,7 +221,7 @@ COMMON: Final[tuple[Source, ...]] = (
     Source("proc/fb"),
     Source("proc/iomem", keep_framebuffer, limit=4 << 20),
     Source("proc/driver/nvidia/version", keep_nvidia),
-    Source(f"{DRIVERCTL}/pci-*", limit=4096),
+    Source(f"{DRIVERCTL}/pci-*", keep_word, limit=4096),
     *(Source(f"{directory}/*.conf", keep_modprobe) for directory in MODPROBE),
     Source(f"{UDEV_RULES}/*.rules", keep_mention),
     Source(f"{MDEVCTL}/*/*", keep_nothing),

@@ -16,6 +16,7 @@ from vfiohost.record.command_line import mask_cmdline
 from vfiohost.record.masking import mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
 from vfiohost.record.modules import Modules
+from vfiohost.record.names import shown_files
 from vfiohost.record.reading import names_in, number_of, target_of, text_of, text_of_link
 from vfiohost.record.uses import read_uses
 from vfiohost.recording import (
@@ -355,7 +356,11 @@ class _Capture:
     def _examined(self) -> Iterator[File]:
         """What `vfiohost doctor` looks at, so that it finds the same on the recording."""
         files, names = read_common(self.sysfs, timeout=self.timeout)
-        for path, content in (*files.items(), *names.items()):
+        shown = shown_files((*files, *names))
+        for original, content in (*files.items(), *names.items()):
+            path = shown[original]
+            if path is None:
+                continue
             if isinstance(content, Unavailable):
                 self.notes.append(f"{path}: left out ({content})")
             elif isinstance(content, bytes):

@@ -1,4 +1,4 @@
-"""The names of disks and interfaces in a recording. Pure.
+"""The names of disks, interfaces and configuration files in a recording. Pure.
 
 Those that the kernel and udev give stay, those that a host's owner may have chosen are counted.
 What was counted once is counted so again, so that to record a recording changes nothing.
@@ -12,8 +12,11 @@ from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
 
+from vfiohost.doctor.sources import DRIVERCTL, LIBVIRT_HOOKS, MDEVCTL, UDEV_RULES
+from vfiohost.modalias import MODPROBE
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # A disk whose name ends in a digit has a "p" before the number of a partition (disk_name in
 # block/partitions/core.c, bdevname before Linux 5.18).
@@ -33,8 +36,20 @@ _GIVEN_INTERFACE = re.compile(
     r"|(?:en|ib|wl|ww)(?:[os][0-9]{1,5}|(?:P[0-9]{1,5})?p[0-9]{1,3}s[0-9]{1,3})"
     r"(?:[a-z]{1,2}[0-9]{1,5}){0,6}"
 )
+# What names of files in etc are made of that say what the file is about, and no more.
+_PLAIN_FILE = re.compile(
+    r"(?:(?:amd|blacklist|conf|d|daemon|disable|disabled|dist|driver|drivers|drm|fb|fbdev|file|gpu"
+    r"|framebuffer|graphics|hooks|initramfs|installer|intel|iommu|iommufd|kms|kvm|libvirt|libxl|lxc"
+    r"|mdev|modeset|network|nouveau|nvidia|options|override|passthrough|pci|pve|qemu|rules|sriov"
+    r"|udev|vfio|vfiohost|vgpu|[0-9]{1,4})(?:[._-]|$))+"
+)
+_DRIVERCTL_FILE = re.compile(r"pci-[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_PARENT = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|mtty|mdpy|mbochs|matrix")
 _PARTITION = re.compile(r"p?([0-9]{1,3})")
 _ARRAY = "md_"
+_HOOKS = tuple(f"{LIBVIRT_HOOKS}{more}" for more in ("", "/daemon.d", "/qemu.d"))
+_FOLDERS = frozenset({*MODPROBE, UDEV_RULES, *_HOOKS})
 
 
 def shown_disks(paths: Mapping[str, str]) -> dict[str, str]:
@@ -86,6 +101,41 @@ def shown_interfaces(names: Iterable[str]) -> dict[str, str]:
         else:
             shown[name] = name if _GIVEN_INTERFACE.fullmatch(name) else f"net{next(chosen)}"
     return shown
+
+
+def shown_files(paths: Iterable[str]) -> dict[str, str | None]:
+    """The paths of configuration files in a recording, by those of the host.
+
+    A name that is made of words which say what the file is about stays (``vfio.conf``), any other
+    is counted, the same in each directory: of ``modprobe.d`` there are several, and the first file
+    of a name counts. Of what driverctl and mdevctl keep by device, that stays which can be theirs.
+
+    Args:
+        paths: relative to the root; those of other directories stay as they are.
+
+    Returns:
+        By path; ``None``: the file is none of theirs, and left out.
+    """
+    paths = list(paths)
+    chosen = {posixpath.basename(path) for path in paths if posixpath.dirname(path) in _FOLDERS}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(count)
+    counted = {}
+    for name in counted_order(name for name in chosen if not _PLAIN_FILE.fullmatch(name)):
+        ending = next((each for each in (".conf", ".rules") if name.endswith(each)), "")
+        counted[name] = f"file{next(numbers[ending])}{ending}"
+    return {path: _shown_file(path, counted) for path in paths}
+
+
+def _shown_file(path: str, counted: Mapping[str, str]) -> str | None:
+    folder, name = posixpath.split(path)
+    if folder in _FOLDERS:
+        return posixpath.join(folder, counted.get(name, name))
+    if folder == DRIVERCTL:
+        return path if _DRIVERCTL_FILE.fullmatch(name) else None
+    if posixpath.dirname(folder) == MDEVCTL:
+        is_one = _UUID.fullmatch(name) and _PARENT.fullmatch(posixpath.basename(folder))
+        return path if is_one else None
+    return path
 
 
 def counted_order(names: Iterable[str]) -> list[str]:
