@@ -15,7 +15,7 @@ from vfiohost.errors import ParseError
 from vfiohost.model import NVSWITCH, CardTypes, CardVgpuType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from vfiohost.model import MdevType, PciDevice
 
@@ -65,8 +65,11 @@ _NAME = re.compile(
 )
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _CREATABLE = re.compile(r"([0-9]{1,10})\s*:\s*(\S.*)")
-_CONFIG_TYPE = re.compile(r'<vgpuType\s+id="([0-9]{1,10})"\s+name="([^"<>&]{1,80})"')
-_CONFIG_CARD = re.compile(r"<pgpu\b(.*?)</pgpu>", re.DOTALL)
+_CONFIG_TYPE = re.compile(r'\s+id="([0-9]{1,10})"\s+name="([^"<>&]{1,80})"')
+_CONFIG_SIZE = re.compile(
+    r"<(profileSize|framebuffer|fbReservation)>\s*0x([0-9a-f]{1,12})\s*</",
+    re.IGNORECASE,
+)
 _CONFIG_DEVICE = re.compile(
     r'<devId\s+vendorId="0x10de"\s+deviceId="0x([0-9a-f]{1,4})"\s+'
     r'subsystemVendorId="0x[0-9a-f]{1,4}"\s+subsystemId="0x([0-9a-f]{1,4})"',
@@ -214,25 +217,48 @@ def parse_vgpu_config(text: str, device_ids: Collection[int]) -> tuple[CardTypes
     """Read what :data:`VGPU_CONFIG` says of some cards.
 
     Of the XML file only the few elements that matter are looked for (``vgpuType``, ``pgpu``,
-    ``supportedVgpu``); what has another form is left out.
+    ``supportedVgpu``), in time that grows with its length alone; no entity is expanded, and what
+    has another form is left out.
 
     Args:
         text: the file.
         device_ids: of the cards.
     """
-    names = {int(m[1]): m[2] for m in _CONFIG_TYPE.finditer(text)}
+    types: dict[int, tuple[str, int | None]] = {}
+    for block in _elements(text, "vgpuType"):
+        head = _CONFIG_TYPE.match(block)
+        if head:
+            types[int(head[1])] = (head[2], _profile_mib(block))
     found = []
-    for block in _CONFIG_CARD.finditer(text):
-        card = _CONFIG_DEVICE.search(block[1])
+    for block in _elements(text, "pgpu"):
+        card = _CONFIG_DEVICE.search(block)
         if card is None or int(card[1], 16) not in device_ids:
             continue
-        types = [
-            CardVgpuType(int(m[1]), names[int(m[1])], int(m[2]))
-            for m in _CONFIG_SUPPORTED.finditer(block[1])
-            if int(m[1]) in names
+        supported = [(int(m[1]), int(m[2])) for m in _CONFIG_SUPPORTED.finditer(block)]
+        made = [
+            CardVgpuType(number, types[number][0], most, types[number][1])
+            for number, most in supported
+            if number in types
         ]
-        found.append(CardTypes(int(card[1], 16), int(card[2], 16) or None, tuple(types)))
+        found.append(CardTypes(int(card[1], 16), int(card[2], 16) or None, tuple(made)))
     return tuple(found)
+
+
+def _elements(text: str, tag: str) -> Iterator[str]:
+    """What stands between each closing tag and the last opening one before it."""
+    for part in text.split(f"</{tag}>")[:-1]:
+        _, opened, inside = part.rpartition(f"<{tag}")
+        if opened:
+            yield inside
+
+
+def _profile_mib(block: str) -> int | None:
+    """The memory of a type in MiB, what is reserved of it for the host included."""
+    sizes = {m[1].lower(): int(m[2], 16) for m in _CONFIG_SIZE.finditer(block)}
+    whole = sizes.pop("profilesize", None)
+    # The reservation is a part of what the type takes of the card, and none of what a guest sees.
+    whole = sum(sizes.values()) if whole is None and len(sizes) > 1 else whole
+    return whole >> 20 if whole else None
 
 
 def _number(text: str | None, *, unit: str = "") -> int | None:

@@ -128,7 +128,10 @@ class VgpuGpu:
         vgpus: those that exist, in order of place, then name.
         framebuffer_mib: the memory that vGPUs share, in MiB, or ``None`` where that is not known.
         is_mixed: it takes vGPUs of different types side by side, as the driver shows while it has
-            one. Without any vGPU nothing tells, and one type at a time is what to expect.
+            one and room for another; ``None`` where nothing tells. One type at a time is what to
+            expect then: it has to be set otherwise (``nvidia-smi vgpu -shm 1``).
+        unread: vGPUs whose type, and virtual functions of which it could not be read whether they
+            are vGPUs.
         why_not: why it makes none, as a sentence, where ``backend`` is ``None``.
         remedy: what to do about that.
         is_waiting: it makes none, but NVIDIA's driver has it and its virtual functions, or could
@@ -141,7 +144,8 @@ class VgpuGpu:
     places: tuple[Place, ...] = ()
     vgpus: tuple[Vgpu, ...] = ()
     framebuffer_mib: int | None = None
-    is_mixed: bool = False
+    is_mixed: bool | None = None
+    unread: tuple[str, ...] = ()
     why_not: str = ""
     remedy: str = ""
     is_waiting: bool = False
@@ -168,6 +172,10 @@ class VgpuGpu:
         for place in self.places:
             found.update({key: left for key, left in place.left.items() if isinstance(left, int)})
         return MappingProxyType(found)
+
+    def silent(self, type_id: str) -> tuple[str, ...]:
+        """The places of which it could not be read how many more of a type they can make."""
+        return tuple(p.name for p in self.places if isinstance(p.left.get(type_id), Unavailable))
 
     def find_type(self, text: str) -> VgpuType:
         """The type that a text stands for.
@@ -356,7 +364,6 @@ def _with_functions(
 ) -> VgpuGpu:
     at = device.address
     readable = [f for f in functions if isinstance(f.current, int)]
-    places = [Place(str(f.address), _left(f)) for f in readable]
     vgpus = [
         Vgpu(
             str(f.address),
@@ -368,8 +375,7 @@ def _with_functions(
         for f in readable
         if f.current
     ]
-    names, most = _names(snapshot, device)
-    types = {number: _of_name(str(number), name) for number, name in names.items()}
+    types = _types(snapshot, device)
     for vgpu in vgpus:
         types.setdefault(int(str(vgpu.type_id)), _of_name(str(vgpu.type_id), None))
     memory = None
@@ -377,37 +383,45 @@ def _with_functions(
         sizes = (t.framebuffer_mib or 0 for t in types.values() if not t.is_mig)
         memory = max(sizes, default=0) or None
     for number, kind in types.items():
-        fits = most.get(number)
+        fits = kind.max_instances
         if fits is None and memory and kind.framebuffer_mib and not kind.is_mig:
             fits = memory // kind.framebuffer_mib
         if fits is not None:
             types[number] = attrs.evolve(kind, max_instances=min(fits, len(functions)))
-    return _made(at, "vfio-vf", memory, types=types.values(), places=places, vgpus=vgpus)
+    places = [Place(str(f.address), _left(f, types)) for f in readable]
+    unread = [str(f.address) for f in functions if isinstance(f.current, Unavailable)]
+    made = _made(at, "vfio-vf", memory, types=types.values(), places=places, vgpus=vgpus)
+    return attrs.evolve(made, unread=(*made.unread, *unread))
 
 
-def _left(function: VgpuFunction) -> dict[str, int | Unavailable]:
-    if function.current or isinstance(function.creatable, Unavailable):
+def _left(function: VgpuFunction, types: Iterable[int]) -> dict[str, int | Unavailable]:
+    if function.current:
         return {}
+    if isinstance(function.creatable, Unavailable):
+        return dict.fromkeys(map(str, types), function.creatable)
     return {str(number): 1 for number, _ in function.creatable}
 
 
-def _names(snapshot: Snapshot, device: PciDevice) -> tuple[dict[int, str], dict[int, int]]:
-    """The types that a card can make, and how many of each where its driver's file says so.
+def _types(snapshot: Snapshot, device: PciDevice) -> dict[int, VgpuType]:
+    """The types that a card can make, with what its driver's file says of them.
 
-    A card lists only what it still has room for; so the driver's file is asked first, then what
-    cards of its kind list, and what is known of it in public.
+    A card lists only what it still has room for; so cards of its kind are asked as well, the
+    driver's file, and what is known of it in public.
     """
-    names: dict[int, str] = {}
-    most: dict[int, int] = {}
-    for card in _files(snapshot, device):
-        names |= {t.number: t.name for t in card.types}
-        most |= {t.number: t.max_instances for t in card.types}
+    told = {t.number: t for card in _files(snapshot, device) for t in card.types}
+    names = dict(KNOWN_VGPU_TYPES.get(device.device_id, {}))
+    names |= {number: each.name for number, each in told.items()}
     for function in _alike(snapshot, device):
         if not isinstance(function.creatable, Unavailable):
             names |= dict(function.creatable)
-    for number, name in KNOWN_VGPU_TYPES.get(device.device_id, {}).items():
-        names.setdefault(number, name)
-    return names, most
+    types = {number: _of_name(str(number), name) for number, name in names.items()}
+    for number, each in told.items():
+        types[number] = attrs.evolve(
+            types[number],
+            framebuffer_mib=each.framebuffer_mib or types[number].framebuffer_mib,
+            max_instances=each.max_instances,
+        )
+    return types
 
 
 def _is_complete(snapshot: Snapshot, device: PciDevice) -> bool:
@@ -461,5 +475,13 @@ def _made(
         places=tuple(places),
         vgpus=tuple(sorted(vgpus, key=lambda v: (order[v.place], v.name))),
         framebuffer_mib=memory,
-        is_mixed=bool(used & beside) and len(beside) > 1,
+        is_mixed=_is_mixed(used & beside, listed & beside),
+        unread=tuple(v.name for v in vgpus if isinstance(v.type_id, Unavailable)),
     )
+
+
+def _is_mixed(used: set[str], listed: set[str]) -> bool | None:
+    """Whether types go side by side, by those that are there and those of which one more fits."""
+    if len(used) > 1 or (used and listed - used):
+        return True
+    return False if used and listed else None

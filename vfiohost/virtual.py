@@ -131,11 +131,13 @@ class CardVgpuType:
         number: as in ``current_vgpu_type``.
         name: ``NVIDIA L40S-2Q``.
         max_instances: how many fit on one card.
+        framebuffer_mib: memory of one in MiB, or ``None`` where the file does not say.
     """
 
     number: int
     name: str
     max_instances: int
+    framebuffer_mib: int | None = None
 
 
 @attrs.frozen

@@ -289,7 +289,7 @@ class _Values:
         for gpu in self._vgpu_gpus:
             if wanted in (None, str(gpu.address), str(gpu.address)[5:]):
                 for each in capacities(gpu):
-                    yield each.kind.short, f"{each.kind.type_id} ({each.remaining} left)"
+                    yield each.kind.short, f"{each.kind.type_id} ({each.room} left)"
 
     def _parent(self) -> Iterator[Candidate]:
         for parent in self._snapshot.mdev.parents if self._snapshot.mdev else ():

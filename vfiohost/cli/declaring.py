@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from vfiohost.cli.carrying import EXIT_CHANGES
 from vfiohost.cli.files import STDOUT, check_file, write_whole
 from vfiohost.cli.options import seconds_of
-from vfiohost.errors import NotFoundError, PlanRefused
+from vfiohost.errors import ApplyError, NotFoundError, PlanRefused
 from vfiohost.host_file.modes import MODES, gpus_and_switches, mode_file
 from vfiohost.host_file.reading import MOST_BYTES, parse
 from vfiohost.host_file.writing import update, write
 from vfiohost.host_stages import Declared, export_tables, read_host_file
+from vfiohost.plan.types import Report
 from vfiohost.plan.words import counted
 from vfiohost.render.differences import difference_lines, difference_value
 from vfiohost.render.plans import incomplete_lines, plan_lines, step_line
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vfiohost.host_file.types import HostFile
     from vfiohost.host_stages import Stage
     from vfiohost.model import Snapshot
-    from vfiohost.plan.types import Plan, Report, StepResult
+    from vfiohost.plan.types import Plan, StepResult
 
 
 _TICK = 0.25  # seconds between two looks for devices that are not there yet
@@ -160,6 +161,12 @@ def apply_stages(session: Session, stages: Sequence[Stage], purpose: str) -> Non
                 progress=progress,
                 watch=session.waits.begin,
             )
+        except ApplyError as error:
+            # What was not known is likely to be why.
+            if isinstance(error.report, Report) and not (options.quiet or output.json):
+                lines = incomplete_lines(error.report.plan)
+                session.aside.say(output.text([f"vfiohost: {line}" for line in lines]))
+            raise
         finally:
             session.waits.clear()
     for stage, report in zip(stages, reports, strict=True):

@@ -17,6 +17,7 @@ ALLOW_WORDS = (
     "host-driver",
     "network",
     "node",
+    "room-unknown",
     "shared-group",
     "storage",
     "vfio-user",

@@ -29,7 +29,9 @@ def show_types(session: Session) -> None:
 
 def show_capacity(session: Session) -> None:
     """``vfiohost vgpu capacity [GPU..]``."""
-    _show(session, render.capacity_table)
+    gpus = _show(session, render.capacity_table)
+    if not session.output.json and not session.options.quiet:
+        session.output.notes([f"note: {sentence}" for sentence in render.doubts(gpus)])
 
 
 def list_vgpus(session: Session) -> None:
@@ -113,13 +115,14 @@ VERBS: Mapping[str, Callable[[Session], None]] = {
 """The verbs of this module."""
 
 
-def _show(session: Session, table: Table) -> None:
+def _show(session: Session, table: Table) -> list[VgpuGpu]:
     gpus = _gpus(session)
     session.value["gpus"] = [render.gpu_value(gpu) for gpu in gpus]
     if gpus:
         session.lines += table(gpus, session.output.paint_for(sys.stdout))
     else:
         _nothing(session, "No GPU of this host makes vGPUs as it is now.")
+    return gpus
 
 
 def _gpus(session: Session) -> list[VgpuGpu]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ALLOW_SHARED_GROUP = "shared-group"
 ALLOW_HOST_DRIVER = "host-driver"
+ALLOW_ROOM_UNKNOWN = "room-unknown"
 ALLOWABLE = frozenset(
     {
         ALLOW_CONSOLE,
@@ -46,6 +47,7 @@ ALLOWABLE = frozenset(
         ALLOW_HOST_DRIVER,
         ALLOW_NETWORK,
         ALLOW_NODE,
+        ALLOW_ROOM_UNKNOWN,
         ALLOW_SHARED_GROUP,
         ALLOW_STORAGE,
         ALLOW_VFIO_USER,

@@ -288,7 +288,8 @@ class Plan:
         origins: the state before, of each device whose driver or override the plan changes.
         notes: things that the person should know but that stand in the way of nothing.
         incomplete: what could not be found out, as sentences: of who uses the devices, so that
-            there may be more users than were judged; or of what they had before.
+            there may be more users than were judged; of what they had before; or of whether there
+            is room for all of it.
     """
 
     verb: str

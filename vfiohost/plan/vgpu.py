@@ -17,11 +17,11 @@ import attrs
 from vfiohost.errors import NotFoundError, ParseError, PlanRefused, Refusal
 from vfiohost.model import MdevBus, Unavailable, natural_key
 from vfiohost.nvidia import VGPU_TYPE
-from vfiohost.plan.hazards import check_allow
+from vfiohost.plan.hazards import ALLOW_ROOM_UNKNOWN, check_allow
 from vfiohost.plan.in_use import ALLOW_VGPU, use_refusals
 from vfiohost.plan.mdev import create_step, parse_uuid, remove_step, uuid_refusals
 from vfiohost.plan.types import Expect, Plan, Store, WriteAttr
-from vfiohost.plan.vgpu_room import Fill, summary
+from vfiohost.plan.vgpu_room import Fill, Room, summary
 from vfiohost.plan.words import counted
 from vfiohost.vgpus import vgpu_gpus
 
@@ -76,7 +76,8 @@ def plan_vgpu_create(
     refusals = [*change.refusals(), *uuid_refusals(_bus(snapshot), given)]
     steps = change.creations(iter(given or fresh))
     subjects = tuple(name for name, _ in steps)
-    plan = Plan("vgpu create", subjects, tuple(step for _, step in steps))
+    unknown = tuple(map(_tried, change.unknown()))
+    plan = Plan("vgpu create", subjects, tuple(step for _, step in steps), incomplete=unknown)
     if refusals:
         raise PlanRefused(refusals, plan)
     return plan
@@ -131,14 +132,16 @@ def plan_vgpus(
 
     vGPUs that are wanted stay. Of a type that there is too much of go those that nobody uses, the
     highest virtual function first. Whether all that is wanted fits is checked of all GPUs before
-    anything is planned to go.
+    anything is planned to go. Where that cannot be known it is tried if nothing has to go for it,
+    with a warning that says so, and refused else.
 
     Args:
         snapshot: as for :func:`plan_vgpu_create`, with the usage of the GPUs' vGPUs.
         wanted: how many of each type each GPU shall have, by id or name of the type; of a GPU with
             an empty mapping all vGPUs go. GPUs that are not in it are left alone.
         fresh: UUIDs that nothing has, for mediated devices.
-        allow: ``vfio-user`` permits to remove a vGPU that a process has open.
+        allow: ``vfio-user`` permits to remove a vGPU that a process has open; ``room-unknown``
+            permits to remove vGPUs for others of which it is not known whether they fit.
 
     Returns:
         A plan whose subjects are the GPUs. It first removes and then creates; it is empty when all
@@ -163,6 +166,9 @@ def plan_vgpus(
         refusals += [*_unreadable(gpu, change), *change.refusals()]
         changes.append(change)
     going = [vgpu for change in changes for vgpu in change.surplus]
+    unknown = [sentence for change in changes for sentence in change.unknown()]
+    is_tried = not going or ALLOW_ROOM_UNKNOWN in allow
+    refusals += [] if is_tried else [refusal for c in changes for refusal in c.doubtful()]
     refusals += _in_use(snapshot, [vgpu.name for vgpu in going], allow)
     removals = [_removal(snapshot, vgpu) for vgpu in going]
     made = [step for c in changes for _, step in c.creations(fresh)]
@@ -170,7 +176,7 @@ def plan_vgpus(
         "vgpu set",
         tuple(str(address) for address in sorted(wanted)),
         (*removals, *made),
-        incomplete=_incomplete(snapshot) if removals else (),
+        incomplete=(*(_incomplete(snapshot) if removals else ()), *map(_tried, unknown)),
     )
     if refusals:
         raise PlanRefused(refusals, plan)
@@ -198,23 +204,44 @@ class _Change:
         return tuple(vgpu for vgpu in self.gpu.vgpus if vgpu.name not in kept)
 
     def refusals(self) -> Iterator[Refusal]:
-        """The types of which there would be more than fit."""
+        """The types of which there would be more than can fit."""
+        for fill, kind, number in self._rounds():
+            if not _room(fill, kind).may_take(number):
+                yield _no_room(fill, kind, number)
+
+    def unknown(self) -> Iterator[str]:
+        """The types of which it is not known whether so many fit, as sentences."""
+        for fill, kind, number in self._rounds():
+            room = _room(fill, kind)
+            if room.least < number and room.may_take(number):
+                yield _unknown(fill, kind, number, room)
+
+    def doubtful(self) -> Iterator[Refusal]:
+        """The same as refusals, where something would have to go first."""
+        at = str(self.gpu.address)
+        for sentence in self.unknown():
+            yield Refusal(
+                "room-unknown",
+                at,
+                sentence,
+                "See what its driver says when the vGPUs that have to go are gone "
+                "(`vfiohost vgpu remove`), or let it be tried all the same: `--allow "
+                f"{ALLOW_ROOM_UNKNOWN}`. If the driver refuses, what went is created again, empty.",
+            )
+
+    def _rounds(self) -> Iterator[tuple[Fill, VgpuType, int]]:
+        """What is created, type by type, with what the GPU has by then."""
         fill = Fill(self.gpu, Counter(str(vgpu.type_id) for vgpu in self.kept))
         for kind, number in _largest_first(self.more):
-            room = fill.left(kind)
-            if room < number:
-                yield _no_room(fill, kind, number)
-            fill = fill.with_more(kind, min(room, number))
+            yield fill, kind, number
+            fill = fill.with_more(kind, _fitting(fill, kind, number))
 
     def creations(self, uuids: Iterator[str]) -> list[tuple[str, WriteAttr]]:
-        """The names of the new vGPUs, of as many as fit, and the steps that create them."""
-        fill = Fill(self.gpu, Counter(str(vgpu.type_id) for vgpu in self.kept))
+        """The names of the new vGPUs, of as many as may fit, and the steps that create them."""
         taken = {vgpu.place for vgpu in self.kept} if self.gpu.takes_one_each else set()
         steps = []
-        for kind, number in _largest_first(self.more):
-            fitting = min(number, fill.left(kind))
-            fill = fill.with_more(kind, fitting)
-            for place in self._places(kind, fitting, taken):
+        for fill, kind, number in self._rounds():
+            for place in self._places(kind, _fitting(fill, kind, number), taken):
                 name = place if self.gpu.backend == "vfio-vf" else next(uuids)
                 steps.append((name, _creation(self.gpu, kind, place, name)))
         return steps
@@ -224,12 +251,13 @@ class _Change:
         if not self.gpu.takes_one_each:
             yield from [self.gpu.places[0].name] * number
             return
-        for place in self.gpu.places:
+        silent = self.gpu.silent(kind.type_id)
+        # Those that do not tell come last.
+        for place in sorted(self.gpu.places, key=lambda each: each.name in silent):
             if not number:
                 return
-            left = place.left.get(kind.type_id)
             # What the driver says of a type is about the GPU with what it has now.
-            is_offered = self.surplus or (isinstance(left, int) and left > 0)
+            is_offered = self.surplus or place.name in silent or place.left.get(kind.type_id)
             if place.name not in taken and is_offered:
                 taken.add(place.name)
                 number -= 1
@@ -332,24 +360,48 @@ def _no_vgpus(gpu: VgpuGpu) -> Refusal:
     return Refusal("no-vgpus", str(gpu.address), gpu.why_not, gpu.remedy)
 
 
+def _room(fill: Fill, kind: VgpuType) -> Room:
+    """What may fit, where the GPU may take several types as well."""
+    return fill.room(kind, expected=False)
+
+
+def _fitting(fill: Fill, kind: VgpuType, number: int) -> int:
+    most = _room(fill, kind).most
+    return number if most is None else min(number, most)
+
+
 def _no_room(fill: Fill, kind: VgpuType, number: int) -> Refusal:
-    gpu, room = fill.gpu, fill.left(kind)
-    holds = summary(gpu, fill.held)
-    beside = f" beside {holds}" if holds else ""
+    gpu, room = fill.gpu, _room(fill, kind).most or 0
     verb = "was" if number == 1 else "were"
     remedy = "See what fits: `vfiohost vgpu capacity`."
-    if "one-type" in fill.limits(kind):
+    if "one-type" in fill.limits(kind, expected=False):
         remedy = (
-            "Choose one type for this GPU. (Where it takes several, `nvidia-smi vgpu -shm 1`, that "
-            f"shows once it has a vGPU: create that first, then the others.) {remedy}"
+            "Choose one type for this GPU, or set it to take several while it has no vGPU "
+            f"(`nvidia-smi vgpu -shm 1`), where it can. {remedy}"
         )
     return Refusal(
         "no-room",
         str(gpu.address),
-        f"GPU {gpu.address} has room for {counted(room, 'more vGPU')} of {kind}{beside}, and "
-        f"{number} {verb} asked for: {fill.with_more(kind, room).why_full(kind)}.",
+        f"GPU {gpu.address} has room for {counted(room, 'more vGPU')} of {kind}{_beside(fill)}, "
+        f"and {number} {verb} asked for: {fill.with_more(kind, room).why_full(kind)}.",
         remedy,
     )
+
+
+def _unknown(fill: Fill, kind: VgpuType, number: int, room: Room) -> str:
+    return (
+        f"Whether GPU {fill.gpu.address} has room for {counted(number, 'more vGPU')} of "
+        f"{kind}{_beside(fill)} is not known: {room.doubt}."
+    )
+
+
+def _tried(sentence: str) -> str:
+    return f"{sentence} It is tried, and undone if the driver refuses. [room-unknown]"
+
+
+def _beside(fill: Fill) -> str:
+    holds = summary(fill.gpu, fill.held)
+    return f" beside {holds}" if holds else ""
 
 
 def _unreadable(gpu: VgpuGpu, change: _Change) -> Iterator[Refusal]:

@@ -70,7 +70,7 @@ def plan_lines(plan: Plan, root: str = "/", paint: Paint = plain) -> list[str]:
 
 
 def incomplete_lines(plan: Plan) -> list[str]:
-    """What is not known of who uses the devices of a plan."""
+    """What is not known of who uses the devices of a plan, and of what they have room for."""
     return [f"warning: {printable(sentence)}" for sentence in plan.incomplete]
 
 

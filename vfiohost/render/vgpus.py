@@ -63,7 +63,10 @@ def vgpu_table(gpus: Iterable[VgpuGpu], paint: Paint = plain) -> list[str]:
 
 
 def capacity_table(gpus: Iterable[VgpuGpu], paint: Paint = plain) -> list[str]:
-    """One line for each type of each GPU: what there is, what fits, and what fits after one."""
+    """One line for each type of each GPU: what there is, what fits, and what fits after one.
+
+    What fits is ``1-7`` where one fits for sure, and no more than 7: see :func:`doubts`.
+    """
     rows: list[list[Cell]] = [
         [
             (str(gpu.address), "plain"),
@@ -72,8 +75,8 @@ def capacity_table(gpus: Iterable[VgpuGpu], paint: Paint = plain) -> list[str]:
             (_memory(c.kind), "plain"),
             (text_of(c.kind.max_instances), "plain"),
             (str(c.existing), "plain" if c.existing else "dim"),
-            (str(c.remaining), "good" if c.remaining else "dim"),
-            (_after(c), "plain" if c.remaining else "dim"),
+            (str(c.room), "dim" if c.room.most == 0 else "good"),
+            (_after(c), "dim" if c.room.most == 0 else "plain"),
         ]
         for gpu in gpus
         for c in capacities(gpu)
@@ -81,6 +84,15 @@ def capacity_table(gpus: Iterable[VgpuGpu], paint: Paint = plain) -> list[str]:
     headers = ["GPU", "TYPE", "NAME", "FRAMEBUFFER", "MAX", "EXISTING", "REMAINING", "AFTER ONE"]
     right = ("FRAMEBUFFER", "MAX", "EXISTING", "REMAINING")
     return format_table(headers, rows, right=right, paint=paint)
+
+
+def doubts(gpus: Iterable[VgpuGpu]) -> list[str]:
+    """Why it is not known how many more vGPUs fit, as sentences: one for each reason of a GPU."""
+    return [
+        f"How many more vGPUs GPU {gpu.address} has room for is not known: {doubt}."
+        for gpu in gpus
+        for doubt in dict.fromkeys(c.room.doubt for c in capacities(gpu) if c.room.doubt)
+    ]
 
 
 def created_lines(gpus: Iterable[VgpuGpu], names: Iterable[str]) -> list[str]:
@@ -142,7 +154,9 @@ def _capacity_value(capacity: Capacity) -> Value:
         "mig_slices": kind.parts.slices if kind.parts else None,
         "mig_suffix": kind.parts.suffix if kind.parts else None,
         "existing": capacity.existing,
-        "remaining": capacity.remaining,
+        "remaining": capacity.room.most,
+        "remaining_for_sure": capacity.room.least,
+        "doubt": capacity.room.doubt or None,
         "after": dict(capacity.after),
     }
 
@@ -166,7 +180,7 @@ def _mig(kind: VgpuType) -> str:
 
 def _after(capacity: Capacity) -> str:
     """What still fits when one more has been created."""
-    if not capacity.remaining:
+    if capacity.room.most == 0:
         return NOTHING
     same = capacity.after.get(capacity.kind.type_id, 0)
     others = len(capacity.after) - bool(same)
