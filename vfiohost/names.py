@@ -54,6 +54,7 @@ class PciNames:
         # Bytes: to decode a million letters takes longer than to find a dozen names among them.
         self._content = content
         self._blocks: dict[str, bytes] = {}
+        self._of: dict[tuple[int | None, ...], DeviceNames] = {}
         self._found: dict[tuple[str, ...], str | None] = {}
 
     @classmethod
@@ -158,7 +159,11 @@ class PciNames:
     def of(self, device: PciDevice) -> DeviceNames:
         """All names of one function."""
         subvendor, subdevice = device.subsystem_vendor_id, device.subsystem_device_id
-        return DeviceNames(
+        key = (device.class_code, device.vendor_id, device.device_id, subvendor, subdevice)
+        found = self._of.get(key)
+        if found is not None:
+            return found
+        found = self._of[key] = DeviceNames(
             class_name=self.class_name(device.class_code),
             vendor=self.vendor(device.vendor_id),
             device=self.device(device.vendor_id, device.device_id),
@@ -166,6 +171,7 @@ class PciNames:
             if subvendor and subdevice is not None
             else None,
         )
+        return found
 
     # The lookups below give None for what the file does not have.
 

@@ -74,7 +74,10 @@ class Output:
         """Print the one JSON object on stdout, or one of several; as for :meth:`lines`."""
         from json import dumps
 
-        text = dumps({"schema": SCHEMA, **value}, indent=None if one_line else 2) + "\n"
+        from vfiohost.render.json_text import indented
+
+        whole = {"schema": SCHEMA, **value}
+        text = f"{dumps(whole) if one_line else indented(whole)}\n"
         return self._write(sys.stdout, self._rooted(text, dumps(quote(self.root))[1:-1]))
 
     def error(self, lines: Sequence[str]) -> None:
