@@ -6,9 +6,9 @@
     python -m benchmarks --page docs            write docs/benchmarks.md and its picture
 
 The floor is the least that a C program does for the same fields (floor.c). Everything is compared
-in one run on one machine, by turns; what counts is the ratio of the medians. Tools that know no
-other root than / see a generated host mounted over /sys in a mount namespace of this command's own:
-it needs root, or user namespaces.
+in one run on one machine, by turns; what counts is the ratio of the medians. Generated hosts are on
+a tmpfs in a mount namespace of this command's own, where those tools that know no other root than /
+see one mounted over /sys: it needs root, or user namespaces.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import Bench
 from benchmarks.page import bar_line, machine, write_page
-from benchmarks.parts import MOUNTING, PARTS
+from benchmarks.parts import PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _INSIDE = "VFIOHOST_BENCHMARKS_INSIDE"
 
@@ -32,8 +38,20 @@ def enter_namespace() -> None:
     if os.environ.get(_INSIDE):
         return
     options = ["--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    command = ["unshare", *options, sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+    command = ["unshare", *options, *sys.orig_argv]
     os.execvpe("unshare", command, {**os.environ, _INSIDE: "1"})  # noqa: S606, S607 - see above
+
+
+@contextmanager
+def hosts_on_tmpfs(folder: str) -> Iterator[Path]:
+    """A place for hosts in memory, mounted as a Linux distribution mounts /dev/shm and /run."""
+    Path(folder).mkdir()
+    options = ("-t", "tmpfs", "-o", "nosuid,nodev,size=75%", "tmpfs")
+    subprocess.run(["mount", *options, folder], check=True)  # noqa: S603, S607 - in our namespace
+    try:
+        yield Path(folder)
+    finally:
+        subprocess.run(["umount", folder], check=True)  # noqa: S603, S607 - as above
 
 
 def main() -> None:
@@ -55,23 +73,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="runs of each thing (default 15)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bars and times there")
     parser.add_argument("--page", type=Path, metavar="DIR", help="write benchmarks.md there")
-    parser.add_argument("--tmpfs", default="/dev/shm", help="where hosts are made")  # noqa: S108
     options = parser.parse_args()
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"no part {unknown[0]!r} (there are: {', '.join(PARTS)})")
     if len(set(options.functions)) == 1:
         parser.error("two sizes at least are compared")
-    parts = options.parts or [*PARTS]
-    if MOUNTING.intersection(parts):
-        enter_namespace()
+    enter_namespace()
     bars = []
-    with (
-        tempfile.TemporaryDirectory(dir=options.tmpfs) as hosts,
-        tempfile.TemporaryDirectory() as programs,
-    ):
-        bench = Bench(Path(programs), Path(hosts), options.functions, options.rounds)
-        for name in parts:
+    with tempfile.TemporaryDirectory() as folder, hosts_on_tmpfs(f"{folder}/hosts") as hosts:
+        bench = Bench(Path(folder), hosts, options.functions, options.rounds)
+        for name in options.parts or PARTS:
             for bar in PARTS[name](bench):
                 print(bar_line(bar), flush=True)  # noqa: T201 - this is what the command is for
                 bars.append(bar)

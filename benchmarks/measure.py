@@ -52,8 +52,8 @@ class Bench:
     """Runs what is measured, and keeps every time that was taken.
 
     Args:
-        folder: for programs and bytecode; not on a file system that is mounted ``noexec``.
-        hosts: for generated hosts, best on a tmpfs.
+        folder: for programs and bytecode.
+        hosts: for generated hosts.
         sizes: of these, in functions; two at least.
         rounds: how often each thing is run.
     """

@@ -283,6 +283,3 @@ PARTS: Mapping[str, Callable[[Bench], Iterator[Bar]]] = {
     part.__name__: part for part in (scan, calls, memory, commands, names, udev, mdevs, watch)
 }
 """All parts, by name."""
-
-MOUNTING = frozenset(("commands", "names"))
-"""The parts that mount a host over ``/sys``."""

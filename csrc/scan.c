@@ -9,12 +9,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "vfiohost.cdef.h"
@@ -99,19 +102,25 @@ static int read_integer(const char *text, int32_t max, int32_t *value)
 /* A function's directory. */
 struct folder {
 	int fd;
-	int is_sysfs;
+	int has_no_devices;
 };
 
 /*
- * Return 0 when a file is a regular one, else an errno. Opening anything else may do something: a
- * watchdog's node starts the watchdog. A sysfs has nothing else.
+ * Return whether no device can be opened on the file system of a directory: on a sysfs there are
+ * regular files only, and a mount with nodev answers EACCES.
  */
+static int has_no_devices(int dir)
+{
+	struct statfs fs;
+
+	return fstatfs(dir, &fs) == 0 && (fs.f_type == SYSFS_MAGIC || fs.f_flags & ST_NODEV);
+}
+
+/* Return 0 when a file is a regular one, else an errno. */
 static int check_regular(const struct folder *at, const char *name)
 {
 	struct stat st;
 
-	if (at->is_sysfs)
-		return 0;
 	if (fstatat(at->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno;
 	if (S_ISLNK(st.st_mode))
@@ -121,16 +130,13 @@ static int check_regular(const struct folder *at, const char *name)
 	return S_ISREG(st.st_mode) ? 0 : EINVAL;
 }
 
-/* Read a small attribute as text; return 0, an errno or VH_MALFORMED. Never blocks on a FIFO. */
-static int read_attribute(const struct folder *at, const char *name, char text[ATTRIBUTE_MAX])
+/* Read a small file as text; return 0, an errno or VH_MALFORMED. Never blocks on a FIFO. */
+static int read_small(const struct folder *at, const char *name, char text[ATTRIBUTE_MAX])
 {
-	int error = check_regular(at, name);
+	int fd = openat(at->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	int error = 0;
 	ssize_t n;
-	int fd;
 
-	if (error)
-		return error;
-	fd = openat(at->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (fd < 0)
 		return errno;
 	n = read(fd, text, ATTRIBUTE_MAX);
@@ -144,6 +150,23 @@ static int read_attribute(const struct folder *at, const char *name, char text[A
 		text[n] = '\0';
 	close(fd);
 	return error;
+}
+
+/*
+ * Read an attribute as read_small(). What is no regular file is not opened, for that may do
+ * something: a watchdog's node starts the watchdog. Where it cannot, what went wrong is looked into
+ * afterwards, so that a file that is as it should be costs no call more.
+ */
+static int read_attribute(const struct folder *at, const char *name, char text[ATTRIBUTE_MAX])
+{
+	int error = at->has_no_devices ? 0 : check_regular(at, name);
+	int kind = 0;
+
+	if (error == 0)
+		error = read_small(at, name, text);
+	if (error && error != ENOENT)
+		kind = check_regular(at, name);
+	return kind ? kind : error;
 }
 
 static int16_t read_number(const struct folder *at, const char *name, int32_t max, int32_t *value)
@@ -324,7 +347,7 @@ static char *put_text(char *at, const char *text)
 struct bus {
 	int root;
 	int devices;	/* sys/bus/pci/devices */
-	int is_sysfs;
+	int has_no_devices;
 	int options;
 };
 
@@ -354,7 +377,7 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
 			   char *text)
 {
 	char path[VH_SCAN_PATH], driver[VH_SCAN_NAME] = "";
-	struct folder at = { .fd = -1, .is_sysfs = bus->is_sysfs };
+	struct folder at = { .fd = -1, .has_no_devices = bus->has_no_devices };
 	const char *first = name;
 	int rc;
 
@@ -401,7 +424,7 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
  * @options: VH_FALLBACK, or 0.
  *
  * Each function's directory is opened once, inside the root; its attributes are opened relative to
- * it, without following links and without blocking. What is no regular file is not opened at all.
+ * it, without following links and without blocking. What may be a device is not opened at all.
  *
  * Return: The number of functions in the batch, 0 at the end, or -errno.
  */
@@ -410,7 +433,7 @@ int vh_scan(int root, int devices, struct vh_scan *scan, int options)
 	struct bus bus = {
 		.root = root,
 		.devices = devices,
-		.is_sysfs = vh_is_sysfs(devices) > 0,
+		.has_no_devices = has_no_devices(devices),
 		.options = options,
 	};
 	char *text = scan->text;

@@ -19,7 +19,7 @@ from tests.package.documents import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-LINE = re.compile(r"(\w+) +(.+?) +(\d+\.\d+)( \w+)?( +[\d.]+( \w+)?  (met|NOT MET))?\s*")
+LINE = re.compile(r"(\w+) +(.+?) +(-?\d+\.\d+)( \w+)?( +[\d.]+( \w+)?  (met|NOT MET))?\s*")
 
 # The vfiohost that is installed, and the benchmarks that lie here.
 COMMAND = (
@@ -46,6 +46,14 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert {len(taken) for taken in told["seconds"].values()} == {1}
     assert {"floor of 8 functions", "scan of 16 functions"} <= set(told["seconds"])
     assert told["machine"]["python"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_a_function_costs_no_system_call_that_the_floor_does_without() -> None:
+    out = run("calls", "-n", "64", "256", "--rounds", "1")
+    floor, above = (float(match[3]) for match in map(LINE.fullmatch, out.splitlines()) if match)
+    assert floor > 10
+    assert above < 1
 
 
 def test_an_unknown_part() -> None:

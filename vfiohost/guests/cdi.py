@@ -6,6 +6,7 @@ specification; the nodes are those that NVIDIA's sandbox device plugin gives.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,13 @@ def cdi_json(ready: Ready, nodes: Nodes) -> str:
         *((str(device.address), device.iommu_group) for device in ready.devices),
         *((mdev.uuid, mdev.iommu_group) for mdev in ready.mdevs),
     ]
+    members: dict[int, list[str]] = defaultdict(list)
+    for name, group in named:
+        if isinstance(group, int):
+            members[group].append(name)
     devices = []
     for name, group in named:
-        together = [n for n, g in named if n == name or (g == group and isinstance(group, int))]
+        together = members[group] if isinstance(group, int) else [name]
         paths = [_group_node(group, nodes)] if isinstance(group, int) else []
         if nodes.has_iommufd:
             paths += [nodes.cdevs[n] for n in together if n in nodes.cdevs]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         Unavailable,
     )
 
+_FUNCTIONS = 8  # that a card can have
+
 # include/linux/ioport.h
 _IO, _MEMORY = 0x100, 0x200
 _PREFETCHABLE, _64BIT, _UNSET = 0x2000, 0x100000, 0x20000000
@@ -168,12 +170,9 @@ class Inspection:
     @property
     def siblings(self) -> tuple[PciDevice, ...]:
         """The other functions of its card, without virtual ones."""
-        slot = self.device.address.slot
-        return tuple(
-            d
-            for d in self.snapshot.devices
-            if d.address.slot == slot and d.address != self.device.address and not d.is_vf
-        )
+        address, pci = self.device.address, self.snapshot.pci
+        there = (pci.get(attrs.evolve(address, function=n)) for n in range(_FUNCTIONS))
+        return tuple(d for d in there if d and d.address != address and not d.is_vf)
 
     @property
     def virtual_functions(self) -> tuple[PciDevice, ...]:
