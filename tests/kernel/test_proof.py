@@ -18,7 +18,7 @@ from tests.kernel.scenario import Store
 from tests.kernel.simulated_host import Simulations
 from tests.kernel.stepping import Step
 from vfiohost import recording
-from vfiohost.testing import bus, dispatch, driver_core, groups, mdev, processes
+from vfiohost.testing import bus, dispatch, driver_core, groups, mdev, processes, vendor_vgpu
 from vfiohost.testing.machine import AnswerError
 
 if TYPE_CHECKING:
@@ -78,6 +78,14 @@ def a_group_opens_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(processes, "_users", lambda machine, group: [])
 
 
+def any_type_fits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(vendor_vgpu.Model, "creatable", lambda self, used, **options: list(self.types))
+
+
+def vgpus_end_while_they_are_open(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(vendor_vgpu, "_check_closed", lambda machine, path: None)
+
+
 BROKEN = (
     bind_looks_first_whether_the_device_is_free,
     unbind_waits_for_nobody,
@@ -85,6 +93,8 @@ BROKEN = (
     counts_do_not_follow,
     vfs_do_not_keep_a_pf_from_vfio,
     a_group_opens_twice,
+    any_type_fits,
+    vgpus_end_while_they_are_open,
 )
 
 
