@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections import Counter
@@ -115,6 +116,40 @@ def test_virtual_functions_come_first_and_go_when_the_vgpus_fail(
     assert not (root / "sys/bus/pci/devices/0000:65:00.4").exists()
     assert run("vgpu", "apply", "-f", str(file), "-c", "half", root=root).code == 0
     assert types(run, root) == {"NVIDIA A10-12Q": 4}
+
+
+def test_the_file_may_be_standard_input(
+    run: Runner, simulated: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = simulated("a10-pair-vgpu")
+    monkeypatch.setattr("sys.stdin", io.StringIO(A10))
+    assert run("vgpu", "apply", "-f", "-", "-c", "first", root=root).code == 0
+    assert types(run, root) == {"NVIDIA A10-8Q": 3}
+    monkeypatch.setattr("sys.stdin", io.StringIO("version: v1\nbogus: 1\n"))
+    ran = run("vgpu", "apply", "-f", "-", root=root)
+    assert (ran.code, "standard input, line 2" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "said"),
+    [
+        ("{devices: all, vgpu-devices: {A10-9Q: 1}}", 3, "offers no vGPU type 'A10-9Q'"),
+        ("{devices: [0], vgpu-devices: {A10-4QQ: 1}}", 2, "the name of a vGPU type"),
+        ("{devices: [5], vgpu-devices: {A10-4Q: 1}}", 0, "says nothing of GPU 0000:65:00.0"),
+        ("{devices: all, vgpu-devices: {A10-4Q: 7}}", 4, "[no-room]"),
+        ("{devices: all, vgpu-devices: {A10-4Q: 1, A100-1-5C: 1}}", 2, "MIG-backed"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_goes(
+    run: Runner, simulated: Maker, file: Path, *, entry: str, code: int, said: str
+) -> None:
+    root = simulated("a10-pair-vgpu")
+    assert run("vgpu", "apply", "-f", str(file), "-c", "first", root=root).code == 0
+    before = stores(root)
+    file.write_text(f"{HEAD}  a: [{entry}]\n")
+    ran = run("vgpu", "apply", "-f", str(file), root=root)
+    assert (ran.code, said in ran.err) == (code, True), ran.err
+    assert stores(root) == before
 
 
 def test_a_file_is_checked_alone(run: Runner, simulated: Maker, file: Path) -> None:

@@ -512,6 +512,23 @@ def test_mig_backed_types_go_side_by_side_as_there_are_gpu_instances() -> None:
     assert any("nvidia-smi mig -lgi" in note for note in plan.incomplete)
 
 
+def test_a_suffix_counts_where_the_gpu_has_it_and_is_left_out_where_it_has_not() -> None:
+    host = mig(471, instances={471: 3})
+    (gpu,) = vgpu_gpus(host)
+    assert gpu.find_type("A100-1-5CGFX").type_id == "471"
+    # What NVIDIA's vGPU device manager makes anew each time is as it shall be.
+    assert gpu.has_just({"A100-1-5CGFX": 1})
+    assert not plan_vgpus(host, {GPU: {"A100-1-5CGFX": 1}}, fresh=fresh()).steps
+    # Two names of one type are two vGPUs.
+    both = plan_vgpus(host, {GPU: {"A100-1-5C": 1, "A100-1-5CGFX": 1}}, fresh=fresh())
+    assert [s.value for s in both.steps if isinstance(s, WriteAttr)] == ["471"]
+    assert not gpu.has_just({"A100-1-5C": 1, "A100-1-5CGFX": 1})
+    with_media = attrs.evolve(gpu.types[0], type_id="480", name="NVIDIA A100-1-5CME")
+    gpu = attrs.evolve(gpu, types=(*gpu.types, with_media))
+    assert gpu.find_type("A100-1-5CME").type_id == "480"
+    assert gpu.find_type("A100-1-5CMEALL").type_id == "471"
+
+
 def test_a_mig_backed_type_without_a_gpu_instance_is_refused_and_never_beside_another() -> None:
     host = mig(471, instances={471: 1})
     for name, said in (("A100-1-5C", "GPU instance"), ("A100-40C", "one type at a time")):

@@ -155,6 +155,67 @@ def test_what_it_rejects_is_rejected_and_says_where(text: str) -> None:
     assert "x.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "A16-8A",
+        "A16-8B",
+        "A16-8C",
+        "A16-8Q",
+        "A100-5C",
+        "A100-1-5C",
+        "A100-1-5CME",
+        "A100-1-5CNOME",
+        "A100-1-5CMEALL",
+        "DC-1-24QGFX",
+        "6000D-84Q",
+        "RTX6000-Ada-24Q",
+    ],
+)
+def test_the_name_of_a_type_is_taken(name: str) -> None:
+    (each,) = parse(counts(f'{{"{name}": 1}}')).configs["a"]
+    assert dict(each.vgpu_devices) == {name: 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "bogus",
+        "A16-8E",
+        "A100-5c",
+        " A100-5C",
+        "A100 -5C",
+        "A100- 5C",
+        "A100-5C ",
+        " A100-1-5C",
+        "A100 -1-5C",
+        "A100- 1-5C",
+        "A100-1 -5C",
+        "A100-1- 5C",
+        "A100-1-5 C",
+        "A100-1-5C ",
+        "A100-1-5Cme",
+        "A100-1-5C ME",
+        "A100-1-5Cab",
+        "A100-0-5C",
+        "A100-10-5C",
+        "A100-1-05C",
+        "A100-1-5CMEGFX",
+        "RTX6000-4-24Q-Ada",
+        "A10-8Q\\n",
+    ],
+)
+def test_what_is_like_the_name_of_a_type_is_not_taken(name: str) -> None:
+    with pytest.raises(ParseError, match=r"x\.yaml, line "):
+        parse(counts(f'{{"{name}": 1}}'), "x.yaml")
+
+
+def test_all_counts_of_an_entry_are_at_least_one() -> None:
+    with pytest.raises(ParseError, match="a count of A100-5C"):
+        parse(counts("{A100-5C: 0, A100-8C: 0}"))
+
+
 def test_an_error_names_file_line_column_key_and_what_was_expected() -> None:
     text = f"{HEAD}  a:\n    - devices: all\n      vgpu-devices:\n        A10-4Q: 0\n"
     with pytest.raises(ParseError) as caught:
@@ -300,6 +361,18 @@ def test_filters_and_positions_choose_gpus_and_the_others_are_named() -> None:
     assert not select(
         entries("{device-filter: MODEL, devices: all, vgpu-devices: {}}"), [A10]
     ).wanted
+
+
+def test_a_position_that_no_gpu_has_is_about_none() -> None:
+    found = select(entries("{devices: [7, -1], vgpu-devices: {A10-4Q: 6}}"), [A10, OTHER])
+    assert (dict(found.wanted), found.uncovered) == ({}, (A10.address, OTHER.address))
+
+
+def test_one_of_several_filters_is_enough() -> None:
+    several = entries('{device-filter: [MODEL, "0x1EB810DE"], devices: all, vgpu-devices: {}}')
+    assert select(several, [A10, T4]).wanted == {T4.address: {}}
+    other = entries('{device-filter: "0x25B610DE:0x157E10DE", devices: all, vgpu-devices: {}}')
+    assert select(other, [A16, A2]).wanted == {A2.address: {}}
 
 
 def test_a_subsystem_tells_boards_apart() -> None:
