@@ -8,6 +8,7 @@ from tests.kernel.cases.terms import (
     UUID,
     Case,
     bind,
+    bind_iommufd,
     driver_is,
     numvfs,
     unbind,
@@ -21,6 +22,7 @@ from tests.kernel.scenario import (
     Load,
     Names,
     Open,
+    OpenCdev,
     Step,
     Store,
     Text,
@@ -65,7 +67,7 @@ def has_folder(address: str, *, there: bool = True) -> Listed:
     return Listed(f"{DEVICES}/{address}", "nvidia", there)
 
 
-def case(name: str, *steps: Step) -> Case:
+def case(name: str, *steps: Step, flavours: tuple[str, ...] = FLAVOURS) -> Case:
     """A case that begins with three virtual functions, which have no type."""
     first = (
         Do(Load("nvidia")),
@@ -73,7 +75,7 @@ def case(name: str, *steps: Step) -> Case:
         Do(numvfs(3, L40S)),
         driver_is(VF, "nvidia"),
     )
-    return Case(f"88-{name}", (*first, *steps), FLAVOURS)
+    return Case(f"88-{name}", (*first, *steps), flavours)
 
 
 CASES = (
@@ -157,6 +159,17 @@ CASES = (
         Do(vgpu_type(VF, "0")),
         Do(Open(VF), "GET_DEVICE_FD ENODEV"),
         Do(Close()),
+    ),
+    case(
+        "own-node",
+        Do(OpenCdev(VF)),
+        Do(bind_iommufd(VF), "BIND_IOMMUFD ENODEV"),
+        Do(vgpu_type(VF, Q24)),
+        Do(bind_iommufd(VF)),
+        Do(vgpu_type(VF, "0"), "write EBUSY"),
+        Do(Close()),
+        Do(vgpu_type(VF, "0")),
+        flavours=("iommufd",),
     ),
     case(
         "no-token-is-asked-for",
