@@ -27,7 +27,7 @@ from vfiohost.journal import locking
 from vfiohost.modalias import Modalias, ModuleIndex
 from vfiohost.model import PciAddress, Snapshot
 from vfiohost.names import PciNames
-from vfiohost.nvidia import VgpuDescription, VgpuTypeName
+from vfiohost.nvidia import VgpuDescription, VgpuTypeName, parse_vgpu_config
 from vfiohost.plan.types import ChangeNodes, Plan, WriteAttr
 from vfiohost.selectors import select_all
 from vfiohost.testing import fixtures
@@ -234,6 +234,23 @@ def read_type(data: bytes) -> str:
     return f"{label} {name.is_mig} {name.suffix}"
 
 
+VGPU_FILE = b"""\
+<vgpuconfig><vgpuType id="1155" name="NVIDIA L40S-24Q" class="Quadro">
+<framebuffer>0x5A0000000</framebuffer><fbReservation>0x60000000</fbReservation>
+<profileSize>0x600000000</profileSize></vgpuType>
+<pgpu><devId vendorId="0x10de" deviceId="0x26B9" subsystemVendorId="0x10de" subsystemId="0x1"/>
+<supportedVgpu vgpuId="1155"><maxVgpus>2</maxVgpus></supportedVgpu></pgpu></vgpuconfig>
+"""
+
+
+def read_vgpu_file(data: bytes) -> str:
+    cards = parse_vgpu_config(text_of(data), range(1 << 16))
+    types = [each for card in cards for each in card.types]
+    sizes = sorted({each.framebuffer_mib is None for each in types})
+    subsystems = sorted({card.subsystem_device_id is None for card in cards})
+    return f"{min(len(cards), 2)} {min(len(types), 2)} {sizes} {subsystems}"
+
+
 # -- the command line ----------------------------------------------------------------------------
 
 
@@ -356,6 +373,24 @@ ALL = (
             b"M",
             "\u0663\u00b2".encode(),
             b"9" * 19,
+        ),
+    ),
+    Reader(
+        "vgpu_file",
+        "`vgpuConfig.xml` of NVIDIA's vGPU host driver: `nvidia.parse_vgpu_config`",
+        read_vgpu_file,
+        lambda: [VGPU_FILE, VGPU_FILE.replace(b"0x1", b"0x0"), VGPU_FILE[160:]],
+        (
+            b"<pgpu>",
+            b"</pgpu>",
+            b'<vgpuType id="7" name="a">',
+            b"</vgpuType>",
+            b'<supportedVgpu vgpuId="7"><maxVgpus>1</maxVgpus>',
+            b"<profileSize>0x1</profileSize>",
+            b'<!ENTITY a "&a;&a;">',
+            b"&a;",
+            b" " * 5000,
+            b"<pgpu " * 3000,
         ),
     ),
     Reader(
