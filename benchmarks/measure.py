@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,7 @@ TREE = Path(vfiohost.__file__).resolve().parent.parent
 COMMAND = ("-c", "import sys; from vfiohost.cli import main; sys.exit(main())")
 """What the installed command ``vfiohost`` does."""
 
+_MEMORY = ("brk", "mmap", "mremap", "munmap")
 _PEAK = "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
 
 
@@ -130,12 +132,17 @@ class Bench:
         # Not of wait4(2): that counts the memory of the process that it was forked from.
         return int(self._told(self.python("-c", f"{code}\n{_PEAK}", *words))) * 1024 / 1e6
 
-    def calls(self, command: Sequence[str]) -> int:
-        """The system calls of a process and its children, as strace counts them."""
+    def calls(self, command: Sequence[str]) -> Counter[str]:
+        """How often each system call is made by a process and its children, counted by strace.
+
+        Not counted is what asks for memory: when that is needed is a matter of the allocator.
+        """
         with tempfile.NamedTemporaryFile("r") as counted:
             options = ["-f", "-c", "-U", "calls,name", "-o", counted.name]
             self._check(["strace", *options, *command])
-            return int(counted.read().splitlines()[-1].split()[0])
+            # A line of columns and one of dashes come first, and dashes and the sum last.
+            lines = [line.split() for line in counted.read().splitlines()[2:-2]]
+            return Counter({name: int(n) for n, name in lines if name not in _MEMORY})
 
     def _told(self, command: Sequence[str]) -> str:
         done = subprocess.run(  # noqa: S603 - programs of this benchmark

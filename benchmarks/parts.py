@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Bench
 
 MDEVS = 64
+_JOURNALING = ("pwrite64", "fsync", "ftruncate")
 _START = "python3 -c 'import attrs, argparse, json'"
 EVENTS = 10_000
 
@@ -82,8 +83,9 @@ class Driver:
                    f'{root}/sys/bus/mdev/devices/{value}')
 
 root, parent, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+uuids = [f'00000000-0000-4000-8000-{number:012x}' for number in range(count)]
 with Host(root, kernel=Driver()) as host:
-    host.apply(host.plan_mdev_create(parent, 'nvidia-595', count=count))
+    host.apply(host.plan_mdev_create(parent, 'nvidia-595', uuids=uuids))
 """
 
 _WATCH = """
@@ -169,7 +171,7 @@ def calls(bench: Bench) -> Iterator[Bar]:
     small, large = bench.sizes[-2:]
 
     def slope(command: Callable[[str], list[str]]) -> float:
-        counts = [bench.calls(command(host(bench, size))) for size in (small, small, large)]
+        counts = [bench.calls(command(host(bench, size))).total() for size in (small, small, large)]
         return (counts[2] - counts[1]) / (large - small)
 
     floor = slope(lambda root: [bench.floor, root, "0"])
@@ -256,7 +258,7 @@ def udev(bench: Bench) -> Iterator[Bar]:
 
 
 def mdevs(bench: Bench) -> Iterator[Bar]:
-    """System calls for one mediated device more, without the three of the stand-in for a driver."""
+    """System calls for one mediated device more, without those of the stand-in for a driver."""
     counted = []
     for turn, count in enumerate((MDEVS, MDEVS, 2 * MDEVS)):
         root = bench.hosts / f"mdevs{turn}"
@@ -267,8 +269,11 @@ def mdevs(bench: Bench) -> Iterator[Bar]:
         file.unlink()
         file.write_text(f"{count}\n")
         counted.append(bench.calls(bench.python("-c", _MDEVS, str(root), parent, str(count))))
-    value = (counted[2] - counted[1]) / MDEVS - 3
-    yield Bar("mdevs", "to create one device more, beyond the store", value, 4, "calls")
+    more = counted[2] - counted[1]
+    journal = sum(more[name] / MDEVS for name in _JOURNALING)
+    looks = more.total() / MDEVS - journal - 3
+    yield Bar("mdevs", "to look before a store and after it, a device", looks, 4, "calls")
+    yield Bar("mdevs", "to have the store in the journal, on the disk", journal, unit="calls")
 
 
 def watch(bench: Bench) -> Iterator[Bar]:

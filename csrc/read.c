@@ -103,21 +103,20 @@ int vh_read(int root, const char *path, void *buffer, size_t size, int options, 
 int vh_readlink(int root, const char *path, char *buffer, size_t size, int options)
 {
 	struct stat st;
-	ssize_t n = -1;
+	ssize_t n;
 	int fd, rc;
 
 	fd = vh_open_in(root, path, O_PATH | O_NOFOLLOW, 0, options);
 	if (fd < 0)
 		return fd;
-	/* For what is no link, readlinkat(fd, "") says ENOENT and not EINVAL (fs/stat.c). */
-	if (fstat(fd, &st) < 0)
-		rc = -errno;
-	else if (!S_ISLNK(st.st_mode))
-		rc = -EINVAL;
-	else if ((n = readlinkat(fd, "", buffer, size)) < 0)
-		rc = -errno;
-	else
+	n = readlinkat(fd, "", buffer, size);
+	if (n >= 0)
 		rc = (size_t)n < size ? (int)n : -ENAMETOOLONG;
+	else
+		rc = -errno;
+	/* For what is no link, it says ENOENT and not EINVAL (fs/stat.c). */
+	if (rc == -ENOENT && fstat(fd, &st) == 0 && !S_ISLNK(st.st_mode))
+		rc = -EINVAL;
 	close(fd);
 	return rc;
 }

@@ -61,6 +61,7 @@ class JournalWriter:
         self._size = size
         self._shown = shown
         self._now = now
+        self._is_torn = True  # there may be more than counts: what a crash or a failed write left
 
     def record(self, event: Event) -> None:
         """Add a line about a step; on return it is on the disk.
@@ -90,12 +91,13 @@ class JournalWriter:
         os.close(self._fd)
 
     def _append(self, line: dict[str, Any]) -> None:
-        # The size grows only after success: what a crash or a failed write left is cut off first.
         data = json.dumps(line).encode() + b"\n"
-        with as_kernel_error("write", self._shown):
-            if os.fstat(self._fd).st_size > self._size:
+        if self._is_torn:
+            with as_kernel_error("write", self._shown):
                 os.ftruncate(self._fd, self._size)
+        self._is_torn = True
         write_durably(self._fd, data, self._size, shown=self._shown)
+        self._is_torn = False
         self._size += len(data)
 
     def _time(self) -> str:
