@@ -257,10 +257,10 @@ class Host(HostBootPlanner):
     ) -> tuple[Report, ...]:
         """Carry out plans that build on each other, under one lock; all or none of them.
 
-        Each is made from a new scan when those before it are done, for it may be about devices that
-        they bring: virtual functions, and then the vGPUs on them. In the journal each is a plan of
-        its own. After a crash between two of them, ``recover`` has nothing to do: ask for the same
-        again, or take the last one back.
+        Each is made when those before it are done, from a new scan if they did anything, for it may
+        be about devices that they bring: virtual functions, and then the vGPUs on them. In the
+        journal each is a plan of its own. After a crash between two of them, ``recover`` has
+        nothing to do: ask for the same again, or take the last one back.
 
         Args:
             stages: make the plans, in this order; each is given the host as it is then.
@@ -284,8 +284,11 @@ class Host(HostBootPlanner):
         done: list[Report] = []
         with nullcontext() if self._lock is not None else self.locked(purpose, wait=wait):
             try:
+                snapshot = self.scan(mdev=True)
                 for stage in stages:
-                    plan = stage(self.scan(mdev=True))
+                    if done and not done[-1].plan.is_empty:
+                        snapshot = self.scan(mdev=True)
+                    plan = stage(snapshot)
                     report = self.apply(
                         plan, timeout=timeout, cancel=cancel, progress=progress, watch=watch
                     )

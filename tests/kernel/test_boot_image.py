@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ import attrs
 import pytest
 
 from tests.kernel.lab import guest
-from tests.kernel.lab.boot_images import PRODUCT, BootDisk, nics, prepare_disk, sounds
+from tests.kernel.lab.boot_images import PRODUCT, BootDisk, nics, ports, prepare_disk, sounds
 from tests.kernel.lab.errors import LabUnavailableError
 from tests.kernel.lab.vm import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 NIC, TWIN_NIC = "0000:01:00.0", "0000:02:00.0"
@@ -28,6 +30,36 @@ SOUND, TWIN_SOUND = "0000:00:18.0", "0000:00:19.0"
 NIC_PORTS, SOUND_SLOTS = (0x10, 0x11), (0x18, 0x19)
 ONE_MORE_PORT = 0x0F
 """In front of the others, so that all buses get a number more."""
+
+CARD_PORTS = (0x10, 0x11)
+CARDS = ("0000:01:00.0", "0000:02:00.0")
+PLACES = ("path:pci0000:00/10.0/00.0", "path:pci0000:00/11.0/00.0")
+DRIVER = f"""
+modules=/lib/modules/$(uname -r)/updates
+mkdir -p $modules
+cp /opt/{PRODUCT}/modules/*.ko $modules/
+depmod
+printf '%s\\n' 'blacklist nouveau' 'options synthgpu plug=a10,a10' > /etc/modprobe.d/nvidia.conf
+printf '%s\\n' synthgpu nvidia > /etc/modules-load.d/nvidia.conf
+install -D /opt/{PRODUCT}/tests/kernel/lab/sriov-manage /usr/lib/nvidia/sriov-manage
+systemctl restart systemd-modules-load
+"""
+"""Installs the cards and the stand-in for NVIDIA's driver, which keeps nouveau away."""
+PROGRAM = f"""\
+#!/bin/sh
+export PYTHONPATH=/opt/{PRODUCT}:/opt/{PRODUCT}/site PYTHONDONTWRITEBYTECODE=1
+exec python3 -m vfiohost.cli "$@"
+"""
+"""Installs vfiohost, as far as a service can tell."""
+TABLE = """
+[[device]]
+select = "{place}"
+ids = "10de:2236"
+driver = "native"
+vfs = "all"
+vgpus = {{ "A10-12Q" = 2 }}
+"""
+HOST_FILE = "version = 1\n" + "".join(TABLE.format(place=place) for place in PLACES)
 
 APPEND = "root=/dev/vda rw intel_iommu=on systemd.show_status=no"
 BOOT_SECONDS = 600.0
@@ -58,6 +90,20 @@ class Server:
         value: dict[str, Any] = json.loads(done["stdout"])
         return value
 
+    def write(self, path: str, text: str) -> None:
+        self.machine.call(guest.write, path, text)
+
+    def vgpus(self) -> list[list[str]]:
+        """The card and the type of each vGPU."""
+        return sorted(self.machine.call(guest.mdevs).values())
+
+    def state_of(self, unit: str) -> str:
+        """How a service has ended, when it has: ``active`` or ``failed``."""
+        deadline = time.monotonic() + WORK_SECONDS
+        while (state := self.run("systemctl", "is-active", unit)["stdout"].strip()) == "activating":
+            assert time.monotonic() < deadline
+        return str(state)
+
     def driver(self, address: str) -> str | None:
         found: str | None = self.machine.call(
             guest.readlink, f"/sys/bus/pci/devices/{address}/driver"
@@ -76,10 +122,14 @@ class Server:
         return {device["address"]: device for device in status["devices"]}
 
 
+def started(disk: BootDisk, *slots: int) -> AbstractContextManager[Server]:
+    """Start a guest with network cards behind ports in some slots, and sound cards."""
+    return started_with(disk, [*nics(*slots), *sounds(*SOUND_SLOTS)])
+
+
 @contextmanager
-def started(disk: BootDisk, *ports: int) -> Iterator[Server]:
+def started_with(disk: BootDisk, functions: list[str]) -> Iterator[Server]:
     """Start a guest from what is on its disk, and turn it off as one turns off a server."""
-    functions = [*nics(*ports), *sounds(*SOUND_SLOTS)]
     with Machine(disk.image(), disk.options(functions), APPEND, BOOT_SECONDS) as machine:
         yield Server(machine)
         machine.submit(guest.run, ["systemctl", "poweroff"])  # its answer may not come
@@ -112,6 +162,36 @@ def test_devices_have_their_drivers_from_the_boot_on(disk: BootDisk) -> None:
         take_back(server)
     with started(disk, *NIC_PORTS) as server:
         check_that_all_is_as_before(server)
+
+
+def test_vgpus_are_there_after_a_boot(disk: BootDisk) -> None:
+    cards = ports(*CARD_PORTS)
+    with started_with(disk, cards) as server:
+        install_vgpus(server)
+    with started_with(disk, cards) as server:
+        check_vgpus(server)
+
+
+def install_vgpus(server: Server) -> None:
+    server.shell(DRIVER)
+    assert [server.driver(card) for card in CARDS] == ["nvidia", "nvidia"]
+    server.write("/usr/bin/vfiohost", PROGRAM)
+    server.shell("chmod 755 /usr/bin/vfiohost")
+    server.write("/etc/vfiohost/host.toml", HOST_FILE)
+    found = server.vfiohost("diff", code=10)["differences"]
+    assert [each["subject"] for each in found if each["what"] == "vgpus"] == [*CARDS]
+    installed = server.vfiohost("boot", "install", "--host-file")["boot"]
+    assert [file["path"] for file in installed["files"]] == ["/etc/systemd/system/vfiohost.service"]
+    server.shell("systemctl enable vfiohost.service")
+    assert server.vgpus() == []  # all of it is for the next boot
+
+
+def check_vgpus(server: Server) -> None:
+    state = server.state_of("vfiohost.service")
+    assert state == "active", server.shell("journalctl -b -u vfiohost.service")
+    assert server.vgpus() == [[card, "NVIDIA A10-12Q"] for card in CARDS for _ in range(2)]
+    assert server.vfiohost("diff")["differences"] == []
+    assert server.vfiohost("boot", "status")["boot_status"]["files"]
 
 
 def install_what_is_not_early(server: Server) -> None:

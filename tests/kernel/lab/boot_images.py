@@ -17,9 +17,10 @@ import attrs
 
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
+from tests.kernel.lab.flavours import prepare
 from tests.kernel.lab.images import Image
 from tests.kernel.lab.kernels import Kernel
-from tests.kernel.lab.layout import IOMMU, agent_options, chipset_options, nic
+from tests.kernel.lab.layout import IOMMU, ROOM, agent_options, chipset_options, nic
 from tests.kernel.lab.programs import need, run
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ PYTHON = (3, 11)
 """Debian 12's, for which the tests' own dependencies must be, as they are copied into the guest."""
 
 SUITE = "bookworm"
-PACKAGES = ("systemd-sysv", "udev", "kmod", "iproute2", "python3", "lz4", "linux-image-amd64")
+PACKAGES = ("systemd-sysv", "udev", "kmod", "iproute2", "python3", "lz4")
+FLAVOUR = "6.1"
+"""Debian 12's own kernel, of the very version for which the lab has built its modules."""
+STAND_INS = ("synthgpu", "nvidia")
+"""Of the lab's modules those that a guest may install from the disk with vfiohost."""
 DISK = "1500M"
 PRODUCT = "product"
 """The label of the disk with vfiohost, and where the guest has it below ``/opt``."""
@@ -176,6 +181,16 @@ def sounds(*slots: int) -> list[str]:
     return [option for slot in slots for option in ("-device", f"intel-hda,addr={slot:02x}.0")]
 
 
+def ports(*slots: int) -> list[str]:
+    """Empty root ports, into which ``synthgpu`` plugs cards.
+
+    Args:
+        slots: of the ports.
+    """
+    devices = [f"pcie-root-port,chassis={slot},addr={slot:02x}.0,{ROOM}" for slot in slots]
+    return [option for device in devices for option in ("-device", device)]
+
+
 def prepare_disk(generator: str, folder: Path) -> BootDisk:
     """Make a disk that a test may change.
 
@@ -190,16 +205,20 @@ def prepare_disk(generator: str, folder: Path) -> BootDisk:
     need("mmdebstrap", "fakeroot", "mkfs.ext4", "debugfs")
     if sys.version_info[:2] != PYTHON:
         raise LabUnavailableError(f"the guest has Python {'.'.join(map(str, PYTHON))}")
-    cache = Cache()
-    recipe = (generator, SUITE, *PACKAGES, DISK, *_MASKED, _FSTAB, _AGENT, str(_CONF[generator]))
-    entry = cache.entry(f"boot-{generator}-{digest(recipe)}", lambda made: _build(generator, made))
+    lab = prepare(FLAVOUR)
+    packages = (*PACKAGES, f"linux-image-{lab.kernel.release}", generator)
+    system = (SUITE, lab.kernel.version, *packages, DISK)
+    recipe = (*system, *_MASKED, _FSTAB, _AGENT, str(_CONF[generator]))
+    entry = Cache().entry(
+        f"boot-{generator}-{digest(recipe)}", lambda made: _build(generator, packages, made)
+    )
     made = BootDisk(generator, folder, folder / "product.img")
     run("cp", "--sparse=always", str(entry / "root.img"), str(made.disk))
-    _make_product(folder / "product", made.product)
+    _make_product(folder / "product", lab.modules / "updates", made.product)
     return made
 
 
-def _build(generator: str, folder: Path) -> None:
+def _build(generator: str, packages: Sequence[str], folder: Path) -> None:
     """Install Debian into a directory, and make a disk of it. Needs no root."""
     archive, tree, image = folder / "root.tar", folder / "tree", folder / "root.img"
     system = "etc/systemd/system"
@@ -218,8 +237,8 @@ def _build(generator: str, folder: Path) -> None:
         '--customize-hook=chroot "$1" systemctl enable lab-agent.service',
         f'--customize-hook=chroot "$1" systemctl mask {" ".join(_MASKED)}',
     ]
-    include = ",".join((*PACKAGES, generator))
-    run("mmdebstrap", "--variant=minbase", f"--include={include}", *hooks, SUITE, str(archive))
+    include = f"--include={','.join(packages)}"
+    run("mmdebstrap", "--variant=minbase", include, *hooks, SUITE, str(archive))
     tree.mkdir()
     make = (
         f"tar -C '{tree}' -xf '{archive}' --exclude=./dev/* && "
@@ -230,12 +249,15 @@ def _build(generator: str, folder: Path) -> None:
     archive.unlink()
 
 
-def _make_product(folder: Path, image: Path) -> None:
-    """Make a disk with vfiohost as it is here, what it needs, and the lab's agent."""
+def _make_product(folder: Path, modules: Path, image: Path) -> None:
+    """Make a disk with vfiohost as it is here, what it needs, the lab's agent and stand-ins."""
     code = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "vfiohost", folder / "vfiohost", ignore=code)
     lab = Path("tests") / "kernel" / "lab"
     shutil.copytree(CHECKOUT / lab, folder / lab, ignore=code)
+    (folder / "modules").mkdir()
+    for name in STAND_INS:
+        shutil.copy(modules / f"{name}.ko", folder / "modules")
     for name in ("attrs", "cffi", "pyudev"):
         for file in distribution(name).files or ():
             if ".." not in file.parts and "__pycache__" not in file.parts:

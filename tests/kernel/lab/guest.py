@@ -132,6 +132,12 @@ def read(path: str) -> str:
     return Path(path).read_text()
 
 
+def write(path: str, text: str) -> None:
+    """Write a text file, in a folder that is made when it is not there."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
 def read_if_there(path: str) -> str | None:
     """Read a text file, or return ``None`` when there is none."""
     try:
@@ -182,3 +188,14 @@ def mdev_types(parent: str) -> dict[str, dict[str, str]]:
         }
         for name in listdir(top)
     }
+
+
+def mdevs() -> dict[str, list[str]]:
+    """Find the mediated devices; the address of the card and the name of the type for each."""
+    found = {}
+    for uuid in listdir("/sys/bus/mdev/devices"):
+        device = Path(f"/sys/bus/mdev/devices/{uuid}").resolve()
+        parent = device.parent
+        card = readlink(f"{parent}/physfn") or parent.name
+        found[uuid] = [card, read(f"{device}/mdev_type/name").strip()]
+    return found

@@ -21,7 +21,10 @@ MODULES = ("synthgpu", "vfio_pci", "pci_stub", "mtty", "mdpy", "mbochs", "e1000"
 EXTRAS = ("nvidia", "nouveau", "pci_pf_stub")
 """What tests may load: unloaded after each."""
 ENABLE_SRIOV = Path("/sys/module/vfio_pci/parameters/enable_sriov")
-PARAMETERS = ("probe_ms", "remove_ms", "probe_errno", "create_errno", "clients", "max_vfs")
+PARAMETERS = (
+    *("probe_ms", "remove_ms", "create_ms"),
+    *("probe_errno", "create_errno", "clients", "max_vfs"),
+)
 SRIOV_MANAGE = Path(__file__).with_name("sriov-manage")
 
 
@@ -49,7 +52,7 @@ def tidy_up() -> None:
     """
     base = json.loads(BASE.read_text())
     _tidy_drivers()
-    for folder in ("/var/lib/vfiohost", "/run/vfiohost"):
+    for folder in ("/var/lib/vfiohost", "/run/vfiohost", "/etc/vfiohost", "/run/nvidia"):
         shutil.rmtree(folder, ignore_errors=True)
     for uuid in listdir("/sys/bus/mdev/devices"):
         store(f"/sys/bus/mdev/devices/{uuid}/remove", "1")

@@ -39,6 +39,10 @@ uint create_errno;
 module_param(create_errno, uint, 0644);
 MODULE_PARM_DESC(create_errno, "the errno with which the creation of a vGPU fails; 0: it succeeds");
 
+uint create_ms;
+module_param(create_ms, uint, 0644);
+MODULE_PARM_DESC(create_ms, "how long the creation of a vGPU takes");
+
 static uint clients;
 module_param(clients, uint, 0644);
 MODULE_PARM_DESC(clients, "who uses the cards: unbindLock is not given and a remove waits until 0");

@@ -4,6 +4,7 @@
  * virtual ones, each of which carries one.
  */
 
+#include <linux/delay.h>
 #include <linux/kernel.h>
 #include <linux/mdev.h>
 #include <linux/module.h>
@@ -167,6 +168,7 @@ static int vgpu_probe(struct mdev_device *mdev)
 	struct vgpu *vgpu;
 	int ret;
 
+	msleep(create_ms);
 	if (create_errno)
 		return -(int)create_errno;
 	vgpu = vfio_alloc_device(vgpu, vdev, &mdev->dev, &vgpu_ops);

@@ -55,6 +55,7 @@ struct function {
 /* driver.c */
 
 extern uint create_errno;
+extern uint create_ms;
 extern struct mutex gpus_lock;	/* the cards, and what is counted in them and in parents */
 
 unsigned int gpu_count_left(const struct gpu *gpu, const struct vgpu_model *model);
