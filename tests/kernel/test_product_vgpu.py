@@ -240,9 +240,11 @@ def test_a_kill_in_the_middle_is_recovered_from(small_pair: Machine) -> None:
 
 @pytest.mark.usefixtures("file")
 def test_cards_of_several_kinds(lab: Machine) -> None:
-    """The default has something for each of NVIDIA's cards with vGPUs, and the others are named."""
+    """The default has something for each card that carries vGPUs, and the others are named."""
     with_few_vfs(lab)
     apply(lab, "default")
     assert count(lab) == both("A10-12Q", 2) | {(layout.T4, "GRID T4-8Q"): 2}
+    listed = as_json(lab, "vgpu", "list", layout.L40S)["vgpus"]  # without mediated devices
+    assert [each["type_name"] for each in listed] == ["NVIDIA L40S-24Q"] * 2
     uncovered = [layout.RTX3090[0], layout.RTX2080[0]]
     assert differs(lab, *in_config("default")) == [(card, "vgpus") for card in uncovered]
