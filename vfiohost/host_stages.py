@@ -124,7 +124,10 @@ class Declared:
         devices = [d for d in snapshot.devices if d.address in about or d.physfn in about]
         snapshot = self.host.with_details(snapshot, devices)
         power = self._power(each.address for each in wanted if each.table.power is not None)
-        found = [*differences(wanted, snapshot, power), *self._mdev_differences(snapshot)]
+        found = [
+            *differences(wanted, snapshot, power, self._idle(wanted, snapshot)),
+            *self._mdev_differences(snapshot),
+        ]
         return tuple(found)
 
     def stages(self, snapshot: Snapshot) -> tuple[Stage, ...]:
@@ -190,6 +193,21 @@ class Declared:
             table.vfs or table.vgpus or table.owner or table.mode or table.power
             for table in self.file.devices
         )
+
+    def _idle(self, wanted: Iterable[Wanted], snapshot: Snapshot) -> list[PciAddress]:
+        """The devices without a driver that :meth:`stages` give to one of the host's."""
+        from vfiohost.module_scan import read_modules
+        from vfiohost.plan.drivers import Drivers
+
+        idle = [
+            each.device
+            for each in wanted
+            if each.table.driver == NATIVE and each.device.driver is None
+        ]
+        if not idle or not snapshot.kernel:
+            return []
+        drivers = Drivers(snapshot, read_modules(self.host.sysfs, snapshot.kernel))
+        return [device.address for device in idle if drivers.native(device)]
 
     def _without_vgpus(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
         """What makes room for what follows: virtual functions with vGPUs cannot go."""

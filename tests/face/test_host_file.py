@@ -69,6 +69,21 @@ def test_drift_is_shown_and_healed(run: Runner, root: Path) -> None:
     assert run("diff", root=root).code == 0
 
 
+def test_a_device_that_was_taken_from_its_own_driver_has_drifted(run: Runner, root: Path) -> None:
+    bare = 'version = 1\n[[device]]\nselect = "{}"\nids = "{}"\ndriver = "native"\n'
+    say(root, bare.format("ca:00.0", "10de:2236"))
+    assert run("diff", root=root).code == 0
+    assert run("unbind", "ca:00.0", root=root).code == 0
+    (drift,) = run("diff", "--json", root=root).value["differences"]
+    assert (drift["subject"], drift["what"]) == ("0000:ca:00.0", "driver")
+    assert (drift["found"], drift["wanted"]) == ("no driver", "native")
+    assert run("apply", root=root).code == 0
+    assert drivers(run, root, "ca:00.0") == ["nouveau"]
+    assert run("diff", root=root).code == 0
+    say(root, bare.format("00:00.0", "8086:29c0"))  # no driver is known that would take this one
+    assert run("diff", root=root).code == 0
+
+
 def test_a_second_apply_writes_nothing(run: Runner, root: Path) -> None:
     say(root, BOTH)
     run("apply", root=root)

@@ -13,7 +13,7 @@ from vfiohost.selectors import knows_no_names, select
 from vfiohost.vgpus import vgpu_gpus, vgpus_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from vfiohost.host_file.types import DeviceTable, HostFile
     from vfiohost.model import PciAddress, PciDevice, Snapshot
@@ -102,7 +102,10 @@ def _twice(device: PciDevice, first: DeviceTable, second: DeviceTable) -> Refusa
 
 
 def differences(
-    wanted: Iterable[Wanted], snapshot: Snapshot, power: Mapping[PciAddress, str]
+    wanted: Iterable[Wanted],
+    snapshot: Snapshot,
+    power: Mapping[PciAddress, str],
+    idle: Collection[PciAddress] = (),
 ) -> Iterator[Difference]:
     """Say in what devices are not as they shall be: drivers, power, virtual functions, vGPUs.
 
@@ -110,6 +113,7 @@ def differences(
         wanted: what shall be.
         snapshot: what is, with the details of the devices, and with the mediated devices.
         power: what ``power/control`` of the devices says.
+        idle: devices that no driver has, though one of the host's is there that would take them.
     """
     vfs: dict[PciAddress, list[PciDevice]] = {}
     for device in snapshot.devices:
@@ -118,7 +122,9 @@ def differences(
     makers = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
     for each in wanted:
         table, device = each.table, each.device
-        if table.driver is not None:
+        if table.driver == NATIVE and each.address in idle:
+            yield _differs(device, "driver", "no driver", table.driver, table)
+        elif table.driver is not None:
             yield from _driver(device, table.driver, table, snapshot, "driver")
         if table.power is not None and power.get(each.address) not in (None, table.power):
             yield _differs(device, "power", power[each.address], table.power, table)
