@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -37,6 +39,13 @@ UUID = "b716be33-2f53-4a1c-9d3c-2f2a5f3e8a10"
 def way(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
+
+
+@pytest.fixture(autouse=True)
+def uuids_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mediated devices are sorted as they are made, and as their groups are numbered."""
+    numbers = count(1)
+    monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(int=next(numbers) << 96, version=4))
 
 
 @pytest.fixture
