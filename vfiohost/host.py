@@ -284,9 +284,9 @@ class Host(HostBootPlanner):
         done: list[Report] = []
         with nullcontext() if self._lock is not None else self.locked(purpose, wait=wait):
             try:
-                snapshot = self.scan(mdev=True)
+                snapshot: Snapshot | None = None
                 for stage in stages:
-                    if done and not done[-1].plan.is_empty:
+                    if snapshot is None or not done[-1].plan.is_empty:
                         snapshot = self.scan(mdev=True)
                     plan = stage(snapshot)
                     report = self.apply(

@@ -345,8 +345,6 @@ class HostBootPlanner(HostPlanner):
                     addresses = self._addresses(text, self._scanned(snapshot))
                 found = [name for name in map(name_of, addresses) if name in files]
             if not found:
-                from difflib import get_close_matches
-
                 near = get_close_matches(text, files, n=3)
                 raise NotFoundError("device that driverctl keeps a driver for", text, near=near)
             names.update(dict.fromkeys(found))

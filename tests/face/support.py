@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 
 import attrs
 import jsonschema
+import pytest
 from jsonschema.exceptions import best_match
 
 from tests.face.in_use import in_use
@@ -104,6 +107,28 @@ def place_names(root: Path) -> None:
     path = root / "usr/share/misc/pci.ids"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(PCI_IDS)
+
+
+def under_mounts(
+    root: Path, places: list[str], program: str, *words: str
+) -> subprocess.CompletedProcess[str]:
+    """What a program of the machine says and does where some folders of a root are its own.
+
+    Nobody answers as a kernel would. Without the program, or without root, the test is skipped.
+    """
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if shutil.which(program, path=path) is None:
+        pytest.skip(f"{program} is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("a mount namespace needs root")
+    mounts = "".join(f'mount --bind "$0/{place}" /{place} && ' for place in places)
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mounts}exec {program} "$@"', str(root), *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+    )
 
 
 def steady(text: str, root: Path | None) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.face.support import under_mounts
 from vfiohost import Host
 from vfiohost.definitions import render
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.face.support import Maker, Runner
@@ -43,32 +42,14 @@ def define(root: Path, parent: str, uuid: str, text: str) -> None:
 
 def mdevctl(root: Path, *words: str) -> str:
     """What mdevctl says in a mount namespace where the root's definitions are its own."""
-    if shutil.which("mdevctl") is None:
-        pytest.skip("mdevctl is not installed")
-    if os.geteuid() != 0:
-        pytest.skip("a mount namespace needs root")
-    script = 'mount --bind "$0" /etc/mdevctl.d && exec mdevctl "$@"'
-    return subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, str(root / "etc/mdevctl.d"), *words],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    done = under_mounts(root, ["etc/mdevctl.d"], "mdevctl", *words)
+    done.check_returncode()
+    return done.stdout
 
 
 def mdevctl_on(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """What mdevctl does to the files of a root: nobody answers as a kernel would."""
-    if shutil.which("mdevctl") is None:
-        pytest.skip("mdevctl is not installed")
-    if os.geteuid() != 0:
-        pytest.skip("a mount namespace needs root")
-    mounts = 'mount --bind "$0/sys" /sys && mount --bind "$0/etc/mdevctl.d" /etc/mdevctl.d'
-    return subprocess.run(
-        ["unshare", "-m", "sh", "-c", f'{mounts} && exec mdevctl "$@"', str(root), *words],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    return under_mounts(root, ["sys", "etc/mdevctl.d"], "mdevctl", *words)
 
 
 def test_the_list_is_that_of_mdevctl(run: Runner, root: Path) -> None:

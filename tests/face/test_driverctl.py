@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.face.support import under_mounts
 from vfiohost import Host, rooted
 from vfiohost.boot.rule import RULE_PATH
 from vfiohost.errors import KernelError
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.face.support import Maker, Runner
@@ -45,18 +45,7 @@ def kept(root: Path) -> dict[str, str]:
 
 def driverctl(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """What driverctl says and does where the files of a root are its own: no kernel answers."""
-    if shutil.which("driverctl", path=f"/usr/sbin:{os.environ['PATH']}") is None:
-        pytest.skip("driverctl is not installed")
-    if os.geteuid() != 0:
-        pytest.skip("a mount namespace needs root")
-    mounts = 'mount --bind "$0/sys" /sys && mount --bind "$0/etc/driverctl.d" /etc/driverctl.d'
-    return subprocess.run(
-        ["unshare", "-m", "sh", "-c", f'{mounts} && exec driverctl "$@"', str(root), *words],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={"PATH": f"/usr/sbin:/sbin:{os.environ['PATH']}"},
-    )
+    return under_mounts(root, ["sys", "etc/driverctl.d"], "driverctl", *words)
 
 
 class TestExport:

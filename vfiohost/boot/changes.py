@@ -156,7 +156,7 @@ def plan_files(
     wanted = wanted_files(devices, generators, unit)
     foreign = [path for path in wanted if found[path].is_foreign]
     if foreign:
-        raise PlanRefused([_foreign(path, found[path]) for path in foreign])
+        raise PlanRefused([foreign_file(path, found[path]) for path in foreign])
     changes = tuple(_changes(wanted, found))
     return BootPlan(
         devices,
@@ -208,11 +208,18 @@ def _service_notes(changes: Sequence[FileChange]) -> Iterator[str]:
             yield f"Take its link away, too: `systemctl disable {name}`."
 
 
-def _foreign(path: str, found: Found) -> Refusal:
+def foreign_file(path: str, found: Found, done: str = "replaced") -> Refusal:
+    """The refusal of a file that is not of the kind, or not by whom, it should be.
+
+    Args:
+        path: where it is, relative to the root.
+        found: what it is.
+        done: what is not done to it, as a participle.
+    """
     what = f"is {found.kind}" if found.kind else "was not made by vfiohost"
     return Refusal(
         "foreign-file",
         f"/{path}",
-        f"/{path} {what}, so it is not replaced.",
+        f"/{path} {what}, so it is not {done}.",
         "Look at it, and move it away if nothing needs it.",
     )

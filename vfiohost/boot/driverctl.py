@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.boot.changes import BootPlan, FileChange
+from vfiohost.boot.changes import BootPlan, FileChange, foreign_file
 from vfiohost.errors import ParseError, PlanRefused, Refusal
 from vfiohost.model import PciAddress, Problem
 from vfiohost.plan.drivers import AUTO, check_name
@@ -150,12 +150,7 @@ def plan_export(wanted: Iterable[SavedOverride], found: Mapping[str, Found]) -> 
     """
     wanted = tuple(wanted)
     refusals = [
-        Refusal(
-            "foreign-file",
-            f"/{each.path}",
-            f"/{each.path} is {found[each.path].kind}, so it is not replaced.",
-            "Look at it, and move it away if nothing needs it.",
-        )
+        foreign_file(each.path, found[each.path])
         for each in wanted
         if found[each.path].kind is not None
     ]
@@ -175,12 +170,7 @@ def plan_removal(found: Mapping[str, Found]) -> BootPlan:
         PlanRefused: one is something else than a plain file.
     """
     refusals = [
-        Refusal(
-            "foreign-file",
-            f"/{FOLDER}/{name}",
-            f"/{FOLDER}/{name} is {there.kind}, so it is not removed.",
-            "Look at it, and move it away if nothing needs it.",
-        )
+        foreign_file(f"{FOLDER}/{name}", there, "removed")
         for name, there in found.items()
         if there.text is None
     ]
