@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.errors import KernelError, NotFoundError, ParseError
+from vfiohost.errors import KernelError, NotFoundError
 from vfiohost.model import PciAddress
 
 if TYPE_CHECKING:
@@ -176,11 +176,8 @@ class _Names:
 
     def _owner(self, path: str) -> PciAddress | None:
         for name in reversed(path.split("/")):
-            try:
-                address = PciAddress.parse(name)
-            except ParseError:
-                continue
-            if str(address) == name and address in self.snapshot.pci:
+            address = PciAddress.of_name(name)
+            if address is not None and address in self.snapshot.pci:
                 return address
         return None
 

@@ -7,7 +7,7 @@ import os
 import posixpath
 from typing import TYPE_CHECKING, Final
 
-from vfiohost.errors import KernelError, ParseError
+from vfiohost.errors import KernelError
 from vfiohost.model import (
     MdevBus,
     MdevParent,
@@ -58,8 +58,8 @@ def _mdev_parent(sysfs: Sysfs, name: str, problems: list[Problem]) -> MdevParent
         name=name,
         path=path,
         types=tuple(sorted(types, key=lambda t: natural_key(t.type_id))),
-        address=_address(name),
-        physfn=None if physfn is None else _address(physfn),
+        address=PciAddress.of_name(name),
+        physfn=None if physfn is None else PciAddress.of_name(physfn),
     )
 
 
@@ -115,13 +115,5 @@ def _device_path(sysfs: Sysfs, link: str, problems: list[Problem]) -> str | None
 
 
 def _parent_key(name: str) -> tuple[bool, PciAddress | str]:
-    address = _address(name)
+    address = PciAddress.of_name(name)
     return (address is None, name if address is None else address)
-
-
-def _address(name: str) -> PciAddress | None:
-    try:
-        address = PciAddress.parse(name)
-    except ParseError:
-        return None
-    return address if str(address) == name else None

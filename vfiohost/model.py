@@ -101,6 +101,15 @@ class PciAddress:
         domain, bus, device, function = match.groups()
         return cls(int(domain or "0", 16), int(bus, 16), int(device, 16), int(function))
 
+    @classmethod
+    def of_name(cls, name: str) -> PciAddress | None:
+        """The address of the function that the kernel calls so; ``None``: it is no PCI function."""
+        try:
+            address = cls.parse(name)
+        except ParseError:
+            return None
+        return address if str(address) == name else None
+
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 

@@ -544,7 +544,7 @@ class Transaction:
         first: dict[str, Expect] = {}
         for _, step, _ in reversed(self._undos(steps)):
             if not isinstance(step, WriteAttr) or self._is_gone(step):
-                continue  # nodes are looked at one by one
+                continue  # nodes are looked at one by one; a device that is gone shows nothing
             if step.before is None or (step.after or step.before).path != step.before.path:
                 return False
             first.setdefault(step.before.path, step.before)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import attrs
 
-from vfiohost.errors import ParseError
 from vfiohost.model import PciAddress, Unavailable
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ def _mdevs(snapshot: Snapshot) -> dict[_Key, _Seen[MediatedDevice]]:
     devices = () if snapshot.mdev is None else snapshot.mdev.devices
     return {
         (m.parent, m.uuid, m.type_id): (
-            _Seen(m.uuid, _address(m.parent), m, m.driver, _mdev_state(m), m.iommu_group)
+            _Seen(m.uuid, PciAddress.of_name(m.parent), m, m.driver, _mdev_state(m), m.iommu_group)
         )
         for m in devices
         if _is_finished(m)
@@ -297,14 +296,6 @@ def _vfs(before: Snapshot, after: Snapshot, stayed: set[PciAddress]) -> Iterator
         now = after.virtual_functions.get(address, ())
         if len(was) != len(now):
             yield VfsChanged(str(address), address, len(was), len(now))
-
-
-def _address(name: str) -> PciAddress | None:
-    try:
-        address = PciAddress.parse(name)
-    except ParseError:
-        return None
-    return address if str(address) == name else None
 
 
 def _identity_value(device: PciDevice) -> dict[str, Any]:
