@@ -32,6 +32,7 @@ The format is TOML 1.0, and this is all of it::
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -262,7 +263,8 @@ def _check(table: DeviceTable) -> None:
 
     criterion = table.select.criterion
     if table.ids is None and _may_move(table.select):
-        hint = "It may be another device after the next boot; `vfiohost show` has the ids."
+        shown = shlex.quote(str(table.select))
+        hint = f"It may be another device after the next boot; `vfiohost show {shown}` has the ids."
         wrong("select", str(table.select), "given with ids", hint)
     if table.count > 1 and not table.select.is_set and not isinstance(criterion, ByName):
         wrong("count", table.count, "1 for a selector of one device", "It hits one.")
