@@ -177,7 +177,7 @@ class KernelError(VfioHostError, OSError):
     @property
     def meaning(self) -> str | None:
         """What this errno means for this attribute and operation, or ``None``."""
-        given = _MDEV_ATTRIBUTE.search(self.path)
+        given = re.search(_MDEV_ATTRIBUTE, self.path)
         if given and (self.op, self.code) == ("open", "ENOENT"):
             return (
                 f"The mediated device has no attribute {given[1]}: its driver gives it none of "
@@ -331,7 +331,7 @@ def _shown(value: str | None) -> str:
 _ANY = "*"
 
 # What a driver gives its mediated devices has any name; `remove` is the bus's.
-_MDEV_ATTRIBUTE = re.compile(r"(?:^|/)sys/bus/mdev/devices/[^/]+/(?!remove$)(.+)$")
+_MDEV_ATTRIBUTE = r"(?:^|/)sys/bus/mdev/devices/[^/]+/(?!remove$)(.+)$"
 
 # (attribute, operation, errno) -> what it means. Sources: Linux 6.12 drivers/base/bus.c,
 # drivers/base/dd.c, drivers/pci/pci-sysfs.c, drivers/pci/pci-driver.c, drivers/pci/iov.c,

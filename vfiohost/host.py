@@ -16,7 +16,6 @@ Everything that decides is pure and works on a snapshot; everything that writes 
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import (
@@ -302,6 +301,8 @@ class Host(HostBootPlanner):
         """Take back the plans that were carried out before one that failed; the last one first."""
         if not done:
             return
+        from shlex import quote
+
         from vfiohost.plan.words import listed
 
         what = listed([" ".join((r.plan.verb, *r.plan.subjects)) for r in done])

@@ -19,18 +19,20 @@ from vfiohost.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from vfiohost.usage import Usage
-    from vfiohost.virtual import (
+    from vfiohost.facts import (
         CardTypes,
         CardVgpuType,
+        Details,
         MdevBus,
         MdevParent,
         MdevType,
         MediatedDevice,
+        ResetFacts,
         SriovFacts,
         VgpuFacts,
         VgpuFunction,
     )
+    from vfiohost.usage import Usage
 
 __all__ = [
     "CLASS_BRIDGE",
@@ -61,7 +63,8 @@ __all__ = [
     "sorted_naturally",
 ]
 
-_ADDRESS = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])")
+# Compiled when it is first needed, as no list needs it.
+_ADDRESS = r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
 
 
 @attrs.frozen(order=True)
@@ -90,7 +93,7 @@ class PciAddress:
         Raises:
             ParseError: the text is no address.
         """
-        match = _ADDRESS.fullmatch(text)
+        match = re.fullmatch(_ADDRESS, text)
         if match is None:
             raise ParseError(
                 text,
@@ -222,7 +225,7 @@ class PciDevice:
     def above(self) -> tuple[PciAddress, ...]:
         """The bridges and controllers that its path leads through, from the root on."""
         parts = self.path.split("/")[:-1]
-        return tuple(PciAddress.parse(p) for p in parts if _ADDRESS.fullmatch(p))
+        return tuple(PciAddress.parse(p) for p in parts if re.fullmatch(_ADDRESS, p))
 
     @property
     def has_driver(self) -> bool:
@@ -241,29 +244,6 @@ class PciDevice:
 
 
 @attrs.frozen
-class Details:
-    """Attributes of one function whose reading may block, or that only some questions need.
-
-    The kernel up to at least 6.1 takes the device lock to show ``uevent``, ``driver_override`` and
-    ``sriov_numvfs``; they are read in a helper process with a deadline.
-
-    Attributes:
-        driver_override: the name, or ``None`` when not set.
-        uevent_driver: ``DRIVER=`` of ``uevent``, or ``None``.
-        boot_vga: whether the firmware's console is on it; ``None`` when it is no VGA device.
-        modalias: the whole modalias text, or ``None``.
-        unbind_lock: whether NVIDIA's driver keeps new users off the GPU (its ``unbindLock``);
-            ``None`` where there is no such lock.
-    """
-
-    driver_override: str | None | Unavailable
-    uevent_driver: str | None | Unavailable
-    boot_vga: bool | None | Unavailable
-    modalias: str | None | Unavailable
-    unbind_lock: bool | None | Unavailable = None
-
-
-@attrs.frozen
 class Driver:
     """A PCI driver that is registered now.
 
@@ -279,7 +259,6 @@ class Driver:
 # Drivers with `.driver_managed_dma = true` (Linux 6.12): drivers/pci/pcie/portdrv.c,
 # drivers/pci/pci-stub.c and the vfio-pci family. They do not take the group away from a VFIO user.
 _DRIVER_MANAGED_DMA = frozenset({"pcieport", "pci-stub", "vfio-pci"})
-_VFIO_VARIANT = re.compile(r"[a-z0-9_-]+[_-]vfio[_-]pci")
 
 
 def is_vfio_driver(name: str) -> bool:
@@ -288,7 +267,7 @@ def is_vfio_driver(name: str) -> bool:
     Variant drivers are named after their module (KBUILD_MODNAME), which ends in ``vfio_pci``:
     ``nvgrace_gpu_vfio_pci``, ``mlx5_vfio_pci`` (``drivers/vfio/pci/*/Makefile``).
     """
-    return name == "vfio-pci" or _VFIO_VARIANT.fullmatch(name) is not None
+    return name == "vfio-pci" or name.replace("-", "_").endswith("_vfio_pci")
 
 
 def is_dma_managed(driver: str) -> bool:
@@ -336,22 +315,6 @@ class IommuGroup:
         return not self.blockers
 
 
-@attrs.frozen
-class ResetFacts:
-    """What sysfs says of a device's resets.
-
-    Attributes:
-        has_reset: there is a ``reset``.
-        methods: the methods that are chosen, in the kernel's order; ``None`` where the kernel does
-            not show them (before Linux 5.15).
-        enable: of a device on a VFIO driver ``1`` while somebody has it open, else ``0``.
-    """
-
-    has_reset: bool
-    methods: str | None | Unavailable
-    enable: str | None | Unavailable
-
-
 def _frozen_drivers(drivers: Mapping[str, Driver]) -> Mapping[str, Driver]:
     return MappingProxyType(dict(drivers))
 
@@ -361,15 +324,15 @@ def _frozen_details(details: Mapping[PciAddress, Details]) -> Mapping[PciAddress
 
 
 def __getattr__(name: str) -> Any:
-    """What :mod:`vfiohost.virtual` has is loaded when it is first asked for (PEP 562).
+    """What :mod:`vfiohost.facts` has is loaded when it is first asked for (PEP 562).
 
     attrs makes a class in half a millisecond, and ``vfiohost list`` needs none of these.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vfiohost import virtual
+    from vfiohost import facts
 
-    return getattr(virtual, name)
+    return getattr(facts, name)
 
 
 # Not slotted: the derived views below are computed once, on first use.

@@ -77,7 +77,7 @@ class PciNames:
     def known_devices(self, vendor_id: int) -> dict[int, str]:
         """The names of all devices of a vendor that the file has, by their ids."""
         found: dict[int, str] = {}
-        for match in _DEVICE.finditer(self._block(f"{vendor_id:04x}")):
+        for match in re.finditer(_DEVICE, self._block(f"{vendor_id:04x}")):
             name = match[2].decode("utf-8", "backslashreplace").strip()
             if name:
                 found.setdefault(int(match[1], 16), name)
@@ -246,9 +246,9 @@ def _cut_as_lspci(text: str, size: int) -> str:
 
 # Where a block ends: at the next line that is not indented so far. Comments and empty lines end
 # nothing in the file.
-_BLOCK_END = re.compile(rb"\n[^\t#\r\n]")
-_DEVICE = re.compile(rb"^\t([0-9a-f]{4})  (.*)$", re.MULTILINE)
-_INNER_BLOCK_END = re.compile(rb"\n(?:\t[^\t]|[^\t#\r\n])")
+_BLOCK_END = rb"\n[^\t#\r\n]"
+_DEVICE = rb"(?m)^\t([0-9a-f]{4})  (.*)$"
+_INNER_BLOCK_END = rb"\n(?:\t[^\t]|[^\t#\r\n])"
 
 
 def _begin_of_line(content: bytes, start: str) -> int:
@@ -261,12 +261,12 @@ def _begin_of_line(content: bytes, start: str) -> int:
     return found + 1 if found >= 0 else -1
 
 
-def _cut(content: bytes, start: str, end: re.Pattern[bytes]) -> bytes:
+def _cut(content: bytes, start: str, end: bytes) -> bytes:
     """The line that begins with ``start``, up to where ``end`` matches."""
     begin = _begin_of_line(content, start)
     if begin < 0:
         return b""
-    match = end.search(content, begin)
+    match = re.compile(end).search(content, begin)
     return content[begin : match.start()] if match else content[begin:]
 
 

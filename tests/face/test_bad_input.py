@@ -176,6 +176,8 @@ def test_words_after_options_count(run: Runner, recorded: Maker) -> None:
 
 
 def test_help_and_version(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert 80 < max(map(len, run("bind", "-h").out.splitlines())) <= 120
     monkeypatch.setenv("COLUMNS", "80")
     for line in ("--help", "-h", "bind --help", "mdev --help", "mdev create -h", "record -h"):
         ran = run(*line.split())

@@ -7,13 +7,12 @@ import re
 import sys
 from io import TextIOWrapper
 from itertools import cycle
-from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vfiohost.render.table import coloured, plain, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from vfiohost.model import Problem
     from vfiohost.render.table import Paint
@@ -24,9 +23,9 @@ SCHEMA = "vfiohost/1"
 _PROBLEMS_SHOWN = 5
 
 # A command in a sentence that is about the host at hand, as all are but those that make another.
-_COMMAND = re.compile(r"`vfiohost (?!sim\b|[^`]*--help`)")
+_COMMAND = r"`vfiohost (?!sim\b|[^`]*--help`)"
 
-_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+_COLOUR = r"(\x1b\[[0-9;]*m)"
 
 
 class Output:
@@ -78,7 +77,7 @@ class Output:
 
         whole = {"schema": SCHEMA, **value}
         text = f"{dumps(whole) if one_line else indented(whole)}\n"
-        return self._write(sys.stdout, self._rooted(text, dumps(quote(self.root))[1:-1]))
+        return self._write(sys.stdout, self._rooted(text, lambda root: dumps(root)[1:-1]))
 
     def error(self, lines: Sequence[str]) -> None:
         """Print an error on stderr; each line says who speaks, but for those that are indented."""
@@ -98,13 +97,17 @@ class Output:
     def text(self, lines: Iterable[str]) -> str:
         """Lines as they are printed: harmless, and with the root in the commands they advise."""
         text = "".join(f"{_harmless(line)}\n" for line in lines)
-        return self._rooted(text, printable(quote(self.root)))
+        return self._rooted(text, printable)
 
-    def _rooted(self, text: str, root: str) -> str:
-        """The text with the root in every command that it advises; ``root`` is as it is shown."""
-        if self.root == "/":
-            return text
-        return _COMMAND.sub(lambda found: f"{found[0]}--root {root} ", text)
+    def _rooted(self, text: str, shown: Callable[[str], str]) -> str:
+        """The text with the root in every command that it advises, in the form that it shows it."""
+
+        def rooted(found: re.Match[str]) -> str:
+            from shlex import quote
+
+            return f"{found[0]}--root {shown(quote(self.root))} "
+
+        return text if self.root == "/" else re.sub(_COMMAND, rooted, text)
 
     def _write(self, stream: TextIO | None, text: str) -> bool:
         if stream is None or not text:  # None: closed before we were started (`>&-`)
@@ -129,9 +132,11 @@ class Output:
 
 def _harmless(text: str) -> str:
     """The text without control characters but line ends and the colours that we paint with."""
+    if text.isprintable():
+        return text
     return "".join(
         part if is_ours else "\n".join(printable(line) for line in part.split("\n"))
-        for part, is_ours in zip(_COLOUR.split(text), cycle((False, True)), strict=False)
+        for part, is_ours in zip(re.split(_COLOUR, text), cycle((False, True)), strict=False)
     )
 
 

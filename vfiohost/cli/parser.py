@@ -43,14 +43,33 @@ class Shown(Exception):  # noqa: N818 - the way out of argparse for help and ver
         self.text = text
 
 
+class _Checking(argparse.RawDescriptionHelpFormatter):
+    """The formatter of a parser that is being made: argparse makes one for each argument.
+
+    It only has each tried out. How wide the terminal is, it would learn from ``shutil``, whose
+    compressors take longer to load than all arguments to add.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=80)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises :class:`ParseError` and leaves printing to others."""
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(
-            add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs
+            add_help=False,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=_Checking,
+            **kwargs,
         )
+
+    def format_help(self) -> str:
+        """The help, as wide as the terminal."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
@@ -104,10 +123,13 @@ class _ShowVersion(argparse.Action):
         raise Shown("version", f"vfiohost {__version__}\n")
 
 
-def _global_options(allow: list[str], *, short_dry_run: bool = True, writes: bool = True) -> Parser:
-    """The options that stand before the verb as well as after it.
+def _add_common(
+    parser: Parser, allow: list[str], *, short_dry_run: bool = True, writes: bool = True
+) -> None:
+    """Add the options that stand before the verb as well as after it.
 
     Args:
+        parser: of the command, a verb or a family of verbs.
         allow: collects the words of every ``--allow``, wherever it stands.
         short_dry_run: whether ``-n`` is the dry run here.
         writes: whether to show what matters only to a verb that writes; it is taken by every verb.
@@ -125,9 +147,7 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True, writes: boo
     def writing(text: str) -> str:
         return text if writes else argparse.SUPPRESS
 
-    parser = Parser()
-    group = parser.add_argument_group(COMMON)
-    add = group.add_argument
+    add = parser.add_argument_group(COMMON).add_argument
     add("-h", "--help", nargs=0, action=_ShowHelp, help="show this and exit")
     add("--root", metavar="DIR", help="work on the host below DIR (default $VFIOHOST_ROOT, or /)")
     add("--json", action="store_true", help="print one JSON object")
@@ -153,14 +173,6 @@ def _global_options(allow: list[str], *, short_dry_run: bool = True, writes: boo
     add("-v", "--verbose", action="store_true", help="print each step, and all warnings")
     add("--no-names", action="store_true", help="print numbers, do not look up pci.ids")
     add("--version", nargs=0, action=_ShowVersion, help="show the version and exit")
-    return parser
-
-
-def _options_of(verb: Verb, common: Parser, allow: list[str]) -> Parser:
-    """The options of every verb, as far as they are of use to this one."""
-    if verb.writes and not verb.counted:
-        return common
-    return _global_options(allow, short_dry_run=not verb.counted, writes=verb.writes)
 
 
 def build(argv: Sequence[str]) -> Parser:
@@ -172,13 +184,12 @@ def build(argv: Sequence[str]) -> Parser:
         argv: the words of the command line.
     """
     allow: list[str] = []
-    common = _global_options(allow)
     parser = Parser(
         prog="vfiohost",
         description="Hand PCI devices and vGPUs of this host to virtual machines, safely.",
         epilog=EPILOG,
-        parents=[common],
     )
+    _add_common(parser, allow)
     made_by = cast("type[Parser]", _parser_of_verb)  # argparse only calls it
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", title="verbs", parser_class=made_by, prog=parser.prog
@@ -190,10 +201,10 @@ def build(argv: Sequence[str]) -> Parser:
             help=verb.text,
             description=verb.text,
             aliases=verb.aliases,
-            parents=[_options_of(verb, common, allow)] if is_meant else [],
             is_meant=is_meant,
         )
         if is_meant:
+            _add_common(made, allow, short_dry_run=not verb.counted, writes=verb.writes)
             verb.fill(made)
 
     for verb in VERBS.values():
@@ -202,11 +213,9 @@ def build(argv: Sequence[str]) -> Parser:
             add(verb, verbs, is_meant=is_meant)
     for family, text in FAMILIES.items():
         is_meant = family in argv
-        parents = [common] if is_meant else []
-        made = verbs.add_parser(
-            family, help=text, description=text, parents=parents, is_meant=is_meant
-        )
+        made = verbs.add_parser(family, help=text, description=text, is_meant=is_meant)
         if is_meant:
+            _add_common(made, allow)
             inner = made.add_subparsers(
                 dest="subverb", metavar="VERB", title="verbs", parser_class=made_by
             )

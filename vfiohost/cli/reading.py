@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     Test = Callable[[PciDevice], bool]
 
-_DECIMAL = re.compile(r"[0-9]{1,20}")
-_ID = re.compile(r"(?:0[xX])?([0-9a-fA-F]{4})")
+_DECIMAL = r"[0-9]{1,20}"
+_ID = r"(?:0[xX])?([0-9a-fA-F]{4})"
 
 
 def list_devices(session: Session) -> None:
@@ -179,7 +179,7 @@ def _any(tests: list[Test]) -> Test:
 
 
 def _of_vendor(text: str) -> Test:
-    match = _ID.fullmatch(text)
+    match = re.fullmatch(_ID, text)
     if match is None:
         raise ParseError(text, "a vendor id of four hexadecimal digits (10de)", where="--vendor")
     number = int(match[1], 16)
@@ -213,7 +213,7 @@ def _of_group(text: str) -> Test:
 
 
 def _number(text: str, where: str | None = None) -> int:
-    if not _DECIMAL.fullmatch(text):
+    if not re.fullmatch(_DECIMAL, text):
         raise ParseError(text, "the number of an IOMMU group", where=where)
     return int(text)
 

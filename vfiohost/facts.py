@@ -1,4 +1,4 @@
-"""What a host says of its virtual functions, mediated devices and vGPUs: part of the model.
+"""What a host says of more than its functions, when it is asked: part of the model.
 
 Import it from :mod:`vfiohost.model`.
 """
@@ -11,6 +11,45 @@ import attrs
 
 if TYPE_CHECKING:
     from vfiohost.model import PciAddress, Unavailable
+
+
+@attrs.frozen
+class Details:
+    """Attributes of one function whose reading may block, or that only some questions need.
+
+    The kernel up to at least 6.1 takes the device lock to show ``uevent``, ``driver_override`` and
+    ``sriov_numvfs``; they are read in a helper process with a deadline.
+
+    Attributes:
+        driver_override: the name, or ``None`` when not set.
+        uevent_driver: ``DRIVER=`` of ``uevent``, or ``None``.
+        boot_vga: whether the firmware's console is on it; ``None`` when it is no VGA device.
+        modalias: the whole modalias text, or ``None``.
+        unbind_lock: whether NVIDIA's driver keeps new users off the GPU (its ``unbindLock``);
+            ``None`` where there is no such lock.
+    """
+
+    driver_override: str | None | Unavailable
+    uevent_driver: str | None | Unavailable
+    boot_vga: bool | None | Unavailable
+    modalias: str | None | Unavailable
+    unbind_lock: bool | None | Unavailable = None
+
+
+@attrs.frozen
+class ResetFacts:
+    """What sysfs says of a device's resets.
+
+    Attributes:
+        has_reset: there is a ``reset``.
+        methods: the methods that are chosen, in the kernel's order; ``None`` where the kernel does
+            not show them (before Linux 5.15).
+        enable: of a device on a VFIO driver ``1`` while somebody has it open, else ``0``.
+    """
+
+    has_reset: bool
+    methods: str | None | Unavailable
+    enable: str | None | Unavailable
 
 
 @attrs.frozen
