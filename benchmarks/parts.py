@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Bench
 
 MDEVS = 64
-_JOURNALING = ("pwrite64", "fsync", "ftruncate")
+_JOURNALING = ("pwrite64", "fsync", "ftruncate")  # all but the first once a plan
 _START = "python3 -c 'import attrs, argparse, json'"
 EVENTS = 10_000
 
@@ -68,7 +68,7 @@ import os, sys
 from vfiohost import Host
 
 class Driver:
-    '''Answers a store to `create` with three system calls: the device, its type, the bus's link.'''
+    '''Answers a store to `create` with three system calls: the device, and two links to it.'''
 
     give_up = None
 
@@ -78,7 +78,8 @@ class Driver:
     def store(self, path, value, **_):
         parent, _, type_id = path.removesuffix('/create').partition('/mdev_supported_types/')
         os.mkdir(f'{root}/{parent}/{value}')
-        os.symlink(f'../mdev_supported_types/{type_id}', f'{root}/{parent}/{value}/mdev_type')
+        os.symlink(f'../../../{value}',
+                   f'{root}/{parent}/mdev_supported_types/{type_id}/devices/{value}')
         os.symlink(f'../../../{parent.removeprefix("sys/")}/{value}',
                    f'{root}/sys/bus/mdev/devices/{value}')
 

@@ -165,6 +165,20 @@ class Sysfs:
             raise
         return True
 
+    def is_directory(self, path: str) -> bool:
+        """Whether one system call shows that there is a directory, or a link that leads to one.
+
+        Where the kernel does not say so, :meth:`exists` knows more.
+        """
+        flags = os.O_WRONLY | os.O_DIRECTORY
+        try:
+            # Nothing is ever opened so: what is no directory is refused, and a directory for
+            # writing, too (EISDIR, before permissions: fs/namei.c:may_open).
+            os.close(native.open_in(self.fd, path, flags, shown=self.shown(path)))
+        except KernelError as error:
+            return error.errno == errno.EISDIR
+        return True
+
     def read_bounded(self, paths: Iterable[str], *, timeout: float) -> dict[str, str | Unavailable]:
         """Read attributes whose reading may block behind the device lock.
 

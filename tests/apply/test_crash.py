@@ -1,4 +1,4 @@
-"""Kills: at every fsync, around every store, in a rollback, in a recovery. Then recover."""
+"""Kills: at every save, around every store, in a rollback, in a recovery. Then recover."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import signal
-import stat
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +47,12 @@ DIED = 3
 SURVIVED = 0
 
 
-def in_child(work: Callable[[], object], *, die_at_fsync: tuple[int, bool] | None = None) -> int:
-    """Run something in a forked process that kills itself at its n-th fsync.
+def in_child(work: Callable[[], object], *, die_at_save: tuple[int, bool] | None = None) -> int:
+    """Run something in a forked process that kills itself at its n-th save.
 
     Args:
         work: what is run; an :class:`ApplyError` of it is no failure.
-        die_at_fsync: n, counted from 1, and whether what was written reached the disk by then.
+        die_at_save: n, counted from 1, and whether what was written reached the disk by then.
 
     Returns:
         The exit status: :data:`DIED` or :data:`SURVIVED`.
@@ -62,8 +61,8 @@ def in_child(work: Callable[[], object], *, die_at_fsync: tuple[int, bool] | Non
     if pid == 0:
         status = 1
         try:
-            if die_at_fsync is not None:
-                _arm(*die_at_fsync)
+            if die_at_save is not None:
+                _arm(*die_at_save)
             work()
             status = SURVIVED
         except ApplyError:
@@ -79,35 +78,44 @@ def in_child(work: Callable[[], object], *, die_at_fsync: tuple[int, bool] | Non
 
 
 def _arm(number: int, after: bool) -> None:  # noqa: FBT001
-    """Let this process die at its n-th fsync; before it, what that should save is lost."""
-    real, calls = os.fsync, 0
+    """Let this process die at its n-th write or fsync, before it or after it.
 
-    def fsync(fd: int) -> None:
+    What is written is on the disk when the write returns, so before it half of a line may be.
+    """
+    sync, write, calls = os.fsync, os.pwrite, 0
+
+    def turn() -> bool:
         nonlocal calls
         calls += 1
-        if calls == number and not after:
-            if stat.S_ISREG(os.fstat(fd).st_mode):  # half of the last line reaches the disk
-                text = os.pread(fd, 1 << 20, 0)
-                size = text.rfind(b"\n", 0, -1) + 1
-                os.ftruncate(fd, (size + len(text)) // 2)
-            os._exit(DIED)
-        real(fd)
-        if calls == number:
+        return calls == number
+
+    def fsync(fd: int) -> None:
+        last = turn()
+        if not last or after:
+            sync(fd)
+        if last:
             os._exit(DIED)
 
-    os.fsync = fsync  # type: ignore[assignment]
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        last = turn()
+        written = write(fd, data[: len(data) // 2] if last and not after else data, offset)
+        if last:
+            os._exit(DIED)
+        return written
+
+    os.fsync, os.pwrite = fsync, pwrite  # type: ignore[assignment]
 
 
 def survives_somewhere(
     fresh: Callable[[], Bench], work: Callable[[Bench], object], check: Callable[[Bench], object]
 ) -> int:
-    """Kill at every fsync until none is left; after each kill, check. Gives the number of kills."""
+    """Kill at every save until none is left; after each kill, check. Gives the number of kills."""
     kills = 0
     for after in (False, True):
         for number in range(1, 200):
             bench = fresh()
             with bench.sysfs:
-                status = in_child(lambda b=bench: work(b), die_at_fsync=(number, after))  # type: ignore[misc]
+                status = in_child(lambda b=bench: work(b), die_at_save=(number, after))  # type: ignore[misc]
                 check(bench)
             if status == SURVIVED:
                 break
@@ -146,7 +154,7 @@ PLAN_IDS = ["bind once", "mdev create"]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
-def test_kill_at_every_fsync_of_apply(fresh: Callable[[], Bench], plan: Plan) -> None:
+def test_kill_at_every_save_of_apply(fresh: Callable[[], Bench], plan: Plan) -> None:
     done = fresh()
     before = done.state()
     done.apply(plan)
@@ -164,7 +172,7 @@ def test_kill_at_every_fsync_of_apply(fresh: Callable[[], Bench], plan: Plan) ->
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
-def test_kill_at_every_fsync_of_a_rollback(fresh: Callable[[], Bench], plan: Plan) -> None:
+def test_kill_at_every_save_of_a_rollback(fresh: Callable[[], Bench], plan: Plan) -> None:
     before = fresh().state()
     last = len(plan.steps) - 1
 
@@ -239,7 +247,7 @@ def test_an_undo_with_nothing_to_see_is_not_done_twice(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=PLAN_IDS)
-def test_kill_at_every_fsync_of_recover(fresh: Callable[[], Bench], plan: Plan) -> None:
+def test_kill_at_every_save_of_recover(fresh: Callable[[], Bench], plan: Plan) -> None:
     before = fresh().state()
     last = len(plan.steps) - 1
 

@@ -337,27 +337,36 @@ def test_a_full_disk_at_every_write(
     assert bench.state()[GPU] == "vfio-pci"
 
 
-def test_a_disk_that_cannot_save_at_every_fsync(
+def test_a_disk_that_cannot_save_at_every_write_and_fsync(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line is in the file, but whether it is on the disk nobody knows: it does not count."""
     before, plan = bench.state(), bind_plan(GPU, once=True)
     bench.kernel.load_module("vfio_pci", timeout=1)
-    real = os.fsync
+    sync, write = os.fsync, os.pwrite
     failures = 0
     for number in range(1, 100):
         calls = 0
 
-        def fsync(fd: int, at: int = number) -> None:
+        def count(at: int = number) -> None:
             nonlocal calls
             calls += 1
             if calls == at:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            real(fd)
+
+        def fsync(fd: int, count: Callable[[], None] = count) -> None:
+            count()
+            sync(fd)
+
+        def pwrite(fd: int, data: bytes, offset: int, count: Callable[[], None] = count) -> int:
+            written = write(fd, data, offset)
+            count()
+            return written
 
         monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "pwrite", pwrite)
         error = failure(bench, plan)
-        monkeypatch.setattr(os, "fsync", real)
+        monkeypatch.undo()
         if error is None:
             break
         failures += 1
@@ -373,11 +382,14 @@ def test_a_disk_that_cannot_save_at_every_fsync(
 def test_a_line_that_was_not_saved_leaves_nothing_behind_the_next(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fsync(_: int) -> None:
+    write = os.pwrite
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        write(fd, data, offset)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with contextlib.closing(bench.journal.begin(bind_plan(GPU))) as writer:
-        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "pwrite", pwrite)
         with pytest.raises(KernelError):
             writer.record(Event("failed", 0, "a long text"))
         monkeypatch.undo()

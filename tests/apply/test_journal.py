@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -81,7 +82,7 @@ def test_a_new_file_and_its_name_are_on_the_disk_before_it_counts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    rename, fsync = os.rename, os.fsync
+    rename, fsync, pwrite = os.rename, os.fsync, os.pwrite
 
     def note_rename(*args: Any, **kwargs: Any) -> None:
         rename(*args, **kwargs)
@@ -89,16 +90,32 @@ def test_a_new_file_and_its_name_are_on_the_disk_before_it_counts(
 
     def note_fsync(fd: int) -> None:
         fsync(fd)
-        done.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        assert stat.S_ISDIR(os.fstat(fd).st_mode)
+        done.append("directory")
+
+    def note_pwrite(fd: int, data: bytes, offset: int) -> int:
+        is_saved = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC  # when the write returns
+        done.append("line" if is_saved else "other")
+        return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "rename", note_rename)
     monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "pwrite", note_pwrite)
     bench.kernel.before_store = lambda _: done.append("store")
     bench.apply(Plan("unbind", (GPU,), (unbind(GPU, "nouveau"),)))
     assert done[done.index("rename") - 1 :] == [
-        *("file", "rename", "directory"),
-        *("file", "store", "file", "file"),
+        *("line", "rename", "directory"),
+        *("line", "store", "line", "line"),
     ]
+
+
+def test_what_recovery_writes_is_on_the_disk_before_it_counts(bench: Bench) -> None:
+    crash(bench, bind_plan(GPU), 1)
+    (entry,) = bench.journal.open_entries()
+    assert isinstance(entry, JournalEntry)
+    writer = bench.journal.reopen(entry)
+    assert fcntl.fcntl(writer._fd, fcntl.F_GETFL) & os.O_DSYNC
+    writer.close()
 
 
 def test_what_is_written_is_read_back(bench: Bench) -> None:

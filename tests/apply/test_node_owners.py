@@ -145,7 +145,7 @@ def test_a_kill_in_the_middle_is_recovered(
         assert owners(host) == BEFORE
 
 
-def test_kill_at_every_fsync(fresh: Callable[[], Bench]) -> None:
+def test_kill_at_every_save(fresh: Callable[[], Bench]) -> None:
     def check(bench: Bench) -> None:
         is_whole = not bench.journal.open_entries() and bool(bench.entries())
         recoveries = bench.recover()
@@ -155,7 +155,7 @@ def test_kill_at_every_fsync(fresh: Callable[[], Bench]) -> None:
     assert survives_somewhere(fresh, lambda bench: bench.apply(give()), check) >= 8
 
 
-def test_kill_at_every_fsync_of_a_rollback(fresh: Callable[[], Bench]) -> None:
+def test_kill_at_every_save_of_a_rollback(fresh: Callable[[], Bench]) -> None:
     def fail(bench: Bench) -> None:
         bench.fail(0, Fault("refuse"))
         bench.apply(give())
@@ -167,7 +167,7 @@ def test_kill_at_every_fsync_of_a_rollback(fresh: Callable[[], Bench]) -> None:
     assert survives_somewhere(fresh, fail, check) >= 8
 
 
-def test_kill_at_every_fsync_of_an_undo(fresh: Callable[[], Bench]) -> None:
+def test_kill_at_every_save_of_an_undo(fresh: Callable[[], Bench]) -> None:
     def done() -> Bench:
         bench = fresh()
         bench.apply(give())

@@ -127,8 +127,8 @@ kills = st.dictionaries(
 )
 
 
-def fsyncs(last: int) -> st.SearchStrategy[tuple[int, bool]]:
-    """At which fsync to die, and whether it saved what it should."""
+def saves(last: int) -> st.SearchStrategy[tuple[int, bool]]:
+    """At which save to die, and whether it saved what it should."""
     return st.tuples(st.integers(1, last), st.booleans())
 
 
@@ -175,17 +175,17 @@ def test_before_or_after_or_an_explicit_error(
         assert not bench.journal.open_entries()
 
 
-@given(plans(), fsyncs(30), fsyncs(12))
+@given(plans(), saves(30), saves(12))
 @settings(max_examples=40)
-def test_killed_at_any_fsync_and_once_more_while_recovering(
+def test_killed_at_any_save_and_once_more_while_recovering(
     planned: tuple[Plan, dict[str, str]], first: tuple[int, bool], second: tuple[int, bool]
 ) -> None:
     plan, after = planned
     with new_bench() as bench:
         before = bench.state()
-        died = in_child(lambda: bench.apply(plan), die_at_fsync=first) == DIED
+        died = in_child(lambda: bench.apply(plan), die_at_save=first) == DIED
         if died:
-            again = in_child(bench.recover, die_at_fsync=second) == DIED
+            again = in_child(bench.recover, die_at_save=second) == DIED
             event("killed twice" if again else "killed")
         assert all(recovery.outcome == "recovered" for recovery in bench.recover())
         assert bench.state() in ([before, after] if died else [after])

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from vfiohost import native
 from vfiohost._native import ffi, lib
@@ -27,6 +27,7 @@ from vfiohost.testing import SimulatedKernel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T")
 NOTHING = ("nothing", 0)
 LATE_SECONDS = 0.6
 CRASHED = 99
@@ -128,35 +129,34 @@ class Trap:
         if self.kind == "read-only disk":
             vars(book)["open_directory"] = self._read_only
 
-    # -- the journal's disk ----------------------------------------------------------------------
+    # -- the journal's disk: what is on it when a write or an fsync returns ----------------------
 
     def _sync(self, fd: int) -> None:
-        self.lines += 1
-        if self.lines == self.at:
-            if self.kind == "kill, line lost":
-                self._lose(fd, whole=True)
-            elif self.kind == "kill, line torn":
-                self._lose(fd, whole=False)
-        self._fsync(fd)
-        if (self.kind, self.at) == ("kill, line written", self.lines):
-            _die()
-
-    def _lose(self, fd: int, *, whole: bool) -> None:
-        """Half of the last line reaches the disk, or nothing of it; then the process is gone."""
-        name = os.readlink(f"/proc/self/fd/{fd}")
-        if os.path.isfile(name):
-            text = os.pread(fd, 1 << 20, 0)
-            kept = text.rfind(b"\n", 0, -1) + 1
-            os.ftruncate(fd, kept if whole else (kept + len(text)) // 2)
-        _die()
+        self._save(lambda: self._fsync(fd), lambda: None)
 
     def _write(self, fd: int, data: bytes, offset: int) -> int:
-        if self.kind != "full disk" or "/journal/" not in os.readlink(f"/proc/self/fd/{fd}"):
-            return self._pwrite(fd, data, offset)
-        if self.lines + 1 >= self.at:
+        def half() -> None:
             self._pwrite(fd, data[: len(data) // 2], offset)
+
+        if "/journal/" not in os.readlink(f"/proc/self/fd/{fd}"):
+            return self._pwrite(fd, data, offset)
+        if self.kind == "full disk" and self.lines + 1 >= self.at:
+            half()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._pwrite(fd, data, offset)
+        return self._save(lambda: self._pwrite(fd, data, offset), half)
+
+    def _save(self, whole: Callable[[], T], half: Callable[[], None]) -> T:
+        """Save a line or a name; at its turn all of it, half of it or nothing, and then die."""
+        self.lines += 1
+        kind = self.kind if self.lines == self.at else ""
+        if kind == "kill, line torn":
+            half()
+        if kind in ("kill, line torn", "kill, line lost"):
+            _die()
+        saved = whole()
+        if kind == "kill, line written":
+            _die()
+        return saved
 
     def _read_only(self, sysfs: Any, path: str, *, create: bool) -> int:
         if create:

@@ -133,6 +133,20 @@ def test_a_dangling_link_exists(sysfs: Sysfs, tmp_path: Path) -> None:
     assert not sysfs.exists("file/below")
 
 
+def test_one_call_tells_a_directory_from_all_else(sysfs: Sysfs, tmp_path: Path) -> None:
+    (tmp_path / "host/folder").mkdir()
+    (tmp_path / "host/link").symlink_to("folder")
+    (tmp_path / "host/file").touch()
+    (tmp_path / "host/outside").symlink_to("../..")
+    os.mkfifo(tmp_path / "host/fifo")
+    assert sysfs.is_directory("folder")
+    assert sysfs.is_directory("link")
+    assert sysfs.is_directory("outside")  # the root itself, which no link leads out of
+    assert not any(map(sysfs.is_directory, ("file", "fifo", "none", "file/below", "outside/host")))
+    with ordinary_user():
+        assert sysfs.is_directory("folder")
+
+
 def test_what_may_not_be_looked_at_is_not_called_absent(sysfs: Sysfs, tmp_path: Path) -> None:
     (tmp_path / "host/shut").mkdir(mode=0)
     with ordinary_user():

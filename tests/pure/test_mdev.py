@@ -51,13 +51,14 @@ class TestCreate:
         assert (plan.verb, plan.subjects, plan.origins) == ("mdev create", (UUIDS[0],), ())
         (step,) = plan.to_json()["steps"]
         device = f"sys/bus/mdev/devices/{UUIDS[0]}"
+        kind = "sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1"
         gone = {"path": device, "kind": "exists", "value": "no"}
         assert step == {
             "kind": "write",
-            "path": "sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1/create",
+            "path": f"{kind}/create",
             "value": UUIDS[0],
             "before": gone,
-            "after": {"path": f"{device}/mdev_type", "kind": "link", "value": "mtty-1"},
+            "after": {"path": f"{kind}/devices/{UUIDS[0]}", "kind": "exists", "value": "yes"},
             "undo": {"path": f"{device}/remove", "value": "1", "after": gone},
             "why": "create a mtty-1 (Single port serial) on mtty",
         }
@@ -374,12 +375,13 @@ class TestRemove:
         assert (plan.verb, plan.subjects) == ("mdev remove", (UUIDS[0],))
         (step,) = plan.to_json()["steps"]
         device = f"sys/bus/mdev/devices/{UUIDS[0]}"
-        there = {"path": f"{device}/mdev_type", "kind": "link", "value": "nvidia-596"}
+        kind = "sys/class/mdev_bus/0000:65:00.4/mdev_supported_types/nvidia-596"
+        there = {"path": f"{kind}/devices/{UUIDS[0]}", "kind": "exists", "value": "yes"}
         assert (step["path"], step["value"]) == (f"{device}/remove", "1")
         assert step["before"] == there
         assert step["after"] == {"path": device, "kind": "exists", "value": "no"}
         assert step["undo"] == {
-            "path": "sys/class/mdev_bus/0000:65:00.4/mdev_supported_types/nvidia-596/create",
+            "path": f"{kind}/create",
             "value": UUIDS[0],
             "after": there,
         }

@@ -30,7 +30,7 @@ class Facts:
         self._timeout = timeout
 
     def see(self, expect: Expect) -> str | None | Unavailable:
-        """Look at the fact that an expectation is about; its value is not used.
+        """Look at the fact that an expectation is about; its value tells what is likely, no more.
 
         Texts are read in a helper process, because some attributes take the device lock to be
         shown.
@@ -43,7 +43,9 @@ class Facts:
         sysfs = self._sysfs
         try:
             if expect.kind == "exists":
-                return "yes" if sysfs.exists(expect.path) else "no"
+                # What should be there is a device most often, and so a directory.
+                is_there = expect.value == "yes" and sysfs.is_directory(expect.path)
+                return "yes" if is_there or sysfs.exists(expect.path) else "no"
             if expect.kind == "link":
                 seen: str | None | Unavailable = sysfs.link_name(expect.path)
             else:

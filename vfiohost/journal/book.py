@@ -22,6 +22,7 @@ from vfiohost.journal.entry import (
     parse,
 )
 from vfiohost.journal.files import (
+    DURABLE,
     as_kernel_error,
     open_directory,
     open_file,
@@ -43,6 +44,7 @@ _BOOT_ID = "proc/sys/kernel/random/boot_id"
 _NO_BOOT_ID = "unknown"
 _SUFFIX = ".jsonl"
 _UNFINISHED = ".new"
+_WRITING = os.O_RDWR | DURABLE
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 _LIMIT = 16 << 20  # bytes of one journal; about 10,000 steps
@@ -184,7 +186,7 @@ class Journal:
         """Make the file under another name first, so that one that exists has its whole header."""
         name, shown = entry_id + _SUFFIX, self._shown(entry_id)
         unfinished = entry_id + _UNFINISHED
-        fd = open_file(directory, unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, shown=shown)
+        fd = open_file(directory, unfinished, _WRITING | os.O_CREAT | os.O_EXCL, shown=shown)
         try:
             write_durably(fd, header, 0, shown=shown)
             with as_kernel_error("write", shown):
@@ -217,7 +219,7 @@ class Journal:
         shown = self._shown(entry.id)
         directory = open_directory(self._sysfs, JOURNAL_PATH, create=False)
         try:
-            fd = open_file(directory, entry.id + _SUFFIX, os.O_RDWR, shown=shown)
+            fd = open_file(directory, entry.id + _SUFFIX, _WRITING, shown=shown)
         finally:
             os.close(directory)
         try:

@@ -327,28 +327,29 @@ def uuid_refusals(bus: MdevBus, uuids: Sequence[str]) -> Iterable[Refusal]:
             )
 
 
-def _is_there(uuid: str, type_id: str | Unavailable) -> Expect:
+def _is_there(uuid: str, parent: str, type_id: str | Unavailable) -> Expect:
+    """That the device exists, among those that its parent has of its type."""
     if isinstance(type_id, Unavailable):
         return Expect(f"{DEVICES}/{uuid}", "exists", "yes")
-    return Expect(f"{DEVICES}/{uuid}/mdev_type", "link", type_id)
+    return Expect(f"{_type_path(parent, type_id)}/devices/{uuid}", "exists", "yes")
 
 
 def _is_gone(uuid: str) -> Expect:
     return Expect(f"{DEVICES}/{uuid}", "exists", "no")
 
 
-def _create_path(parent: str, type_id: str) -> str:
-    return f"{PARENTS}/{parent}/mdev_supported_types/{type_id}/create"
+def _type_path(parent: str, type_id: str) -> str:
+    return f"{PARENTS}/{parent}/mdev_supported_types/{type_id}"
 
 
 def create_step(uuid: str, parent: str, type_id: str, type_name: str | None) -> WriteAttr:
     """The step that creates a mediated device: a store to ``create`` of the type."""
     name = f" ({type_name})" if type_name else ""
     return WriteAttr(
-        path=_create_path(parent, type_id),
+        path=f"{_type_path(parent, type_id)}/create",
         value=uuid,
         before=_is_gone(uuid),
-        after=_is_there(uuid, type_id),
+        after=_is_there(uuid, parent, type_id),
         undo=Store(f"{DEVICES}/{uuid}/remove", "1", _is_gone(uuid)),
         why=f"create a {type_id}{name} on {parent}",
     )
@@ -364,10 +365,11 @@ def attribute_step(uuid: str, name: str, value: str) -> WriteAttr:
 
 def remove_step(device: MediatedDevice) -> WriteAttr:
     """The step that removes a mediated device; undone, it is there again without attributes."""
-    there = _is_there(device.uuid, device.type_id)
+    there = _is_there(device.uuid, device.parent, device.type_id)
     undo = None
     if isinstance(device.type_id, str):
-        undo = Store(_create_path(device.parent, device.type_id), device.uuid, there)
+        create = f"{_type_path(device.parent, device.type_id)}/create"
+        undo = Store(create, device.uuid, there)
     return WriteAttr(
         path=f"{DEVICES}/{device.uuid}/remove",
         value="1",
