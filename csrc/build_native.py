@@ -13,7 +13,18 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("config.c", "helper.c", "iommufd.c", "open.c", "read.c", "scan.c", "store.c", "vfio.c")
+SOURCES = (
+    "config.c",
+    "folder.c",
+    "helper.c",
+    "iommufd.c",
+    "mdev.c",
+    "open.c",
+    "read.c",
+    "scan.c",
+    "store.c",
+    "vfio.c",
+)
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion")
 
 # The wrappers that cffi generates are not ours to fix; the sources are compiled on their own.
@@ -33,7 +44,7 @@ ffibuilder.set_source(
     PREAMBLE,
     # Relative to setup.py: setuptools accepts no absolute paths.
     sources=[f"csrc/{name}" for name in SOURCES],
-    depends=["csrc/vfiohost.cdef.h", "csrc/helper.h"],
+    depends=["csrc/vfiohost.cdef.h", "csrc/folder.h", "csrc/helper.h"],
     include_dirs=["csrc"],
     extra_compile_args=[
         "-std=gnu11",

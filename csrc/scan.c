@@ -8,30 +8,17 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/magic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
-#include "vfiohost.cdef.h"
+#include "folder.h"
 
 #define ATTRIBUTE_MAX 128	/* none of these attributes has more text than half of it */
-
-/* linux/fs/readdir.c: struct linux_dirent64 */
-struct entry {
-	uint64_t inode;
-	int64_t offset;
-	uint16_t size;
-	uint8_t type;
-	char name[];
-};
 
 static int hex_digit(char c)
 {
@@ -99,89 +86,20 @@ static int read_integer(const char *text, int32_t max, int32_t *value)
 	return 0;
 }
 
-/* A function's directory. */
-struct folder {
-	int fd;
-	int has_no_devices;
-};
-
-/*
- * Return whether no device can be opened on the file system of a directory: on a sysfs there are
- * regular files only, and a mount with nodev answers EACCES.
- */
-static int has_no_devices(int dir)
-{
-	struct statfs fs;
-
-	return fstatfs(dir, &fs) == 0 && (fs.f_type == SYSFS_MAGIC || fs.f_flags & ST_NODEV);
-}
-
-/* Return 0 when a file is a regular one, else an errno. */
-static int check_regular(const struct folder *at, const char *name)
-{
-	struct stat st;
-
-	if (fstatat(at->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno;
-	if (S_ISLNK(st.st_mode))
-		return ELOOP;
-	if (S_ISDIR(st.st_mode))
-		return EISDIR;
-	return S_ISREG(st.st_mode) ? 0 : EINVAL;
-}
-
-/* Read a small file as text; return 0, an errno or VH_MALFORMED. Never blocks on a FIFO. */
-static int read_small(const struct folder *at, const char *name, char text[ATTRIBUTE_MAX])
-{
-	int fd = openat(at->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	int error = 0;
-	ssize_t n;
-
-	if (fd < 0)
-		return errno;
-	n = read(fd, text, ATTRIBUTE_MAX);
-	if (n < 0)
-		error = errno;
-	else if (n == ATTRIBUTE_MAX)
-		error = EFBIG;
-	else if (n == 0 || memchr(text, '\0', (size_t)n))
-		error = VH_MALFORMED;
-	else
-		text[n] = '\0';
-	close(fd);
-	return error;
-}
-
-/*
- * Read an attribute as read_small(). What is no regular file is not opened, for that may do
- * something: a watchdog's node starts the watchdog. Where it cannot, what went wrong is looked into
- * afterwards, so that a file that is as it should be costs no call more.
- */
-static int read_attribute(const struct folder *at, const char *name, char text[ATTRIBUTE_MAX])
-{
-	int error = at->has_no_devices ? 0 : check_regular(at, name);
-	int kind = 0;
-
-	if (error == 0)
-		error = read_small(at, name, text);
-	if (error && error != ENOENT)
-		kind = check_regular(at, name);
-	return kind ? kind : error;
-}
-
-static int16_t read_number(const struct folder *at, const char *name, int32_t max, int32_t *value)
+static int16_t read_number(const struct vh_folder *at, const char *name, int32_t max,
+			   int32_t *value)
 {
 	char text[ATTRIBUTE_MAX];
-	int error = read_attribute(at, name, text);
+	int error = vh_read_attribute(at, name, text, sizeof(text));
 
 	return (int16_t)(error ? error : read_integer(text, max, value));
 }
 
 /* -1 is the kernel's NUMA_NO_NODE, and our "none". */
-static int16_t read_numa_node(const struct folder *at, int32_t *value)
+static int16_t read_numa_node(const struct vh_folder *at, int32_t *value)
 {
 	char text[ATTRIBUTE_MAX];
-	int error = read_attribute(at, "numa_node", text);
+	int error = vh_read_attribute(at, "numa_node", text, sizeof(text));
 
 	if (error == 0 && (strcmp(text, "-1\n") == 0 || strcmp(text, "-1") == 0))
 		return 0;
@@ -219,10 +137,10 @@ static int read_modalias(const char *text, struct vh_function *f)
 }
 
 /* One read where there is a modalias, which a minimal recording may lack. */
-static void read_ids(const struct folder *at, struct vh_function *f)
+static void read_ids(const struct vh_folder *at, struct vh_function *f)
 {
 	char text[ATTRIBUTE_MAX];
-	int error = read_attribute(at, "modalias", text);
+	int error = vh_read_attribute(at, "modalias", text, sizeof(text));
 
 	if (error == 0)
 		error = read_modalias(text, f);
@@ -239,43 +157,22 @@ static void read_ids(const struct folder *at, struct vh_function *f)
 	read_number(at, "subsystem_device", 0xffff, &f->subsystem_device_id);
 }
 
-/* Read the last component of a link's target; return 0, an errno or VH_MALFORMED. */
-static int read_link_name(int dir, const char *link, char name[VH_SCAN_NAME])
-{
-	char target[PATH_MAX];
-	ssize_t n = readlinkat(dir, link, target, sizeof(target) - 1);
-	const char *last;
-	size_t length;
-
-	if (n < 0)
-		return errno;
-	target[n] = '\0';
-	last = strrchr(target, '/');
-	last = last ? last + 1 : target;
-	length = strlen(last);
-	if (length == 0 || length >= VH_SCAN_NAME || strcmp(last, ".") == 0 ||
-	    strcmp(last, "..") == 0)
-		return VH_MALFORMED;
-	memcpy(name, last, length + 1);
-	return 0;
-}
-
 static void read_links(int dir, struct vh_function *f, char driver[VH_SCAN_NAME])
 {
 	struct vh_function other;
 	char name[VH_SCAN_NAME];
 	int error;
 
-	f->errors[VH_FIELD_DRIVER] = (int16_t)read_link_name(dir, "driver", driver);
+	f->errors[VH_FIELD_DRIVER] = (int16_t)vh_read_link_name(dir, "driver", driver);
 
-	error = read_link_name(dir, "iommu_group", name);
+	error = vh_read_link_name(dir, "iommu_group", name);
 	if (error == 0 && (hex_digit(name[0]) < 0 || name[1] == 'x'))
 		error = VH_MALFORMED;
 	if (error == 0)
 		error = read_integer(name, INT32_MAX, &f->iommu_group);
 	f->errors[VH_FIELD_IOMMU_GROUP] = (int16_t)error;
 
-	error = read_link_name(dir, "physfn", name);
+	error = vh_read_link_name(dir, "physfn", name);
 	if (error == 0 && read_address(name, &other) < 0)
 		error = VH_MALFORMED;
 	else if (error == 0)
@@ -283,39 +180,13 @@ static void read_links(int dir, struct vh_function *f, char driver[VH_SCAN_NAME]
 	f->errors[VH_FIELD_PHYSFN] = (int16_t)error;
 }
 
-/*
- * Find a function's directory from its entry, relative to the root. kernfs makes the links of
- * bus/pci/devices as ../../../devices/…/NAME; one that leads anywhere else is not followed.
- * Return its length, or -errno.
- */
+/* Find a function's directory from its entry, relative to the root. Return its length, or -errno. */
 static int read_path(int devices, const char *name, char path[VH_SCAN_PATH])
 {
-	static const char up[] = "../../../";
-	static const char top[] = "devices/";
 	char target[VH_SCAN_PATH];
-	ssize_t n = readlinkat(devices, name, target, sizeof(target) - sizeof("sys/"));
-	const char *rest, *last;
-	size_t length;
+	ssize_t n = readlinkat(devices, name, target, sizeof(target));
 
-	if (n < 0)
-		return -errno;
-	if ((size_t)n == sizeof(target) - sizeof("sys/"))
-		return -ENAMETOOLONG;
-	if (n > 0 && target[n - 1] == '/')
-		n--;	/* links made by hand may have one */
-	target[n] = '\0';
-	if (strncmp(target, up, strlen(up)) != 0)
-		return -EXDEV;
-	rest = target + strlen(up);
-	last = strrchr(rest, '/');
-	if (strncmp(rest, top, strlen(top)) != 0 || strcmp(last + 1, name) != 0)
-		return -EXDEV;
-	if (strstr(rest, "//") || strstr(rest, "/./") || strstr(rest, "/../"))
-		return -EXDEV;
-	length = strlen(rest);
-	memcpy(path, "sys/", 4);
-	memcpy(path + 4, rest, length + 1);
-	return (int)length + 4;
+	return n < 0 ? -errno : vh_device_path(target, (size_t)n, "../../../", name, path);
 }
 
 static int is_odd(const struct vh_function *f)
@@ -334,14 +205,6 @@ static int is_there(int dir, const char *name)
 	struct stat st;
 
 	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-}
-
-static char *put_text(char *at, const char *text)
-{
-	size_t size = strlen(text) + 1;
-
-	memcpy(at, text, size);
-	return at + size;
 }
 
 struct bus {
@@ -377,7 +240,7 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
 			   char *text)
 {
 	char path[VH_SCAN_PATH], driver[VH_SCAN_NAME] = "";
-	struct folder at = { .fd = -1, .has_no_devices = bus->has_no_devices };
+	struct vh_folder at = { .fd = -1, .has_no_devices = bus->has_no_devices };
 	const char *first = name;
 	int rc;
 
@@ -412,7 +275,7 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
 	}
 	if (is_odd(f))
 		f->marks |= VH_ODD;
-	return put_text(put_text(text, first), driver);
+	return vh_put_text(vh_put_text(text, first), driver);
 }
 
 /**
@@ -433,7 +296,7 @@ int vh_scan(int root, int devices, struct vh_scan *scan, int options)
 	struct bus bus = {
 		.root = root,
 		.devices = devices,
-		.has_no_devices = has_no_devices(devices),
+		.has_no_devices = vh_has_no_devices(devices),
 		.options = options,
 	};
 	char *text = scan->text;
@@ -450,7 +313,7 @@ int vh_scan(int root, int devices, struct vh_scan *scan, int options)
 			break;
 		end = at + size;
 		while (at < end && count < VH_SCAN_FUNCTIONS) {
-			const struct entry *entry = (const struct entry *)(const void *)at;
+			const struct vh_entry *entry = (const struct vh_entry *)(const void *)at;
 
 			at += entry->size;
 			if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0)

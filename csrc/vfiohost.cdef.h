@@ -91,6 +91,29 @@ struct vh_scan {
 
 int vh_scan(int root, int devices, struct vh_scan *scan, int options);
 
+/* mdev.c */
+#define VH_PARENT_ENTRIES 4096	/* room for one getdents64(2), in units of 8 bytes */
+#define VH_PARENT_TYPES 1024	/* the most types of one parent */
+#define VH_PARENT_TEXT 4194304	/* room for their texts, enough for a page for each file */
+
+/* Indices of the errors of a type, each about a file of it. */
+#define VH_TYPE_NAME 0
+#define VH_TYPE_AVAILABLE 1
+#define VH_TYPE_API 2
+#define VH_TYPE_DESCRIPTION 3
+#define VH_TYPE_FILES 4
+
+struct vh_parent {
+	int16_t physfn_error;	/* 0, an errno or VH_MALFORMED */
+	int16_t types_error;	/* 0, or an errno: the types are not all there */
+	int32_t text_size;
+	uint64_t entries[VH_PARENT_ENTRIES];
+	int16_t errors[VH_PARENT_TYPES][VH_TYPE_FILES];	/* 0, an errno or VH_MALFORMED */
+	char text[VH_PARENT_TEXT];	/* path, physfn; per type: id, files; NUL after each */
+};
+
+int vh_scan_parent(int root, const char *link, struct vh_parent *parent, int options);
+
 /* config.c */
 #define VH_CONFIG_MAX 4096	/* the bytes of a whole configuration space */
 #define VH_CAPABILITIES 1008	/* (256 - 64) / 4 + (4096 - 256) / 4: each dword begins one at most */

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import posixpath
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from vfiohost import native
 from vfiohost.errors import KernelError
 from vfiohost.model import (
     MdevBus,
@@ -18,13 +21,16 @@ from vfiohost.model import (
     Unavailable,
     natural_key,
 )
-from vfiohost.reads import attribute, count, link_name, names, reported
+from vfiohost.reads import attribute, count, left_out, link_name, names, unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vfiohost.sysfs import Sysfs
 
 MDEV_PARENTS: Final = "sys/class/mdev_bus"
 MDEV_DEVICES: Final = "sys/bus/mdev/devices"
+MDEV_TYPES: Final = "mdev_supported_types"
 
 
 def mdev_bus(sysfs: Sysfs, problems: list[Problem]) -> MdevBus:
@@ -34,47 +40,70 @@ def mdev_bus(sysfs: Sysfs, problems: list[Problem]) -> MdevBus:
         sysfs: the host.
         problems: gets what could not be read or makes no sense.
     """
-    parents = [_mdev_parent(sysfs, name, problems) for name in names(sysfs, MDEV_PARENTS, problems)]
+    parents = sorted(_parents(sysfs, problems), key=lambda p: _parent_key(p.name))
     devices = [_mdev(sysfs, name, problems) for name in names(sysfs, MDEV_DEVICES, problems)]
     return MdevBus(
-        parents=tuple(sorted((p for p in parents if p), key=lambda p: _parent_key(p.name))),
+        parents=tuple(parents),
         devices=tuple(
             sorted((d for d in devices if d), key=lambda d: (_parent_key(d.parent), d.uuid))
         ),
     )
 
 
-def _mdev_parent(sysfs: Sysfs, name: str, problems: list[Problem]) -> MdevParent | None:
-    path = _device_path(sysfs, f"{MDEV_PARENTS}/{name}", problems)
-    if path is None:
+def _parents(sysfs: Sysfs, problems: list[Problem]) -> Iterator[MdevParent]:
+    """Read all parents; thousands of them offer the same types, which are made once."""
+    physfn_of = functools.cache(PciAddress.of_name)
+    type_of = functools.cache(_mdev_type)
+    links = [f"{MDEV_PARENTS}/{name}" for name in names(sysfs, MDEV_PARENTS, problems)]
+    for link, row in zip(links, native.scan_parents(sysfs.fd, links), strict=True):
+        name = posixpath.basename(link)
+        if row.error:
+            problems.append(left_out(name, link, row.error))
+            continue
+        if row.physfn_error or row.types_error or any(r.errors[0] for r in row.types):
+            problems += _problems(sysfs, name, row)
+        types = sorted(map(type_of, row.types), key=itemgetter(0))
+        yield MdevParent(
+            name=name,
+            path=row.path,
+            types=tuple(kind for _, kind in types),
+            address=PciAddress.of_name(name),
+            physfn=physfn_of(row.physfn),
+        )
+
+
+def _mdev_type(row: native.TypeRow) -> tuple[object, MdevType]:
+    """Make a type of a row, and a key that sorts it."""
+    _, available, api, description = row.errors
+    kind = MdevType(
+        type_id=row.type_id,
+        name=None if row.errors[0] else row.name,
+        available_instances=unavailable(available) if available else count(row.available),
+        device_api=_text(row.device_api, api),
+        description=_text(row.description, description),
+    )
+    return natural_key(row.type_id), kind
+
+
+def _text(text: str, error: int) -> str | None | Unavailable:
+    if error == errno.ENOENT:
         return None
-    folder = f"{path}/mdev_supported_types"
-    types = [_mdev_type(sysfs, folder, t, problems) for t in names(sysfs, folder, problems)]
-    physfn = link_name(sysfs, f"{path}/physfn")
-    if isinstance(physfn, Unavailable):
-        problems.append(Problem(name, f"{path}/physfn", f"physfn of {name}: {physfn}."))
-        physfn = None
-    return MdevParent(
-        name=name,
-        path=path,
-        types=tuple(sorted(types, key=lambda t: natural_key(t.type_id))),
-        address=PciAddress.of_name(name),
-        physfn=None if physfn is None else PciAddress.of_name(physfn),
-    )
+    return unavailable(error) if error else text
 
 
-def _mdev_type(sysfs: Sysfs, folder: str, type_id: str, problems: list[Problem]) -> MdevType:
-    path = f"{folder}/{type_id}"
-    available = attribute(sysfs, f"{path}/available_instances")
-    if available is None:
-        available = Unavailable(errno.ENOENT, os.strerror(errno.ENOENT))
-    return MdevType(
-        type_id=type_id,
-        name=reported(attribute(sysfs, f"{path}/name"), f"{path}/name", problems),
-        available_instances=count(available),
-        device_api=attribute(sysfs, f"{path}/device_api"),
-        description=attribute(sysfs, f"{path}/description"),
-    )
+def _problems(sysfs: Sysfs, name: str, row: native.ParentRow) -> Iterator[Problem]:
+    """What could not be read of a parent and has no place in it; what is absent is no problem."""
+    folder = f"{row.path}/{MDEV_TYPES}"
+    if row.physfn_error not in (0, errno.ENOENT):
+        why = f"physfn of {name}: {unavailable(row.physfn_error)}."
+        yield Problem(name, f"{row.path}/physfn", why)
+    if row.types_error not in (0, errno.ENOENT):
+        why = str(KernelError("list", row.types_error, sysfs.shown(folder)))
+        yield Problem(MDEV_TYPES, folder, why)
+    for kind in row.types:
+        if kind.errors[0] not in (0, errno.ENOENT):
+            path = f"{folder}/{kind.type_id}/name"
+            yield Problem("name", path, f"{path}: {unavailable(kind.errors[0])}.")
 
 
 def _mdev(sysfs: Sysfs, uuid: str, problems: list[Problem]) -> MediatedDevice | None:

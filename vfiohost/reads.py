@@ -7,6 +7,7 @@ import os
 import posixpath
 from typing import TYPE_CHECKING, Final
 
+from vfiohost import native
 from vfiohost.errors import KernelError
 from vfiohost.model import Problem, Unavailable
 
@@ -47,14 +48,6 @@ def names(sysfs: Sysfs, path: str, problems: list[Problem]) -> list[str]:
         return []
 
 
-def reported(text: str | None | Unavailable, path: str, problems: list[Problem]) -> str | None:
-    """A text for a field that has no room for an :class:`Unavailable`."""
-    if isinstance(text, Unavailable):
-        problems.append(Problem(posixpath.basename(path), path, f"{path}: {text}."))
-        return None
-    return text
-
-
 def count(text: str | Unavailable) -> int | Unavailable:
     """A number that the kernel counts something with."""
     if isinstance(text, Unavailable):
@@ -62,3 +55,29 @@ def count(text: str | Unavailable) -> int | Unavailable:
     # No count of the kernel's has more digits than an unsigned 64-bit number.
     is_count = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     return int(text) if is_count else Unavailable(0, "malformed")
+
+
+def unavailable(error: int) -> Unavailable:
+    """A value for what the C core could not read: an errno, or :data:`native.MALFORMED`."""
+    if error == native.MALFORMED:
+        return Unavailable(0, "malformed")
+    return Unavailable(error, os.strerror(error))
+
+
+def left_out(name: str, link: str, error: int) -> Problem:
+    """A device that has no directory where its entry in a bus or class leads.
+
+    Args:
+        name: of the device.
+        link: its entry.
+        error: the errno that the C core gives as the reason.
+    """
+    if error == errno.ENOENT:
+        why = "its directory is gone, or its link leads nowhere"
+    elif error == errno.EXDEV:
+        why = "its link does not lead to a directory of that name below sys/devices"
+    elif error == errno.EINVAL:
+        why = "it is no link"
+    else:
+        why = f"its directory cannot be opened: {unavailable(error)}"
+    return Problem(name, link, f"{name} was left out: {why}.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from vfiohost import native
 from vfiohost.errors import KernelError
 from vfiohost.model import Driver, PciAddress, PciDevice, Problem, Snapshot, Unavailable
-from vfiohost.reads import DEVICES, attribute, link_name, names
+from vfiohost.reads import DEVICES, attribute, left_out, link_name, names, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,13 +43,14 @@ def scan(sysfs: Sysfs, *, mdev: bool = False) -> Snapshot:
         read or makes no sense stands in its ``problems``.
     """
     problems: list[Problem] = []
-    return Snapshot(
-        kernel=_kernel_release(sysfs, problems),
-        devices=_functions(sysfs, problems),
-        drivers=_drivers(sysfs, problems),
-        mdev=_mdev_bus(sysfs, problems) if mdev else None,
-        problems=tuple(problems),
-    )
+    with _without_gc():
+        return Snapshot(
+            kernel=_kernel_release(sysfs, problems),
+            devices=_functions(sysfs, problems),
+            drivers=_drivers(sysfs, problems),
+            mdev=_mdev_bus(sysfs, problems) if mdev else None,
+            problems=tuple(problems),
+        )
 
 
 def _mdev_bus(sysfs: Sysfs, problems: list[Problem]) -> MdevBus:
@@ -66,10 +67,7 @@ def _functions(sysfs: Sysfs, problems: list[Problem]) -> tuple[PciDevice, ...]:
     found: list[tuple[int, PciDevice]] = []
     shown = sysfs.shown(DEVICES)
     try:
-        with (
-            _opened(sysfs, DEVICES, os.O_RDONLY | os.O_DIRECTORY) as fd,
-            _without_gc(),
-        ):
+        with _opened(sysfs, DEVICES, os.O_RDONLY | os.O_DIRECTORY) as fd:
             found.extend(_made(native.scan(sysfs.fd, fd, shown=shown), problems))
     except KernelError as error:
         if error.errno == errno.ENOENT:
@@ -148,13 +146,13 @@ def _odd_function(
     def field(value: T | None, error: int, name: str) -> T | None | Unavailable:
         if error in (0, errno.ENOENT):
             return None if value in (-1, "") else value
-        unavailable = _unavailable(error)
+        why = unavailable(error)
         file = f"{DEVICES}/{subject}/{name}"
-        problems.append(Problem(subject, file, f"{name} of {subject}: {unavailable}."))
-        return unavailable
+        problems.append(Problem(subject, file, f"{name} of {subject}: {why}."))
+        return why
 
     if errors.modalias not in (0, errno.ENOENT):
-        why = f"modalias of {subject}: {_unavailable(errors.modalias)}; its ids are from elsewhere."
+        why = f"modalias of {subject}: {unavailable(errors.modalias)}; its ids are from elsewhere."
         problems.append(Problem(subject, f"{DEVICES}/{subject}/modalias", why))
     return PciDevice(
         address=PciAddress(*address),
@@ -180,24 +178,10 @@ def _left_out(path: str, errors: native.FieldErrors) -> Problem:
     file = f"{DEVICES}/{name}"
     if errors.name:
         return Problem(name, file, f"{name!r} among the PCI devices is no PCI address.")
-    if errors.ids:
-        why = f"vendor, device and class cannot be read: {_unavailable(errors.ids)}"
-    elif errors.path == errno.ENOENT:
-        why = "its directory is gone, or its link leads nowhere"
-    elif errors.path == errno.EXDEV:
-        why = "its link does not lead to a directory of that name below sys/devices"
-    elif errors.path == errno.EINVAL:
-        why = "it is no link"
-    else:
-        why = f"its directory cannot be opened: {_unavailable(errors.path)}"
+    if errors.path:
+        return left_out(name, file, errors.path)
+    why = f"vendor, device and class cannot be read: {unavailable(errors.ids)}"
     return Problem(name, file, f"{name} was left out: {why}.")
-
-
-def _unavailable(error: int) -> Unavailable:
-    """Make a value of one of the :class:`~vfiohost.native.FieldErrors`."""
-    if error == native.MALFORMED:
-        return Unavailable(0, "malformed")
-    return Unavailable(error, os.strerror(error))
 
 
 # Drivers and the kernel

@@ -78,6 +78,18 @@ def _host(*, is_sysfs: bool, aliased: bool) -> bytes:
     return b"".join(made)
 
 
+def _parent(*, is_sysfs: bool) -> bytes:
+    """A sound parent of two types of mediated devices, as scan.c's target takes it."""
+    name, types = ADDRESSES[0], (b"nvidia-595", b"nvidia-596")
+    files = (b"NVIDIA A10-8Q\n", b"3\n", b"vfio-pci\n", b"num_heads=4\n")
+    entries = b"".join(bytes([len(each)]) + each for each in types)
+    made = [bytes([is_sysfs | 2]), _said(b"../../devices/pci0000:64/" + name), b"\0"]
+    made += [_said(b"../" + ADDRESSES[1]), b"\0", bytes([0, len(types)]), entries]
+    for _ in types:
+        made += [b"\0", *((b"" if is_sysfs else b"\0\0") + _said(file) for file in files)]
+    return b"".join(made)
+
+
 def _space(size: int, *dwords: tuple[int, int]) -> bytes:
     """A configuration space, as config.c's target takes it: its size, and what is not zero."""
     return size.to_bytes(2, "little") + b"".join(
@@ -113,7 +125,10 @@ _WORDS: tuple[str, ...] = (
     "-1\\x0a",
 )
 _TEXTS = (MODALIAS, *ADDRESSES, b"0x10de\n", b"65535\n")
-_HOSTS = tuple(_host(is_sysfs=a, aliased=b) for a in (False, True) for b in (False, True))
+_HOSTS = (
+    *(_host(is_sysfs=a, aliased=b) for a in (False, True) for b in (False, True)),
+    *(_parent(is_sysfs=a) for a in (False, True)),
+)
 _CAPABILITIES = (
     "\\x01\\x50",
     "\\x05\\x70",
@@ -127,7 +142,7 @@ _CAPABILITIES = (
 )
 ALL = (
     Program("parsers", "`scan.c`: addresses, numbers, modaliases", _WORDS, 128, _TEXTS, 3),
-    Program("scan", "`scan.c`: a whole scan of made-up answers", _WORDS, 4096, _HOSTS, 4),
+    Program("scan", "`scan.c`, `mdev.c`: a whole scan of made-up answers", _WORDS, 4096, _HOSTS, 4),
     Program("read", "`read.c`: a file that changes, fails, never ends", ("\\xff",), 512),
     Program("open", "`open.c`: the walk against the kernel's `openat2`", ("\\xff",), 256, share=2),
     Program("config", "`config.c`: a configuration space", _CAPABILITIES, 1024, tuple(_spaces())),

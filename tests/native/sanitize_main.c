@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #undef NDEBUG
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vfio.h>
@@ -287,6 +288,35 @@ static int count_functions(int root, int options)
 	return total;
 }
 
+static int count_types(int root, int options)
+{
+	struct vh_parent *parent = malloc(sizeof(*parent));
+	int folder = vh_open_in(root, "sys/class/mdev_bus", O_RDONLY | O_DIRECTORY, 0, options);
+	DIR *bus = fdopendir(folder);
+	struct dirent *entry;
+	int total = 0;
+
+	assert(parent && bus);
+	while ((entry = readdir(bus))) {
+		char link[300];
+		int n, texts = 0;
+
+		snprintf(link, sizeof(link), "sys/class/mdev_bus/%s", entry->d_name);
+		n = vh_scan_parent(root, link, parent, options);
+		if (n < 0)
+			continue;
+		for (int i = 0; i < parent->text_size; i++)
+			texts += parent->text[i] == '\0';
+		assert(texts == 2 + (1 + VH_TYPE_FILES) * n);
+		total += n;
+	}
+	assert(vh_scan_parent(root, "none", parent, options) == -ENOENT);
+	assert(vh_scan_parent(-1, "none", parent, options) == -EBADF);
+	closedir(bus);
+	free(parent);
+	return total;
+}
+
 static void test_path(int root, const char *path, int options)
 {
 	int flags[] = { O_PATH, O_PATH | O_NOFOLLOW, O_RDONLY | O_NONBLOCK, O_RDONLY | O_DIRECTORY };
@@ -380,6 +410,7 @@ int main(int argc, char **argv)
 	test_config();
 	for (int i = 0; i < 2; i++) {
 		printf("%d\n", count_functions(root, both[i]));
+		printf("%d\n", count_types(root, both[i]));
 		for (int path = 2; path < argc; path++)
 			test_path(root, argv[path], both[i]);
 		test_store(root, both[i]);

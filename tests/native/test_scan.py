@@ -1,4 +1,4 @@
-"""The scan: every field of every function, drivers, details, modules and mediated devices."""
+"""The scan: every field of every function, drivers, details and modules."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from vfiohost.details_scan import with_details
 from vfiohost.model import (
     Details,
     Driver,
-    MdevType,
-    MediatedDevice,
     PciAddress,
     PciDevice,
     Snapshot,
@@ -41,12 +39,11 @@ if TYPE_CHECKING:
 
 GPU = PciAddress.parse("0000:65:00.0")
 PCI = Path("/sys/bus/pci/devices")
-UUID = "c0ffee00-0000-4000-8000-000000000001"
 
 
-def scanned(tree: Tree, *, mdev: bool = False) -> Snapshot:
+def scanned(tree: Tree) -> Snapshot:
     with Sysfs(tree.root) as sysfs:
-        return scan(sysfs, mdev=mdev)
+        return scan(sysfs)
 
 
 @contextmanager
@@ -350,117 +347,6 @@ def test_modules(tree: Tree) -> None:
         index = read_modules(sysfs, "6.12.117-amd64")
         assert index is not None
         assert index.candidates(A10) == ("nouveau",)
-
-
-def make_mdev_host(tree: Tree) -> None:
-    vf = "0000:65:00.4"
-    path = "sys/devices/pci0000:64/0000:65:00.4"
-    (tree.function(vf) / "physfn").symlink_to("../0000:65:00.0")
-    tree.function("0000:65:00.0")
-    tree.link(f"sys/class/mdev_bus/{vf}", f"../../devices/pci0000:64/{vf}")
-    types = f"{path}/mdev_supported_types"
-    for type_id, name in (("nvidia-1000", "NVIDIA A10-24Q"), ("nvidia-595", "NVIDIA A10-8Q")):
-        tree.write(f"{types}/{type_id}/name", f"{name}\n")
-        tree.write(f"{types}/{type_id}/available_instances", "1\n")
-        tree.write(f"{types}/{type_id}/device_api", "vfio-pci\n")
-        tree.write(f"{types}/{type_id}/description", "num_heads=4, frl_config=60\n")
-    device = f"{path}/{UUID}"
-    tree.link(f"{device}/mdev_type", "../mdev_supported_types/nvidia-595")
-    tree.link(f"{device}/driver", "../../../../bus/mdev/drivers/nvidia-vgpu-vfio")
-    tree.link(f"{device}/iommu_group", "../../../../kernel/iommu_groups/77")
-    tree.link(f"sys/bus/mdev/devices/{UUID}", f"../../../devices/pci0000:64/{vf}/{UUID}")
-    tree.write(
-        "sys/devices/virtual/mtty/mtty/mdev_supported_types/mtty-1/available_instances", "24"
-    )
-    tree.link("sys/class/mdev_bus/mtty", "../../devices/virtual/mtty/mtty")
-
-
-def test_the_mdev_bus(tree: Tree) -> None:
-    make_mdev_host(tree)
-    snapshot = scanned(tree, mdev=True)
-    assert snapshot.problems == ()
-    bus = snapshot.mdev
-    assert bus is not None
-    parent, virtual = bus.parents
-    assert (parent.name, parent.physfn, parent.address) == (
-        "0000:65:00.4",
-        GPU,
-        PciAddress.parse("0000:65:00.4"),
-    )
-    assert parent.path == "sys/devices/pci0000:64/0000:65:00.4"
-    description = "num_heads=4, frl_config=60"
-    assert parent.types == (
-        MdevType("nvidia-595", "NVIDIA A10-8Q", 1, "vfio-pci", description),
-        MdevType("nvidia-1000", "NVIDIA A10-24Q", 1, "vfio-pci", description),
-    )
-    assert (virtual.name, virtual.address, virtual.physfn) == ("mtty", None, None)
-    assert virtual.types == (MdevType("mtty-1", None, 24, None, None),)
-    assert bus.devices == (
-        MediatedDevice(UUID, "0000:65:00.4", "nvidia-595", "NVIDIA A10-8Q", "nvidia-vgpu-vfio", 77),
-    )
-
-
-def test_the_mdev_bus_is_read_only_when_asked(tree: Tree) -> None:
-    make_mdev_host(tree)
-    assert scanned(tree).mdev is None
-
-
-def test_no_mdev_bus_is_an_empty_one(tree: Tree) -> None:
-    snapshot = scanned(tree, mdev=True)
-    assert snapshot.mdev is not None
-    assert (snapshot.mdev.parents, snapshot.mdev.devices) == ((), ())
-    assert snapshot.problems == ()
-
-
-def test_an_odd_mdev_hides_no_other(tree: Tree) -> None:
-    make_mdev_host(tree)
-    tree.link("sys/bus/mdev/devices/gone", "../../../devices/nowhere/gone")
-    tree.link("sys/bus/mdev/devices/out", "/etc")
-    tree.link("sys/class/mdev_bus/climbs", "../../../../etc")
-    types = "sys/devices/pci0000:64/0000:65:00.4/mdev_supported_types"
-    tree.write(f"{types}/nvidia-595/available_instances", "many\n")
-    (tree.root / f"{types}/nvidia-595/name").unlink()
-    (tree.root / f"{types}/nvidia-595/name").mkdir()
-    (tree.root / f"{types}/nvidia-1000/available_instances").unlink()
-    snapshot = scanned(tree, mdev=True)
-    assert snapshot.mdev is not None
-    assert [p.name for p in snapshot.mdev.parents] == ["0000:65:00.4", "mtty"]
-    assert [d.uuid for d in snapshot.mdev.devices] == [UUID]
-    first, second = snapshot.mdev.parents[0].types
-    assert first.name is None
-    assert first.available_instances == Unavailable(0, "malformed")
-    assert second.available_instances == Unavailable(errno.ENOENT, "No such file or directory")
-    assert {p.subject for p in snapshot.problems} == {"gone", "out", "climbs", "name"}
-
-
-@pytest.mark.parametrize("type_id", ["²", "nvidia-²", "9" * 250])
-def test_no_name_of_a_type_makes_an_exception(tree: Tree, type_id: str) -> None:
-    make_mdev_host(tree)
-    types = "sys/devices/pci0000:64/0000:65:00.4/mdev_supported_types"
-    tree.write(f"{types}/{type_id}/available_instances", "1")
-    snapshot = scanned(tree, mdev=True)
-    assert snapshot.mdev is not None
-    assert type_id in [t.type_id for t in snapshot.mdev.parents[0].types]
-
-
-@pytest.mark.parametrize("count", ["9" * 5000, "²", "-1", "", "1 2", "0x1"])
-def test_a_count_that_is_none_makes_no_exception(tree: Tree, count: str) -> None:
-    make_mdev_host(tree)
-    types = "sys/devices/virtual/mtty/mtty/mdev_supported_types"
-    tree.write(f"{types}/mtty-1/available_instances", f"{count}\n")
-    snapshot = scanned(tree, mdev=True)
-    assert snapshot.mdev is not None
-    assert snapshot.mdev.parents[1].types[0].available_instances == Unavailable(0, "malformed")
-
-
-def test_an_mdev_without_a_type(tree: Tree) -> None:
-    make_mdev_host(tree)
-    (tree.root / f"sys/devices/pci0000:64/0000:65:00.4/{UUID}/mdev_type").unlink()
-    snapshot = scanned(tree, mdev=True)
-    assert snapshot.mdev is not None
-    (device,) = snapshot.mdev.devices
-    assert device.type_id == Unavailable(errno.ENOENT, "No such file or directory")
-    assert device.type_name is None
 
 
 @pytest.mark.skipif(not PCI.is_dir(), reason="this machine has no PCI")

@@ -24,7 +24,7 @@ from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
 from vfiohost.native.answers import checked, encoded, options, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from mmap import mmap
 
     from vfiohost.errors import KernelOp
@@ -202,6 +202,68 @@ def scan(
 def field_errors(packed: bytes) -> FieldErrors:
     """Unpack the last field of a row."""
     return FieldErrors(*_ERRORS.unpack(packed))
+
+
+_TYPE: Final = struct.Struct(f"{lib.VH_TYPE_FILES}h")  # vh_parent.errors of one type
+
+
+class TypeRow(NamedTuple):
+    """A type of mediated devices as the C core found it; what could not be read is empty.
+
+    ``errors`` are those of the four texts after ``type_id``: 0, a positive errno or
+    :data:`MALFORMED`.
+    """
+
+    type_id: str
+    name: str
+    available: str
+    device_api: str
+    description: str
+    errors: tuple[int, int, int, int]
+
+
+class ParentRow(NamedTuple):
+    """A parent of mediated devices as the C core found it.
+
+    ``error`` is 0, or a positive errno: it is not there, and the rest is empty. ``physfn_error``
+    and ``types_error`` are 0, a positive errno or :data:`MALFORMED`.
+    """
+
+    error: int
+    path: str = ""
+    physfn: str = ""
+    physfn_error: int = 0
+    types_error: int = 0
+    types: Sequence[TypeRow] = ()
+
+
+def scan_parents(
+    rootfd: int, links: Iterable[str], *, fallback: bool = False
+) -> Iterator[ParentRow]:
+    """Read parents of mediated devices, each with its types in one call into C.
+
+    Args:
+        rootfd: the root.
+        links: their entries (``sys/class/mdev_bus/NAME``), relative to the root.
+        fallback: do without ``openat2(2)``.
+
+    Yields:
+        For each link what it leads to. Nothing about one of them is an exception.
+    """
+    area = _buffer("struct vh_parent *")
+    rows = ffi.buffer(area.errors)
+    strings = ffi.buffer(area.text)
+    for link in links:
+        name = encoded(link, "readlink", link)
+        count = lib.vh_scan_parent(rootfd, name, area, options(fallback))
+        if count < 0:
+            yield ParentRow(-count)
+            continue
+        path, physfn, *texts = text(strings[: area.text_size]).split("\0")
+        errors = _TYPE.iter_unpack(rows[: count * _TYPE.size])
+        columns = (texts[n::5] for n in range(5))
+        types = [*map(TypeRow, *columns, errors)]
+        yield ParentRow(0, path, physfn, area.physfn_error, area.types_error, types)
 
 
 def store(rootfd: int, path: str, data: bytes, *, shown: str, fallback: bool = False) -> None:
