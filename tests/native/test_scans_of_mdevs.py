@@ -35,6 +35,8 @@ class Driver(Kernel):
         parent, _, type_id = path.removesuffix("/create").partition("/mdev_supported_types/")
         os.mkdir(self.root / parent / value)
         os.symlink(f"../mdev_supported_types/{type_id}", self.root / parent / value / "mdev_type")
+        made = self.root / parent / "mdev_supported_types" / type_id / "devices"
+        os.symlink(f"../../../{value}", made / value)
         folder = (self.root / parent).resolve().relative_to(self.root / "sys")
         os.symlink(f"../../../{folder}/{value}", self.root / "sys/bus/mdev/devices" / value)
 
