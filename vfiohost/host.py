@@ -190,6 +190,10 @@ class Host(HostBootPlanner):
     ) -> Report:
         """Carry a plan out: lock, re-check, journal, write, read back; undo in reverse on failure.
 
+        Steps about devices that have nothing in common go on while others wait for the kernel, up
+        to 16 side by side: see :mod:`vfiohost.apply.lanes`. All else, and whatever is called back,
+        happens in the caller's thread.
+
         An empty plan is success and touches nothing. Where udevd runs, it has dealt with the VFIO
         nodes that the plan brought when this returns, or :data:`UDEV_TIMEOUT` is over.
 
@@ -208,7 +212,7 @@ class Host(HostBootPlanner):
             LockBusyError: another vfiohost is changing this host.
             UnsupportedError: the root is a recording, where nobody would answer.
         """
-        from vfiohost.apply import apply, never
+        from vfiohost.apply import apply, ignored, never
         from vfiohost.udev import await_vfio_nodes
 
         report = apply(
@@ -220,7 +224,7 @@ class Host(HostBootPlanner):
             wait=wait,
             undoes=undoes,
             cancel=never if cancel is None else cancel,
-            progress=progress,
+            progress=ignored if progress is None else progress,
             watch=watch,
             held=self._lock,
         )

@@ -226,6 +226,8 @@ class Sysfs:
 class Kernel(Protocol):
     """Who answers stores: the running kernel, or a simulated one.
 
+    Several threads may store at the same time.
+
     Attributes:
         give_up: asked ten times a second or more while a store or a load is waited for, with the
             ``time.monotonic()`` at which the wait began; ``True`` ends it as the end of its time

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from tests.apply.fake import FakeKernel, Fault, make_host, state
-from vfiohost.apply import Recovery, apply, permit, recover
+from vfiohost.apply import Recovery, apply, ignored, permit, recover
 from vfiohost.journal import Journal, JournalEntry
 from vfiohost.sysfs import Sysfs
 
@@ -34,7 +34,7 @@ class Bench:
         *,
         undoes: str | None = None,
         cancel: Callable[[], bool] = lambda: False,
-        progress: Callable[[StepResult], None] | None = None,
+        progress: Callable[[StepResult], object] = ignored,
     ) -> Report:
         return apply(
             plan,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Literal
+import threading
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import attrs
 
@@ -33,6 +34,17 @@ UUIDS = ("aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000
 
 UNSET = "(null)"
 
+DIED = 3
+"""The exit status of a process that was killed."""
+
+_ACTING = threading.Lock()
+
+
+def die() -> NoReturn:
+    """Be killed. A store that is under way in another thread is not torn: its helper goes on."""
+    _ACTING.acquire()
+    os._exit(DIED)
+
 
 def make_host(root: Path) -> Path:
     """Make the host: each device on its native driver, vfio-pci not loaded."""
@@ -50,6 +62,13 @@ def make_host(root: Path) -> Path:
     boot_id.parent.mkdir(parents=True)
     boot_id.write_text("11111111-2222-4333-8444-555555555555\n")
     return root
+
+
+def add_groups(root: Path) -> None:
+    """Give each card an IOMMU group, so that it can be told what they do not share."""
+    for address in NATIVE:
+        group = f"../../kernel/iommu_groups/{address[5:7]}"
+        (root / DEVICES / address / "iommu_group").symlink_to(group)
 
 
 def reboot(root: Path) -> None:
@@ -110,12 +129,17 @@ class FakeKernel:
     Args:
         root: the host.
         faults: by number of the answer, counted from 0; stores and loads count alike.
+
+    Attributes:
+        faults_of: by the attribute's name and the value.
     """
 
     def __init__(self, root: Path, faults: dict[int, Fault] | None = None) -> None:
         self.root = root
         self.faults = faults or {}
+        self.faults_of: dict[tuple[str, str], Fault] = {}
         self.log: list[tuple[str, str]] = []
+        self._counting = threading.Lock()
         self.keep_fds: list[int | None] = []
         self.writable = True
         self.give_up: Callable[[float], bool] = lambda _began: False
@@ -139,15 +163,17 @@ class FakeKernel:
         self._answer("modprobe", name, timeout, load)
 
     def _answer(self, path: str, value: str, timeout: float, act: Callable[[], None]) -> None:
-        number = len(self.log)
+        with self._counting:
+            number = len(self.log)
+            self.log.append((path, value))
         self.before_store(number)
-        self.log.append((path, value))
-        fault = self.faults.get(number)
+        name = path.rpartition("/")[2]
+        fault = self.faults.get(number) or self.faults_of.get((name, value))
+        if fault is None or fault.effect:
+            with _ACTING:
+                act()
         if fault is None:
-            act()
             return
-        if fault.effect:
-            act()
         shown = str(self.root / path)
         if fault.kind == "refuse":
             raise KernelError("write", fault.errno, shown, value)
@@ -156,7 +182,7 @@ class FakeKernel:
         if fault.kind == "raise":
             raise fault.error
         if fault.kind == "die":
-            os._exit(3)
+            die()
 
     def _act(self, path: str, value: str) -> None:
         target, name = self.root / path, path.rpartition("/")[2]

@@ -15,10 +15,12 @@ from tests.apply.conftest import Bench, make_bench
 from tests.apply.fake import (
     AUDIO,
     DEVICES,
+    DIED,
     GPU,
     OTHER_GPU,
     Fault,
     bind_plan,
+    die,
     files,
     mdev_plan,
     reboot,
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-DIED = 3
 SURVIVED = 0
 
 
@@ -94,13 +95,13 @@ def _arm(number: int, after: bool) -> None:  # noqa: FBT001
         if not last or after:
             sync(fd)
         if last:
-            os._exit(DIED)
+            die()
 
     def pwrite(fd: int, data: bytes, offset: int) -> int:
         last = turn()
         written = write(fd, data[: len(data) // 2] if last and not after else data, offset)
         if last:
-            os._exit(DIED)
+            die()
         return written
 
     os.fsync, os.pwrite = fsync, pwrite  # type: ignore[assignment]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.apply.conftest import Bench, make_bench
-from tests.apply.fake import DEVICES, GPU, Fault, override
-from tests.apply.test_crash import DIED, in_child, survives_somewhere
+from tests.apply.fake import DEVICES, DIED, GPU, Fault, override
+from tests.apply.test_crash import in_child, survives_somewhere
 from vfiohost import nodes
 from vfiohost.errors import ApplyError, RollbackError, StalePlanError
 from vfiohost.journal import Journal

@@ -78,7 +78,7 @@ def test_a_store_that_does_not_come_back_is_left_as_it_is(
     assert isinstance(entry, JournalEntry)
     assert entry.events[-1].kind == "pending"
     assert entry.events[-1].helper == Process.of(helper.pid)
-    assert entry.waiting() == (plan.steps[4], Process.of(helper.pid))
+    assert entry.waiting() == ((plan.steps[4], Process.of(helper.pid)),)
 
 
 def test_the_lock_is_free_while_a_store_is_pending(

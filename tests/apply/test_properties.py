@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.apply.conftest import Bench, make_bench
 from tests.apply.fake import (
+    DIED,
     GPU,
     NATIVE,
     OTHER_GPU,
@@ -20,6 +21,7 @@ from tests.apply.fake import (
     UUIDS,
     Fault,
     add_driver,
+    add_groups,
     bind,
     create,
     origin,
@@ -28,7 +30,7 @@ from tests.apply.fake import (
     set_params,
     unbind,
 )
-from tests.apply.test_crash import DIED, in_child
+from tests.apply.test_crash import in_child
 from vfiohost.errors import ApplyError, PendingError, RollbackError
 from vfiohost.plan.types import Plan, Step
 
@@ -133,10 +135,13 @@ def saves(last: int) -> st.SearchStrategy[tuple[int, bool]]:
 
 
 @contextmanager
-def new_bench() -> Iterator[Bench]:
+def new_bench(*, has_groups: bool) -> Iterator[Bench]:
+    """A host; with groups, the steps of its two cards are under way side by side."""
     with tempfile.TemporaryDirectory() as directory:
         bench = make_bench(Path(directory))
         add_driver(bench.root, "vfio-pci")
+        if has_groups:
+            add_groups(bench.root)
         with bench.sysfs:
             yield bench
 
@@ -149,13 +154,13 @@ def failure_of(bench: Bench, plan: Plan) -> ApplyError | None:
     return None
 
 
-@given(plans(), faults)
+@given(planned=plans(), wrong=faults, has_groups=st.booleans())
 @settings(max_examples=100)
 def test_before_or_after_or_an_explicit_error(
-    planned: tuple[Plan, dict[str, str]], wrong: dict[int, Fault]
+    *, planned: tuple[Plan, dict[str, str]], wrong: dict[int, Fault], has_groups: bool
 ) -> None:
     plan, after = planned
-    with new_bench() as bench:
+    with new_bench(has_groups=has_groups) as bench:
         before = bench.state()
         bench.kernel.faults = wrong
         error = failure_of(bench, plan)
@@ -175,13 +180,17 @@ def test_before_or_after_or_an_explicit_error(
         assert not bench.journal.open_entries()
 
 
-@given(plans(), saves(30), saves(12))
+@given(planned=plans(), first=saves(30), second=saves(12), has_groups=st.booleans())
 @settings(max_examples=40)
 def test_killed_at_any_save_and_once_more_while_recovering(
-    planned: tuple[Plan, dict[str, str]], first: tuple[int, bool], second: tuple[int, bool]
+    *,
+    planned: tuple[Plan, dict[str, str]],
+    first: tuple[int, bool],
+    second: tuple[int, bool],
+    has_groups: bool,
 ) -> None:
     plan, after = planned
-    with new_bench() as bench:
+    with new_bench(has_groups=has_groups) as bench:
         before = bench.state()
         died = in_child(lambda: bench.apply(plan), die_at_save=first) == DIED
         if died:
@@ -192,13 +201,17 @@ def test_killed_at_any_save_and_once_more_while_recovering(
         assert bench.recover() == ()
 
 
-@given(plans(), kills, kills)
+@given(planned=plans(), first=kills, second=kills, has_groups=st.booleans())
 @settings(max_examples=40)
 def test_killed_around_any_store_and_once_more_while_recovering(
-    planned: tuple[Plan, dict[str, str]], first: dict[int, Fault], second: dict[int, Fault]
+    *,
+    planned: tuple[Plan, dict[str, str]],
+    first: dict[int, Fault],
+    second: dict[int, Fault],
+    has_groups: bool,
 ) -> None:
     plan, after = planned
-    with new_bench() as bench:
+    with new_bench(has_groups=has_groups) as bench:
         before = bench.state()
         bench.kernel.faults = first
         died = in_child(lambda: bench.apply(plan)) == DIED

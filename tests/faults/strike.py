@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
+import warnings
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from vfiohost import native
@@ -49,6 +51,8 @@ def run(root: str, arguments: list[str], fault: Fault = NOTHING) -> dict[str, An
             code = CRASHED
             try:
                 sys.stdout = sys.stderr = said
+                # What is late stores in a child of its own, whatever threads there are.
+                warnings.simplefilter("ignore", DeprecationWarning)
                 trap = Trap(*fault)
                 trap.set()
                 code = main(["--root", root, *arguments])
@@ -116,7 +120,7 @@ class Trap:
         self.at = at
         self.lines = 0
         self.stores = 0
-        self._is_full = False
+        self._counting = threading.Lock()
 
     def set(self) -> None:
         """Let the fault wait for its turn."""
@@ -172,8 +176,10 @@ class Trap:
             def work() -> None:
                 real(kernel, path, *((value,) if value else ()), **options)
 
-            self.stores += 1
-            if self.stores != self.at:
+            with self._counting:
+                self.stores += 1
+                number = self.stores
+            if number != self.at:
                 work()
             elif self.kind.startswith("helper") and isinstance(kernel, LiveKernel) and value:
                 vars(native)["lib"] = _MortalHelper(does_it="after" in self.kind)

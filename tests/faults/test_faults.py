@@ -60,7 +60,7 @@ def test_the_judge_sees_a_host_that_is_left_half_way(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(simulation, next(s for s in SCENARIOS if s.name == "bind"))
-    monkeypatch.setattr("vfiohost.apply.transaction.Transaction.undo_all", lambda _: ())
+    monkeypatch.setattr("vfiohost.apply.undoing.Undoing.undo_all", lambda _: ())
     verdict = bench.try_one("kill after the store", [bench.stores - 1])
     assert verdict.outcome == "lost", verdict.detail
 
@@ -93,7 +93,7 @@ def test_the_judge_sees_a_journal_in_the_way(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(simulation, SCENARIOS[0])
-    monkeypatch.setattr("vfiohost.apply.transaction.Transaction.end", lambda *_: None)
+    monkeypatch.setattr("vfiohost.apply.ledger.Ledger.end", lambda *_: None)
     verdict = bench.try_one("kill in the store", [1])
     assert verdict.outcome == "lost", verdict.detail
     assert "left open" in verdict.detail

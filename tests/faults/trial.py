@@ -209,11 +209,10 @@ def _helpers(root: str) -> list[int]:
     with Sysfs(root) as sysfs:
         found = []
         for entry in Journal(sysfs).open_entries():
-            waiting = entry.waiting() if isinstance(entry, JournalEntry) else None
-            if waiting is not None:
-                found.append(waiting[1].pid)
+            for _, helper in entry.waiting() if isinstance(entry, JournalEntry) else ():
+                found.append(helper.pid)
                 with contextlib.suppress(ChildProcessError):
-                    os.waitpid(waiting[1].pid, os.WNOHANG)
+                    os.waitpid(helper.pid, os.WNOHANG)
         return found
 
 

@@ -130,7 +130,7 @@ def read_journal(data: bytes) -> str:
         return refused(error)
     assert str(entry).startswith(entry.plan.verb)
     waiting = entry.waiting()
-    return f"{entry.result} {ended} {len(entry.done_plan.steps)} {waiting is None}"
+    return f"{entry.result} {ended} {len(entry.done_plan.steps)} {len(waiting)}"
 
 
 def journal_seeds() -> list[bytes]:

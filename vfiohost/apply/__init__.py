@@ -1,5 +1,9 @@
 """Carry out a plan: lock, check again, journal, store, read back; undo in reverse on failure.
 
+Steps about devices that have nothing in common are under way side by side (:mod:`.lanes` says which
+these are, :mod:`.driving` drives them). When one fails, the others come to the end of a step before
+anything is taken back.
+
 The host is left as the plan wants it, or as it was, or the error says what else:
 
 - everything done: a :class:`Report`;
@@ -18,10 +22,10 @@ no plan is carried out.
 
 from __future__ import annotations
 
+from vfiohost.apply.ledger import Watch
 from vfiohost.apply.pending import users_of
 from vfiohost.apply.recovery import Recovery, RecoveryOutcome, permit, recover
-from vfiohost.apply.run import apply, never
-from vfiohost.apply.transaction import Watch
+from vfiohost.apply.run import apply, ignored, never
 from vfiohost.apply.unfinished import pending_for
 
 __all__ = [
@@ -29,6 +33,7 @@ __all__ = [
     "RecoveryOutcome",
     "Watch",
     "apply",
+    "ignored",
     "never",
     "pending_for",
     "permit",

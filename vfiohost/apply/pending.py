@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from vfiohost.apply.lanes import ADDRESS, DEVICES
 from vfiohost.errors import KernelError, PendingError
 from vfiohost.holders import find_processes
 from vfiohost.model import Unavailable
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Report, Step
     from vfiohost.sysfs import Sysfs
 
-_DEVICES = "sys/bus/pci/devices"
-_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _MDEV = re.compile(r"sys/bus/mdev/devices/([^/]+)/remove")
 _PARENT = re.compile(r"(.+)/mdev_supported_types/[^/]+/create")
 
@@ -108,20 +107,31 @@ def look(sysfs: Sysfs, step: Step, pid: int | None) -> Waiting:
     )
 
 
-def still_waiting(sysfs: Sysfs, entry: JournalEntry) -> Waiting | None:
-    """The store of an open journal that the kernel has not come back from, if there is one.
+def who(waiting: tuple[Waiting, ...]) -> str:
+    """The processes that wait."""
+    return " and ".join(each.who for each in waiting)
 
-    Its helper still waits, or nothing is known of a helper and the device is still releasing.
+
+def where(waiting: tuple[Waiting, ...]) -> str:
+    """Where they wait, in what state the devices are, and who uses them."""
+    return " ".join(dict.fromkeys(each.sentences for each in waiting))
+
+
+def still_waiting(sysfs: Sysfs, entry: JournalEntry) -> tuple[Waiting, ...]:
+    """The stores of an open journal that the kernel has not come back from.
+
+    Their helpers still wait, or nothing is known of a helper and the device is still releasing.
     """
-    waiting = entry.waiting()
-    if waiting is not None:
-        step, helper = waiting
-        return look(sysfs, step, helper.pid)
+    waiting = []
     for index, event in entry.last_events.items():
-        step = entry.plan.steps[index]
-        if event.kind == "pending" and event.helper is None and _releasing(sysfs, step):
-            return look(sysfs, step, None)
-    return None
+        step, helper = entry.plan.steps[index], event.helper
+        if event.kind != "pending":
+            continue
+        if helper is not None and helper.is_alive:
+            waiting.append(look(sysfs, step, helper.pid))
+        elif helper is None and _releasing(sysfs, step):
+            waiting.append(look(sysfs, step, None))
+    return tuple(waiting)
 
 
 def _channel(pid: int) -> str | None:
@@ -147,10 +157,10 @@ def _releasing(sysfs: Sysfs, step: Step) -> str | None:
             if not sysfs.exists(on_bus) and any(map(sysfs.exists, places)):
                 return mdev[1]
         return None
-    found = isinstance(step, WriteAttr) and _ADDRESS.search(f"{step.value} {step.path}")
+    found = isinstance(step, WriteAttr) and ADDRESS.search(f"{step.value} {step.path}")
     if not found:
         return None
-    device = f"{_DEVICES}/{found[0]}"
+    device = f"{DEVICES}/{found[0]}"
     uevent = f"{device}/uevent"
     try:
         if not sysfs.exists(device) or sysfs.link_name(f"{device}/driver") is not None:
@@ -187,8 +197,8 @@ def _directories(step: Step) -> Iterator[str]:
     """Where the device of a step may be in sysfs; one that is being removed has left its bus."""
     if not isinstance(step, WriteAttr):
         return
-    for address in _ADDRESS.findall(f"{step.path} {step.value}"):
-        yield f"{_DEVICES}/{address}"
+    for address in ADDRESS.findall(f"{step.path} {step.value}"):
+        yield f"{DEVICES}/{address}"
     mdev = _MDEV.fullmatch(step.path)
     parent = _PARENT.fullmatch(step.undo.path) if step.undo else None
     if mdev and parent:

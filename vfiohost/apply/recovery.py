@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from vfiohost.apply.pending import still_waiting
-from vfiohost.apply.transaction import Transaction, reasons_of
+from vfiohost.apply.pending import still_waiting, where, who
+from vfiohost.apply.undoing import Undoing, reasons_of
 from vfiohost.apply.unfinished import shared_with
 from vfiohost.errors import KernelError, NotFoundError, PendingError, PlanRefused
 from vfiohost.journal import DamagedJournal, check_free, lock
@@ -20,8 +20,8 @@ from vfiohost.plan.words import listed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vfiohost.apply.ledger import Watch
     from vfiohost.apply.pending import Waiting
-    from vfiohost.apply.transaction import Watch
     from vfiohost.errors import Refusal
     from vfiohost.journal import EntryResult, EventKind, Journal, JournalEntry
     from vfiohost.native import GiveUp
@@ -197,12 +197,12 @@ class _Recoverer:
                 return _closed(transaction, found, found.outcome)
             return found
 
-    def _outlook(self, entry: JournalEntry, transaction: Transaction, *, keep: bool) -> Recovery:
+    def _outlook(self, entry: JournalEntry, transaction: Undoing, *, keep: bool) -> Recovery:
         if entry.boot_id != self.journal.boot_id:
             said = "was cut off before this host was booted, which took away what it had changed."
             return _told(entry, transaction, "other-boot", said, ())
         waiting = still_waiting(self.sysfs, entry)
-        if waiting is not None:
+        if waiting:
             return _still_pending(entry, waiting)
         if keep:
             return _kept(entry, transaction)
@@ -211,9 +211,9 @@ class _Recoverer:
         held_up = self._behind_others(entry) or self._used(entry, transaction)
         return held_up or _taken_back(entry, transaction)
 
-    def _transaction(self, entry: JournalEntry) -> Transaction:
+    def _transaction(self, entry: JournalEntry) -> Undoing:
         """A plan on its way back: what was begun and is not known to be undone has to be."""
-        transaction = Transaction(
+        transaction = Undoing(
             entry.plan,
             sysfs=self.sysfs,
             kernel=self.kernel,
@@ -234,19 +234,19 @@ class _Recoverer:
             if isinstance(other, DamagedJournal) or other.boot_id != entry.boot_id:
                 continue
             waiting = still_waiting(self.sysfs, other)
-            shared = waiting and shared_with(waiting.step, entry.plan, other.plan, self.sysfs)
-            if waiting and shared:
+            shared = shared_with(waiting, entry.plan, other.plan, self.sysfs) if waiting else None
+            if shared:
                 return Recovery(
                     entry.id,
                     "pending",
                     f"{entry} was cut off and is not taken back yet: the kernel has not come back "
-                    f"from a store of {other} ({waiting.who}), which is about "
+                    f"from a store of {other} ({who(waiting)}), which is about "
                     f"{listed(sorted(shared))}, too. When it has, run `vfiohost recover` again.",
-                    pid=waiting.pid,
+                    pid=waiting[0].pid,
                 )
         return None
 
-    def _used(self, entry: JournalEntry, transaction: Transaction) -> Recovery | None:
+    def _used(self, entry: JournalEntry, transaction: Undoing) -> Recovery | None:
         left = transaction.left()
         if not left:
             return None
@@ -278,17 +278,17 @@ def _damaged(entry: DamagedJournal) -> Recovery:
     )
 
 
-def _still_pending(entry: JournalEntry, waiting: Waiting) -> Recovery:
+def _still_pending(entry: JournalEntry, waiting: tuple[Waiting, ...]) -> Recovery:
     return Recovery(
         entry.id,
         "pending",
-        f"{entry} still waits for the kernel ({waiting.who}). {waiting.sentences} When the kernel "
+        f"{entry} still waits for the kernel ({who(waiting)}). {where(waiting)} When the kernel "
         "has come back, run `vfiohost recover` again.",
-        pid=waiting.pid,
+        pid=waiting[0].pid,
     )
 
 
-def _kept(entry: JournalEntry, transaction: Transaction) -> Recovery:
+def _kept(entry: JournalEntry, transaction: Undoing) -> Recovery:
     commands = transaction.commands(transaction.left())
     said = "was cut off, and what it did stays."
     if commands:
@@ -296,7 +296,7 @@ def _kept(entry: JournalEntry, transaction: Transaction) -> Recovery:
     return _told(entry, transaction, "kept", said, commands)
 
 
-def _told_again(entry: JournalEntry, transaction: Transaction) -> Recovery:
+def _told_again(entry: JournalEntry, transaction: Undoing) -> Recovery:
     """A journal that was left half-way: nothing is tried again, only looked at."""
     left = transaction.left(entry.last_events)
     if not left:
@@ -307,7 +307,7 @@ def _told_again(entry: JournalEntry, transaction: Transaction) -> Recovery:
     return _told(entry, transaction, "half-way", said, transaction.commands(left))
 
 
-def _taken_back(entry: JournalEntry, transaction: Transaction) -> Recovery:
+def _taken_back(entry: JournalEntry, transaction: Undoing) -> Recovery:
     commands = transaction.commands(transaction.left())
     said = (
         "was cut off, and is taken back so:" if commands else "was cut off; nothing is left of it."
@@ -315,7 +315,7 @@ def _taken_back(entry: JournalEntry, transaction: Transaction) -> Recovery:
     return _told(entry, transaction, "recovered", said, commands)
 
 
-def _finish(entry: JournalEntry, transaction: Transaction) -> Recovery:
+def _finish(entry: JournalEntry, transaction: Undoing) -> Recovery:
     transaction.try_to_open_journal()
     try:
         failures = transaction.undo_all()
@@ -336,7 +336,7 @@ def _finish(entry: JournalEntry, transaction: Transaction) -> Recovery:
 
 def _told(
     entry: JournalEntry,
-    transaction: Transaction,
+    transaction: Undoing,
     outcome: RecoveryOutcome,
     said: str,
     commands: tuple[str, ...],
@@ -346,14 +346,14 @@ def _told(
     return Recovery(entry.id, outcome, sentence, report=transaction.report, commands=commands)
 
 
-def _closed(transaction: Transaction, found: Recovery, result: EntryResult) -> Recovery:
+def _closed(transaction: Undoing, found: Recovery, result: EntryResult) -> Recovery:
     """Close the journal."""
     transaction.try_to_open_journal()
     transaction.end(result)
     return _with_error(found, transaction)
 
 
-def _with_error(found: Recovery, transaction: Transaction) -> Recovery:
+def _with_error(found: Recovery, transaction: Undoing) -> Recovery:
     error = transaction.journal_error
     if error is None:
         return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from vfiohost.apply.driving import Driver
 from vfiohost.apply.permission import check_permission
-from vfiohost.apply.transaction import Transaction, reasons_of
+from vfiohost.apply.transaction import Transaction
+from vfiohost.apply.undoing import reasons_of
 from vfiohost.apply.unfinished import check_journals, nothing_done
 from vfiohost.errors import (
     ApplyError,
@@ -22,7 +24,8 @@ from vfiohost.plan.types import Report, StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vfiohost.apply.transaction import UndoFailure, Watch
+    from vfiohost.apply.ledger import Watch
+    from vfiohost.apply.undoing import UndoFailure
     from vfiohost.journal import Journal
     from vfiohost.plan.types import Plan, Step
     from vfiohost.sysfs import Kernel, Sysfs
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 def never() -> bool:
     """Do not interrupt: the default of ``cancel``."""
     return False
+
+
+def ignored(_result: StepResult) -> None:
+    """Tell nobody: the default of ``progress``."""
 
 
 def apply(
@@ -43,7 +50,7 @@ def apply(
     wait: float = 0.0,
     undoes: str | None = None,
     cancel: Callable[[], bool] = never,
-    progress: Callable[[StepResult], None] | None = None,
+    progress: Callable[[StepResult], object] = ignored,
     watch: Watch | None = None,
     held: int | None = None,
 ) -> Report:
@@ -60,7 +67,8 @@ def apply(
         timeout: seconds for each store, module load and read.
         wait: seconds to wait for the lock.
         undoes: the id of the journal that this plan takes back, which is then undone.
-        cancel: asked before each step; ``True`` takes back what was done.
+        cancel: asked before each step; ``True`` takes back what was done. It and the others are
+            called in the caller's thread alone.
         progress: called after each step forward that was done or found done. What it raises is
             treated like an interruption. It is not called for steps that are taken back: the report
             in the error has them.
@@ -101,8 +109,9 @@ def apply(
                 keep_fd=fd,
                 watch=watch,
             )
+            driver = Driver(transaction, sysfs, kernel, cancel, progress)
             try:
-                return _carry_out(transaction, cancel, progress, is_undo=undoes is not None)
+                return _carry_out(transaction, driver, is_undo=undoes is not None)
             finally:
                 transaction.close()
     except KernelError as exc:
@@ -112,24 +121,13 @@ def apply(
         ) from exc
 
 
-def _carry_out(
-    transaction: Transaction,
-    cancel: Callable[[], bool],
-    progress: Callable[[StepResult], None] | None,
-    *,
-    is_undo: bool,
-) -> Report:
+def _carry_out(transaction: Transaction, driver: Driver, *, is_undo: bool) -> Report:
     try:
-        for index in range(len(transaction.plan.steps)):
-            _stop_if(cancel)
-            try:
-                result = transaction.forward(index)
-            except StalePlanError:
-                if not transaction.is_done_by_others():
-                    raise
-                break
-            if progress is not None:
-                progress(result)
+        try:
+            driver.drive()
+        except StalePlanError:
+            if not transaction.is_done_by_others():
+                raise
         # An undo is journaled even if all was as it should be: its journal marks the other undone.
         if transaction.has_journal or is_undo:
             transaction.open_journal().end("committed")
@@ -139,11 +137,6 @@ def _carry_out(
         _roll_back(transaction, first)
         raise
     return transaction.report
-
-
-def _stop_if(cancel: Callable[[], bool]) -> None:
-    if cancel():
-        raise ApplyError("Interrupted.")
 
 
 def _roll_back(transaction: Transaction, first: BaseException) -> None:
@@ -188,7 +181,9 @@ def _said(transaction: Transaction, first: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    return str(error) if isinstance(error, VfioHostError) else f"Interrupted by {error!r}."
+    if not isinstance(error, VfioHostError):
+        return f"Interrupted by {error!r}."
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _failed_step(transaction: Transaction) -> Step | None:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import attrs
+
 from vfiohost.plan.types import WriteAttr
 from vfiohost.render.plans import why_line
 from vfiohost.render.table import printable
@@ -22,6 +24,18 @@ PATIENCE = 1.0
 
 _LOOK_EVERY = 5.0  # seconds between two looks at who uses a device: that reads all of /proc
 _CLEAR = "\r\x1b[K"
+
+
+@attrs.define
+class _Wait:
+    """What was announced: where it stands, what it does, and who is known to use the device."""
+
+    where: str
+    what: str
+    step: Step | None
+    announced: float = attrs.field(factory=time.monotonic)
+    known: tuple[str, ...] = ()
+    looked: float = 0.0
 
 
 class Waits:
@@ -41,27 +55,24 @@ class Waits:
         self._aside = aside
         self._users = users
         self._wanted = wanted and sys.stderr is not None and sys.stderr.isatty()
-        self._where = self._what = ""
-        self._step: Step | None = None
-        self._known: tuple[str, ...] = ()
-        self._looked = 0.0
+        self._begun: list[_Wait] = []
         self._is_shown = False
 
     def begin(self, plan: Plan, index: int, *, back: bool) -> None:
         """A store or a load is about to begin; ``back``: it takes the step back."""
         self.clear()
         step = plan.steps[index]
-        self._step, self._known, self._looked = step, (), 0.0
         about = f" {step.value}" if isinstance(step, WriteAttr) and ":" in step.value else ""
-        self._where = f"step {index + 1} of {len(plan.steps)}{about}"
-        self._what = f"take back: {why_line(step)}" if back else why_line(step)
+        where = f"step {index + 1} of {len(plan.steps)}{about}"
+        what = f"take back: {why_line(step)}" if back else why_line(step)
+        self._begun.append(_Wait(where, what, step))
 
     def begin_lock(self) -> None:
         """The lock is about to be waited for."""
-        self._step, self._where, self._what = None, "lock", "another vfiohost is at work"
+        self._begun = [_Wait("lock", "another vfiohost is at work", None)]
 
     def tick(self, began: float) -> None:
-        """The wait goes on; called ten times a second.
+        """A wait goes on, of several the longest; called ten times a second.
 
         Args:
             began: the ``time.monotonic()`` at which it began.
@@ -69,11 +80,15 @@ class Waits:
         now = time.monotonic()
         if not self._wanted or now - began < PATIENCE:
             return
-        if self._step is not None and now - self._looked > _LOOK_EVERY:
-            self._known, self._looked = self._users(self._step), now
-        # What changes comes first: a terminal may be too narrow for all of it.
-        by = f", in use by {', '.join(self._known)}" if self._known else ""
-        self._show(f"vfiohost: waiting {now - began:.0f} s, {self._where}{by}: {self._what}")
+        # It began right after it was announced, and those before it have come back.
+        while len(self._begun) > 1 and self._begun[1].announced <= began:
+            del self._begun[0]
+        for wait in self._begun[:1]:
+            if wait.step is not None and now - wait.looked > _LOOK_EVERY:
+                wait.known, wait.looked = self._users(wait.step), now
+            # What changes comes first: a terminal may be too narrow for all of it.
+            by = f", in use by {', '.join(wait.known)}" if wait.known else ""
+            self._show(f"vfiohost: waiting {now - began:.0f} s, {wait.where}{by}: {wait.what}")
 
     def clear(self) -> None:
         """Take the line away."""

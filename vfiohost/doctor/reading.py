@@ -262,8 +262,8 @@ def _read_own(sysfs: Sysfs) -> Own:
     for entry in now:
         if isinstance(entry, DamagedJournal):
             damaged.append(f"{entry.path}: {entry.reason}")
-        elif (waiting := entry.waiting()) is not None:
-            pending.append(f"{entry}; helper process {waiting[1].pid} waits")
+        elif waiting := entry.waiting():
+            pending += [f"{entry}; helper process {helper.pid} waits" for _, helper in waiting]
         elif not alive:  # else it is the one that is at work now
             cut_off.append(str(entry))
     return Own(

@@ -107,15 +107,16 @@ class JournalEntry:
             return ChangeNodes(step.address, self.node_changes.get(index, ()), step.why)
         return step
 
-    def waiting(self) -> tuple[Step, Process] | None:
-        """The step that the kernel has not come back from, and the helper process that waits.
+    def waiting(self) -> tuple[tuple[Step, Process], ...]:
+        """The steps that the kernel has not come back from, and the helper processes that wait.
 
         Looks at ``/proc`` now: a helper that has ended, or is not known, waits no more.
         """
-        for event in self.last_events.values():
-            if event.kind == "pending" and event.helper is not None and event.helper.is_alive:
-                return self.plan.steps[event.step], event.helper
-        return None
+        return tuple(
+            (self.plan.steps[event.step], event.helper)
+            for event in self.last_events.values()
+            if event.kind == "pending" and event.helper is not None and event.helper.is_alive
+        )
 
     def __str__(self) -> str:
         subjects = " ".join(self.plan.subjects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
@@ -168,6 +169,7 @@ class SimulatedKernel:
         self._simulation = Simulation(self.sysfs)
         self.give_up: GiveUp = never
         self._callbacks: list[Callable[[str, str], object]] = []
+        self._telling = threading.RLock()
         with self._simulation.session() as machine:  # finishes what a killed caller has begun
             boot(machine)
 
@@ -418,7 +420,8 @@ class SimulatedKernel:
     def after_store(self, callback: Callable[[str, str], object]) -> None:
         """Call a function with path and value after each store through this object that succeeds.
 
-        The function may store itself; it is not called for its own stores.
+        One call at a time, in the thread that stores. The function may store itself; it is not
+        called for its own stores.
         """
         self._callbacks.append(callback)
 
@@ -544,13 +547,14 @@ class SimulatedKernel:
                     pending.abandoned = pending.abandoned or pending.number == number
 
     def _tell(self, verb: Verb, path: str, value: str) -> None:
-        if verb == "store" and self._callbacks:
-            callbacks, self._callbacks = self._callbacks, []
-            try:
-                for callback in callbacks:
-                    callback(path, value)
-            finally:
-                self._callbacks = callbacks + self._callbacks
+        if verb == "store":
+            with self._telling:
+                callbacks, self._callbacks = self._callbacks, []
+                try:
+                    for callback in callbacks:
+                        callback(path, value)
+                finally:
+                    self._callbacks = callbacks + self._callbacks
 
     def _inject(self, fault: Fault) -> None:
         with self._simulation.session() as machine:

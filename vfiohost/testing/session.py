@@ -169,6 +169,8 @@ class Simulation:
             yield
         finally:
             if lock >= 0:
+                # A process that another thread has forked meanwhile shares this open file.
+                fcntl.flock(lock, fcntl.LOCK_UN)
                 os.close(lock)
             os.close(marker)
 

@@ -1,0 +1,161 @@
+"""Drive lanes of a plan side by side.
+
+One thread acts: it looks, journals, reads back, and asks whether to go on. Only what may take as
+long as the kernel likes runs in other threads: each store has a helper process and an open file of
+its own there, so that the kernel makes none wait for another (``fs/kernfs/file.c``: one write at a
+time on an open file).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from vfiohost.errors import PendingError, StalePlanError, VfioHostError
+from vfiohost.native import TICK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from vfiohost.apply.driving import Begun, Driver
+    from vfiohost.apply.transaction import Call
+
+ABREAST: Final = 16
+"""How many lanes are under way at most: each has a thread, and a helper process while it stores."""
+
+
+@attrs.define(eq=False)
+class _Lane:
+    """Steps that follow each other.
+
+    Attributes:
+        left: the indexes of those that were not begun.
+        step: the one that is under way.
+        began: the ``time.monotonic()`` at which its last call began.
+    """
+
+    left: deque[int]
+    step: Begun | None = None
+    began: float = 0.0
+
+
+def drive(driver: Driver, lanes: list[list[int]]) -> None:
+    """Let all lanes come to their ends; when one fails, all come to the end of a step.
+
+    Args:
+        driver: whose plan it is.
+        lanes: indexes of steps.
+
+    Raises:
+        BaseException: the worst that happened; the rest is in its notes.
+    """
+    ready = [_Lane(deque(lane)) for lane in lanes]
+    with ThreadPoolExecutor(min(ABREAST, len(ready)), "vfiohost-store") as threads:
+        _Traffic(driver, ready, threads).run()
+
+
+class _Traffic:
+    """Lanes that are under way side by side.
+
+    When one fails, the others come to the end of the step that they are at.
+
+    Args:
+        driver: for whom.
+        ready: the lanes.
+        threads: in which each store is waited for.
+    """
+
+    def __init__(self, driver: Driver, ready: list[_Lane], threads: Executor) -> None:
+        self._driver = driver
+        self._ready = deque(ready)
+        self._threads = threads
+        self._flying: dict[Future[object], _Lane] = {}
+        self._failures: list[BaseException] = []
+        self._give_up = driver.kernel.give_up
+        self._is_given_up = False
+
+    def run(self) -> None:
+        """Let all lanes come to their ends.
+
+        Raises:
+            BaseException: the worst that happened; the rest is in its notes.
+        """
+        # Whoever is asked whether to go on waiting is asked in this thread alone.
+        kernel = self._driver.kernel
+        kernel.give_up = lambda _began: self._is_given_up
+        try:
+            self._run()
+        finally:
+            kernel.give_up = self._give_up
+        if self._failures:
+            raise self._worst()
+
+    def _run(self) -> None:
+        while True:
+            while self._ready and not self._failures and len(self._flying) < ABREAST:
+                self._go_on(self._ready.popleft(), next)
+            if not self._flying:
+                return
+            try:
+                landed = self._landed()
+            except BaseException as interruption:  # noqa: BLE001 - a signal handler's
+                self._failures.append(interruption)
+                self._is_given_up = True
+                continue
+            for future in landed:
+                self._go_on(self._flying.pop(future), partial(_hand_over, future))
+
+    def _go_on(self, lane: _Lane, resume: Callable[[Begun], Call]) -> None:
+        """Let a lane go on up to the next call that has to be waited for, or to its end."""
+        try:
+            while lane.step is not None or (lane.left and not self._failures):
+                if lane.step is None:
+                    lane.step, resume = self._driver.begin(lane.left.popleft()), next
+                try:
+                    call = resume(lane.step)
+                except StopIteration as end:
+                    lane.step = None
+                    self._driver.progress(end.value)
+                    continue
+                lane.began = time.monotonic()
+                self._flying[self._threads.submit(call)] = lane
+                return
+        except BaseException as error:  # noqa: BLE001 - raised when nothing is under way any more
+            self._failures.append(error)
+
+    def _landed(self) -> list[Future[object]]:
+        """The calls that have come back, after a tick at most."""
+        done, _ = wait(self._flying, timeout=TICK, return_when=FIRST_COMPLETED)
+        if self._give_up(min(lane.began for lane in self._flying.values())):
+            self._is_given_up = True
+        return [future for future in self._flying if future in done]
+
+    def _worst(self) -> BaseException:
+        worst = min(self._failures, key=_rank)
+        if isinstance(worst, PendingError):
+            worst.report = self._driver.transaction.report
+        for other in self._failures:
+            if other is not worst and isinstance(other, VfioHostError):
+                worst.add_note(f"Besides: {other}")
+        return worst
+
+
+def _rank(error: BaseException) -> int:
+    """How bad a failure is, the worst first; of equal ones the first counts."""
+    if isinstance(error, PendingError):
+        return 0
+    if not isinstance(error, VfioHostError):
+        return 1
+    return 3 if isinstance(error, StalePlanError) else 2
+
+
+def _hand_over(future: Future[object], step: Begun) -> Call:
+    """Give a step what its call returned or raised."""
+    error = future.exception()
+    return step.send(future.result()) if error is None else step.throw(error)
