@@ -12,9 +12,7 @@ from __future__ import annotations
 import errno as _errno
 import re
 from os import strerror
-from typing import TYPE_CHECKING, Any, Literal
-
-import attrs
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,8 +106,7 @@ class NotFoundError(VfioHostError, LookupError):
         return (_rebuild, (type(self), {"args": self.args} | self.__dict__))
 
 
-@attrs.frozen
-class Refusal:
+class Refusal(NamedTuple):
     """One reason why a plan must not be carried out.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a host says of more than its functions, when it is asked: part of the model.
+"""What there is besides functions and drivers: the part of the model that a list does without.
 
 Import it from :mod:`vfiohost.model`.
 """
@@ -10,7 +10,43 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from vfiohost.model import PciAddress, Unavailable
+    from vfiohost.model import PciAddress, PciDevice, Unavailable
+
+
+@attrs.frozen
+class IommuGroup:
+    """The functions that the IOMMU cannot tell apart: they go to one guest together.
+
+    Attributes:
+        number: as in ``/sys/kernel/iommu_groups``.
+        members: in order of address.
+    """
+
+    number: int
+    members: tuple[PciDevice, ...]
+
+    @property
+    def endpoints(self) -> tuple[PciDevice, ...]:
+        """The members that are no bridges."""
+        return tuple(m for m in self.members if not m.is_bridge)
+
+    @property
+    def blockers(self) -> tuple[PciDevice, ...]:
+        """The members whose driver keeps the group from a VFIO user.
+
+        A member blocks when a driver is bound that uses the DMA API for itself; no driver, a bridge
+        on pcieport, pci-stub and the VFIO drivers do not block (``iommu_device_use_default_domain``
+        in ``drivers/iommu/iommu.c``). Nor does a member that its driver has registered with VFIO:
+        NVIDIA's vGPU host driver has ``driver_managed_dma`` where it does so (``nv_pci_driver`` in
+        ``kernel-open/nvidia/nv-pci.c``), and before Linux 5.19 the kernel asked just that
+        (``vfio_dev_viable`` in ``drivers/vfio/vfio.c``).
+        """
+        return tuple(m for m in self.members if m.blocks_group)
+
+    @property
+    def is_viable(self) -> bool:
+        """Whether a VFIO user could own the group now (``VFIO_GROUP_FLAGS_VIABLE``)."""
+        return not self.blockers
 
 
 @attrs.frozen

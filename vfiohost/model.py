@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CardTypes,
         CardVgpuType,
         Details,
+        IommuGroup,
         MdevBus,
         MdevParent,
         MdevType,
@@ -232,6 +233,12 @@ class PciDevice:
         """A driver is bound to it."""
         return isinstance(self.driver, str)
 
+    @property
+    def blocks_group(self) -> bool:
+        """Its driver keeps its IOMMU group from a VFIO user: see :attr:`IommuGroup.blockers`."""
+        driver = self.driver
+        return isinstance(driver, str) and not is_dma_managed(driver) and not self.brings_vfio
+
     def on(self, driver: str | None | Unavailable) -> PciDevice:
         """The function as it is with a driver, or with none."""
         kept = self.brings_vfio and driver == self.driver
@@ -273,46 +280,6 @@ def is_vfio_driver(name: str) -> bool:
 def is_dma_managed(driver: str) -> bool:
     """Say whether a driver leaves the group's DMA to a VFIO user (``driver_managed_dma``)."""
     return driver in _DRIVER_MANAGED_DMA or is_vfio_driver(driver)
-
-
-@attrs.frozen
-class IommuGroup:
-    """The functions that the IOMMU cannot tell apart: they go to one guest together.
-
-    Attributes:
-        number: as in ``/sys/kernel/iommu_groups``.
-        members: in order of address.
-    """
-
-    number: int
-    members: tuple[PciDevice, ...]
-
-    @property
-    def endpoints(self) -> tuple[PciDevice, ...]:
-        """The members that are no bridges."""
-        return tuple(m for m in self.members if not m.is_bridge)
-
-    @property
-    def blockers(self) -> tuple[PciDevice, ...]:
-        """The members whose driver keeps the group from a VFIO user.
-
-        A member blocks when a driver is bound that uses the DMA API for itself; no driver, a bridge
-        on pcieport, pci-stub and the VFIO drivers do not block (``iommu_device_use_default_domain``
-        in ``drivers/iommu/iommu.c``). Nor does a member that its driver has registered with VFIO:
-        NVIDIA's vGPU host driver has ``driver_managed_dma`` where it does so (``nv_pci_driver`` in
-        ``kernel-open/nvidia/nv-pci.c``), and before Linux 5.19 the kernel asked just that
-        (``vfio_dev_viable`` in ``drivers/vfio/vfio.c``).
-        """
-        return tuple(
-            m
-            for m in self.members
-            if isinstance(m.driver, str) and not is_dma_managed(m.driver) and not m.brings_vfio
-        )
-
-    @property
-    def is_viable(self) -> bool:
-        """Whether a VFIO user could own the group now (``VFIO_GROUP_FLAGS_VIABLE``)."""
-        return not self.blockers
 
 
 def _frozen_drivers(drivers: Mapping[str, Driver]) -> Mapping[str, Driver]:
@@ -368,6 +335,8 @@ class Snapshot:
     @cached_property
     def groups(self) -> Mapping[int, IommuGroup]:
         """The IOMMU groups that have PCI members, by number."""
+        from vfiohost.facts import IommuGroup
+
         members: dict[int, list[PciDevice]] = defaultdict(list)
         for device in self.devices:
             if isinstance(device.iommu_group, int):

@@ -8,9 +8,7 @@ not in the file are those of lspci (pciutils, ``lib/names.c``).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +24,7 @@ WELL_KNOWN_PATHS = (
 """Where distributions keep the file, relative to the root, in the order in which they are tried."""
 
 
-@attrs.frozen
-class DeviceNames:
+class DeviceNames(NamedTuple):
     """The names of one PCI function.
 
     Attributes:

@@ -39,7 +39,7 @@ PURE = (
     "recording/",
     "selectors",
     "watch/changes",
-    "virtual",
+    "facts",
     "watch/pace",
 )
 

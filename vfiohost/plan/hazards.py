@@ -11,8 +11,6 @@ import errno
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-import attrs
-
 from vfiohost.errors import ParseError, Refusal
 from vfiohost.model import IommuGroup, Unavailable, is_vfio_driver
 from vfiohost.nvidia import DRIVER as NVIDIA
@@ -208,7 +206,7 @@ def _boot_vga(snapshot: Snapshot, change: Change) -> Iterator[Refusal]:
     remedy = "Permit it with --allow display."
     subject = str(change.address)
     if isinstance(boot_vga, Unavailable) and boot_vga.errno != errno.ENOENT:
-        yield attrs.evolve(_unreadable(subject, "boot_vga", boot_vga), remedy=remedy)
+        yield _unreadable(subject, "boot_vga", boot_vga)._replace(remedy=remedy)
     elif boot_vga is True:
         loss = f" when {change.now.driver} lets go of it" if _leaves_host(change) else ""
         yield Refusal(
