@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tests.kernel.lab.vm import Machine
 
 A10, OTHER_A10 = layout.A10S
+JOURNAL = "/var/lib/vfiohost/journal"
 SECONDS_STUCK = 1.0
 """In a Python that runs already: to start one takes longer than that in an emulated processor."""
 
@@ -224,3 +226,22 @@ def test_list_answers_while_an_unbind_is_stuck(lab: Machine) -> None:
     assert min(seconds) < SECONDS_STUCK
     lab.call(vfio_user.close, worker="qemu")
     assert unbind.result() is None
+
+
+def test_slow_drivers_let_go_side_by_side(lab: Machine) -> None:
+    """Each card is asked before the first has been let go of; twins of one group follow."""
+    lab.call(guest.load, "nouveau")
+    cards = (*layout.A10S, layout.RTX3090[0], layout.RTX2080[0], layout.T4, layout.L40S)
+    parameter(lab, "nouveau", "remove_ms", "3000")
+    report = as_json(lab, "unbind", *cards, *layout.TWIN_NICS, "--allow", "display")["report"]
+    assert drivers(lab, *cards, *layout.TWIN_NICS) == [None] * 8
+    (name,) = lab.call(guest.listdir, JOURNAL)
+    header, *lines = map(json.loads, lab.call(guest.read, f"{JOURNAL}/{name}").splitlines())
+    assert header["id"] == report["journal_id"]
+    events = [(line["event"], line["step"]) for line in lines if line["event"] != "end"]
+    of_cards = [event for event, step in events if step < len(cards)]
+    assert of_cards == ["begin"] * len(cards) + ["done"] * len(cards)
+    of_twins = [(event, step) for event, step in events if step >= len(cards)]
+    assert of_twins == [(event, step) for step in (6, 7) for event in ("begin", "done")]
+    vfiohost(lab, "undo")
+    assert drivers(lab, *cards) == ["nouveau"] * len(cards)
