@@ -51,7 +51,7 @@ class Ledger:
         plan: the plan.
         to_undo: what :meth:`undo_all` has to take back, by the index of the step.
         node_changes: what each step that changes nodes has to change, or had, by its index.
-        current: the step that failed, the first of several.
+        current: the index of the step that failed; of several, of that whose error is raised.
         journal_error: why nothing is journaled any more.
     """
 

@@ -36,13 +36,32 @@ class _Lane:
 
     Attributes:
         left: the indexes of those that were not begun.
-        step: the one that is under way.
+        at: the index of the one that is under way.
+        step: what is under way.
         began: the ``time.monotonic()`` at which its last call began.
     """
 
     left: deque[int]
+    at: int | None = None
     step: Begun | None = None
     began: float = 0.0
+
+
+@attrs.frozen
+class _Failure:
+    """What ended a lane, and the index of the step that it was at; or an interruption."""
+
+    error: BaseException
+    at: int | None = None
+
+    @property
+    def rank(self) -> int:
+        """How bad it is, the worst first; of equal ones the first counts."""
+        if isinstance(self.error, PendingError):
+            return 0
+        if not isinstance(self.error, VfioHostError):
+            return 1
+        return 3 if isinstance(self.error, StalePlanError) else 2
 
 
 def drive(driver: Driver, lanes: list[list[int]]) -> None:
@@ -76,7 +95,7 @@ class _Traffic:
         self._ready = deque(ready)
         self._threads = threads
         self._flying: dict[Future[object], _Lane] = {}
-        self._failures: list[BaseException] = []
+        self._failures: list[_Failure] = []
         self._give_up = driver.kernel.give_up
         self._is_given_up = False
 
@@ -90,25 +109,22 @@ class _Traffic:
         kernel = self._driver.kernel
         kernel.give_up = lambda _began: self._is_given_up
         try:
-            self._run()
+            while self._flying or (self._ready and not self._failures):
+                try:
+                    self._advance()
+                except BaseException as interruption:  # noqa: BLE001 - a signal handler's
+                    self._failures.append(_Failure(interruption))
+                    self._is_given_up = True
         finally:
             kernel.give_up = self._give_up
         if self._failures:
             raise self._worst()
 
-    def _run(self) -> None:
-        while True:
-            while self._ready and not self._failures and len(self._flying) < ABREAST:
-                self._go_on(self._ready.popleft(), next)
-            if not self._flying:
-                return
-            try:
-                landed = self._landed()
-            except BaseException as interruption:  # noqa: BLE001 - a signal handler's
-                self._failures.append(interruption)
-                self._is_given_up = True
-                continue
-            for future in landed:
+    def _advance(self) -> None:
+        while self._ready and not self._failures and len(self._flying) < ABREAST:
+            self._go_on(self._ready.popleft(), next)
+        if self._flying:
+            for future in self._landed():
                 self._go_on(self._flying.pop(future), partial(_hand_over, future))
 
     def _go_on(self, lane: _Lane, resume: Callable[[Begun], Call]) -> None:
@@ -116,18 +132,20 @@ class _Traffic:
         try:
             while lane.step is not None or (lane.left and not self._failures):
                 if lane.step is None:
-                    lane.step, resume = self._driver.begin(lane.left.popleft()), next
+                    lane.at = lane.left.popleft()
+                    lane.step, resume = self._driver.begin(lane.at), next
                 try:
                     call = resume(lane.step)
                 except StopIteration as end:
-                    lane.step = None
+                    lane.at = lane.step = None
                     self._driver.progress(end.value)
                     continue
                 lane.began = time.monotonic()
                 self._flying[self._threads.submit(call)] = lane
                 return
         except BaseException as error:  # noqa: BLE001 - raised when nothing is under way any more
-            self._failures.append(error)
+            at = None if lane.step is None else lane.at
+            self._failures.append(_Failure(error, at))
 
     def _landed(self) -> list[Future[object]]:
         """The calls that have come back, after a tick at most."""
@@ -137,22 +155,15 @@ class _Traffic:
         return [future for future in self._flying if future in done]
 
     def _worst(self) -> BaseException:
-        worst = min(self._failures, key=_rank)
-        if isinstance(worst, PendingError):
-            worst.report = self._driver.transaction.report
+        worst = min(self._failures, key=lambda failure: failure.rank)
+        transaction = self._driver.transaction
+        transaction.current = worst.at
+        if isinstance(worst.error, PendingError):
+            worst.error.report = transaction.report
         for other in self._failures:
-            if other is not worst and isinstance(other, VfioHostError):
-                worst.add_note(f"Besides: {other}")
-        return worst
-
-
-def _rank(error: BaseException) -> int:
-    """How bad a failure is, the worst first; of equal ones the first counts."""
-    if isinstance(error, PendingError):
-        return 0
-    if not isinstance(error, VfioHostError):
-        return 1
-    return 3 if isinstance(error, StalePlanError) else 2
+            if other is not worst and isinstance(other.error, VfioHostError):
+                worst.error.add_note(f"Besides: {other.error}")
+        return worst.error
 
 
 def _hand_over(future: Future[object], step: Begun) -> Call:

@@ -90,9 +90,7 @@ class Transaction(Undoing):
         return self._results[index]
 
     def _fail(self, index: int, exc: BaseException) -> None:
-        """Note that a step has failed; of several, :attr:`current` is the first."""
-        if self.current is None:
-            self.current = index
+        self.current = index
         if isinstance(exc, VfioHostError) and not isinstance(exc, PendingError):
             self._set(index, "failed", str(exc))
             self._note("failed", index, error=str(exc))

@@ -60,6 +60,8 @@ class Waits:
 
     def begin(self, plan: Plan, index: int, *, back: bool) -> None:
         """A store or a load is about to begin; ``back``: it takes the step back."""
+        if not self._wanted:
+            return
         self.clear()
         step = plan.steps[index]
         about = f" {step.value}" if isinstance(step, WriteAttr) and ":" in step.value else ""
