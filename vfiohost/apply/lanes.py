@@ -116,6 +116,8 @@ def lanes(
     asked: set[str] = set()
     for index in stage:
         things = named(steps[index])
+        if len(things) > 1:  # a mediated device that is to come, and its parent: it has no other
+            asked |= set(filter(_UUID.fullmatch, things))
         for thing in things:
             bound = () if thing in asked else related(thing)
             for other in (min(things), *bound):
