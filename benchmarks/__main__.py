@@ -4,6 +4,7 @@
     python -m benchmarks scan calls             some parts
     python -m benchmarks --json FILE            every time that was taken, too
     python -m benchmarks --page docs            write docs/benchmarks.md and its picture
+    python -m benchmarks --lab 6.12             on the sysfs of a real kernel (tests/kernel)
 
 The floor is the least that a C program does for the same fields (floor.c). Everything is compared
 in one run on one machine, by turns; what counts is the ratio of the medians. Generated hosts are on
@@ -21,14 +22,20 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.measure import Bench
-from benchmarks.page import bar_line, machine, write_page
+from benchmarks import lab_parts
+from benchmarks.lab import LabBench
+from benchmarks.measure import TreeBench, build_floor
+from benchmarks.page import bar_line, machine, write_lab_page, write_page
 from benchmarks.parts import PARTS
+from tests.kernel.lab.errors import LabError
+from tests.kernel.lab.flavours import FLAVOURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from benchmarks.measure import Bar
 
 _INSIDE = "VFIOHOST_BENCHMARKS_INSIDE"
 
@@ -56,12 +63,18 @@ def hosts_on_tmpfs(folder: str) -> Iterator[Path]:
 
 def main() -> None:
     """Measure what the command line names."""
+    options = _options()
+    (_measure_in_lab if options.lab else _measure_trees)(options)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", metavar="PART", nargs="*", help=f"which of: {', '.join(PARTS)}")
+    known = f"which of: {', '.join(PARTS)}; in the lab: {', '.join(lab_parts.PARTS)}"
+    parser.add_argument("parts", metavar="PART", nargs="*", help=known)
     parser.add_argument(
         *("--functions", "-n"),
         type=int,
@@ -70,34 +83,66 @@ def main() -> None:
         default=[64, 1_000, 10_000],
         help="sizes of the hosts (default 64 1000 10000)",
     )
-    parser.add_argument("--rounds", type=int, default=15, help="runs of each thing (default 15)")
+    parser.add_argument("--rounds", type=int, help="runs of each thing (default 15, in the lab 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bars and times there")
     parser.add_argument("--page", type=Path, metavar="DIR", help="write benchmarks.md there")
+    parser.add_argument(
+        "--lab", choices=FLAVOURS, metavar="KERNEL", help="in a machine of the lab: 6.12, 6.1, …"
+    )
     options = parser.parse_args()
-    unknown = [part for part in options.parts if part not in PARTS]
+    there: Iterable[str] = lab_parts.PARTS if options.lab else PARTS
+    unknown = [part for part in options.parts if part not in there]
     if unknown:
-        parser.error(f"no part {unknown[0]!r} (there are: {', '.join(PARTS)})")
+        parser.error(f"no part {unknown[0]!r} (there are: {', '.join(there)})")
     if len(set(options.functions)) == 1:
         parser.error("two sizes at least are compared")
+    options.parts = options.parts or list(there)
+    options.rounds = options.rounds or (3 if options.lab else 15)
+    return options
+
+
+def _measure_trees(options: argparse.Namespace) -> None:
+    """Measure on generated hosts, and judge."""
     enter_namespace()
     bars = []
     with tempfile.TemporaryDirectory() as folder, hosts_on_tmpfs(f"{folder}/hosts") as hosts:
-        bench = Bench(Path(folder), hosts, options.functions, options.rounds)
-        for name in options.parts or PARTS:
+        floor = build_floor(Path(folder))
+        bench = TreeBench(Path(folder), floor, options.rounds, hosts=hosts, sizes=options.functions)
+        for name in options.parts:
             for bar in PARTS[name](bench):
                 print(bar_line(bar), flush=True)  # noqa: T201 - this is what the command is for
                 bars.append(bar)
     facts = machine()
-    if options.json:
-        told = {
-            "machine": facts,
-            "rounds": options.rounds,
-            "bars": [{**bar._asdict(), "met": bar.is_met} for bar in bars],
-            "seconds": bench.times,
-        }
-        options.json.write_text(f"{json.dumps(told, indent=2)}\n")
+    _write_json(options, facts, [{**b._asdict(), "met": b.is_met} for b in bars], bench.times)
     if options.page:
         write_page(options.page, bars, facts, options.rounds)
+
+
+def _measure_in_lab(options: argparse.Namespace) -> None:
+    """Measure on a real kernel, and show it: what is emulated is not judged."""
+    bars: list[Bar] = []
+    try:
+        bench = LabBench(options.lab, options.rounds)
+        for bar in bench.measure(options.parts):
+            print(bar_line(bar, is_judged=False), flush=True)  # noqa: T201 - as above
+            bars.append(bar)
+    except LabError as error:
+        sys.exit(str(error))
+    facts = machine() | {"kernel": bench.kernel}
+    _write_json(options, facts, [bar._asdict() for bar in bars], bench.times)
+    if options.page:
+        write_lab_page(options.page, bars, facts, options.rounds)
+
+
+def _write_json(
+    options: argparse.Namespace,
+    facts: dict[str, str],
+    bars: list[dict[str, Any]],
+    seconds: dict[str, list[float]],
+) -> None:
+    if options.json:
+        told = {"machine": facts, "rounds": options.rounds, "bars": bars, "seconds": seconds}
+        options.json.write_text(f"{json.dumps(told, indent=2)}\n")
 
 
 if __name__ == "__main__":

@@ -50,20 +50,37 @@ class Bar(NamedTuple):
         return self.most is None or self.value <= self.most
 
 
+def build_floor(folder: Path) -> Path:
+    """Compile the floor.
+
+    Args:
+        folder: where the program is put.
+
+    Returns:
+        The program.
+
+    Raises:
+        subprocess.CalledProcessError: it does not compile; the compiler has said why.
+    """
+    floor = folder / "floor"
+    source = Path(__file__).with_name("floor.c")
+    options = ("-O2", "-Wall", "-Wextra", "-o")
+    command = [os.environ.get("CC", "cc"), *options, str(floor), str(source)]
+    subprocess.run(command, check=True)  # noqa: S603 - the developer's own compiler
+    return floor
+
+
 class Bench:
     """Runs what is measured, and keeps every time that was taken.
 
     Args:
-        folder: for programs and bytecode.
-        hosts: for generated hosts.
-        sizes: of these, in functions; two at least.
+        folder: for bytecode.
+        floor: the program of :func:`build_floor`.
         rounds: how often each thing is run.
     """
 
-    def __init__(self, folder: Path, hosts: Path, sizes: Sequence[int], rounds: int) -> None:
-        self.hosts = hosts
-        self.sizes = sorted(sizes)
-        self.small, self.large = self.sizes[0], self.sizes[-1]
+    def __init__(self, folder: Path, floor: Path, rounds: int) -> None:
+        self.floor = str(floor)
         self.rounds = rounds
         self.times: dict[str, list[float]] = {}
         self.environment = {
@@ -73,11 +90,6 @@ class Bench:
             # As after an installation: compiled once, and not by each run.
             "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         }
-        self.floor = str(folder / "floor")
-        source = Path(__file__).with_name("floor.c")
-        compiler = os.environ.get("CC", "cc")
-        options = ["-O2", "-Wall", "-Wextra", "-o"]
-        self._check([compiler, *options, self.floor, str(source)])
 
     def by_turns(
         self, runs: Mapping[str, Callable[[], float]], *, rounds: int | None = None
@@ -151,7 +163,7 @@ class Bench:
         return done.stdout
 
     def _check(self, command: Sequence[str]) -> None:
-        done = subprocess.run(  # noqa: S603 - the developer's own compiler, and the tools compared
+        done = subprocess.run(  # noqa: S603 - the tools that are compared
             command,
             env=self.environment,
             cwd="/",
@@ -163,3 +175,21 @@ class Bench:
         if done.returncode:
             said = done.stderr.decode(errors="replace")
             sys.exit(f"{' '.join(command)} ended with status {done.returncode}:\n{said}")
+
+
+class TreeBench(Bench):
+    """A bench with generated hosts.
+
+    Args:
+        folder, floor, rounds: as of :class:`Bench`.
+        hosts: where they are made.
+        sizes: their numbers of functions; two at least.
+    """
+
+    def __init__(
+        self, folder: Path, floor: Path, rounds: int, *, hosts: Path, sizes: Sequence[int]
+    ) -> None:
+        super().__init__(folder, floor, rounds)
+        self.hosts = hosts
+        self.sizes = sorted(sizes)
+        self.small, self.large = self.sizes[0], self.sizes[-1]

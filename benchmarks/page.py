@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 _BEGIN = "<!-- measured: written by python -m benchmarks --page docs -->"
 _END = "<!-- measured: end -->"
+_LAB_BEGIN = "<!-- in the lab: written by python -m benchmarks --lab KERNEL --page docs -->"
+_LAB_END = "<!-- in the lab: end -->"
 
 
-def bar_line(bar: Bar) -> str:
-    """A bar as a line of a terminal."""
-    verdict = "" if bar.most is None else f"  {'met' if bar.is_met else 'NOT MET'}"
+def bar_line(bar: Bar, *, is_judged: bool = True) -> str:
+    """A bar as a line of a terminal; a machine that is emulated says nothing of what is met."""
+    is_silent = bar.most is None or not is_judged
+    verdict = "" if is_silent else f"  {'met' if bar.is_met else 'NOT MET'}"
     return f"{bar.part:9} {bar.what:64} {_value(bar):>12} {_most(bar):>12}{verdict}"
 
 
@@ -43,20 +46,34 @@ def machine() -> dict[str, str]:
 
 def write_page(folder: Path, bars: Sequence[Bar], facts: dict[str, str], rounds: int) -> None:
     """Write the table of ``benchmarks.md`` anew, between its marks, and the picture."""
-    page = folder / "benchmarks.md"
-    before, _, rest = page.read_text().partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    rows = "\n".join(
+    rows = [
         f"| {bar.part} | {bar.what} | {_value(bar)} | {_most(bar) or '-'} | {_verdict(bar)} |"
         for bar in bars
-    )
-    table = (
-        "| part | what | measured | at most | |\n|---|---|---:|---:|---|\n"
-        f"{rows}\n\nMedians of {rounds} runs by turns: "
-        f"{'; '.join(f'{name} {text}' for name, text in facts.items() if text)}.\n"
-    )
-    page.write_text(f"{before}{_BEGIN}\n{table}{_END}{after}")
+    ]
+    table = ["| part | what | measured | at most | |", "|---|---|---:|---:|---|", *rows]
+    _put(folder, (_BEGIN, _END), [*table, "", _circumstances(facts, rounds)])
     (folder / "benchmarks.svg").write_text(picture([b for b in bars if b.most]))
+
+
+def write_lab_page(folder: Path, bars: Sequence[Bar], facts: dict[str, str], rounds: int) -> None:
+    """Write the lab's table of ``benchmarks.md`` anew, between its marks: without a verdict."""
+    rows = [f"| {bar.part} | {bar.what} | {_value(bar)} | {_most(bar) or '-'} |" for bar in bars]
+    table = ["| part | what | measured | asked elsewhere |", "|---|---|---:|---:|", *rows]
+    _put(folder, (_LAB_BEGIN, _LAB_END), [*table, "", _circumstances(facts, rounds)])
+
+
+def _put(folder: Path, marks: tuple[str, str], lines: Sequence[str]) -> None:
+    """Write lines of ``benchmarks.md`` anew."""
+    page = folder / "benchmarks.md"
+    begin, end = marks
+    before, _, rest = page.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text("\n".join([f"{before}{begin}", *lines, f"{end}{after}"]))
+
+
+def _circumstances(facts: dict[str, str], rounds: int) -> str:
+    told = "; ".join(f"{name} {text}" for name, text in facts.items() if text)
+    return f"Medians of {rounds} runs by turns: {told}."
 
 
 def picture(bars: Sequence[Bar]) -> str:

@@ -11,9 +11,9 @@ from benchmarks import hosts
 from benchmarks.measure import Bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from benchmarks.measure import Bench
+    from benchmarks.measure import Bench, TreeBench
 
 MDEVS = 64
 _JOURNALING = ("pwrite64", "fsync", "ftruncate")  # all but the first once a plan
@@ -124,7 +124,7 @@ with Host() as host, host.watch() as watcher:
 """
 
 
-def host(bench: Bench, count: int) -> str:
+def host(bench: TreeBench, count: int) -> str:
     """The root of a host with so many functions, which is made when it is first asked for."""
     root = bench.hosts / str(count)
     if not root.exists():
@@ -142,11 +142,11 @@ def mounted(root: str) -> Iterator[None]:
         subprocess.run(["umount", "/sys"], check=True)  # noqa: S607 - as above
 
 
-def scan(bench: Bench) -> Iterator[Bar]:
+def scan(bench: TreeBench) -> Iterator[Bar]:
     """``Host.scan()`` with a field of each function read, beside the floor."""
     ratios: dict[int, float] = {}
     for count in bench.sizes:
-        medians = _scans(bench, host(bench, count), max(1, 4_000 // count), f"{count:,} functions")
+        medians = scans(bench, host(bench, count), max(1, 4_000 // count), f"{count:,} functions")
         ratios[count] = medians["scan"] / medians["floor"]
         most = 1.5 if count == bench.large else None
         yield Bar("scan", f"{count:,} functions: times the floor", ratios[count], most)
@@ -154,7 +154,7 @@ def scan(bench: Bench) -> Iterator[Bar]:
     yield Bar("scan", what, ratios[bench.large] / ratios[bench.small], 1.2)
 
 
-def _scans(bench: Bench, root: str, loops: int, what: str) -> dict[str, float]:
+def scans(bench: Bench, root: str, loops: int, what: str) -> dict[str, float]:
     """The medians of loops of the floor and scans of a host, in processes by turns."""
     medians = bench.by_turns(
         {
@@ -167,21 +167,29 @@ def _scans(bench: Bench, root: str, loops: int, what: str) -> dict[str, float]:
     return {name.partition(" ")[0]: seconds for name, seconds in medians.items()}
 
 
-def calls(bench: Bench) -> Iterator[Bar]:
+def calls(bench: TreeBench) -> Iterator[Bar]:
     """System calls per function: the slope between two sizes, so that no start counts."""
     small, large = bench.sizes[-2:]
+    scan_calls(bench, host(bench, small))  # warms up
+    few, many = (scan_calls(bench, host(bench, size)) for size in (small, large))
+    yield from calls_compared(few, many, large - small)
 
-    def slope(command: Callable[[str], list[str]]) -> float:
-        counts = [bench.calls(command(host(bench, size))).total() for size in (small, small, large)]
-        return (counts[2] - counts[1]) / (large - small)
 
-    floor = slope(lambda root: [bench.floor, root, "0"])
-    ours = slope(lambda root: bench.python("-c", _SCAN, root, "0"))
+def scan_calls(bench: Bench, root: str) -> tuple[int, int]:
+    """How many system calls the floor makes for a host, and a process that scans it once."""
+    commands = ([bench.floor, root, "0"], bench.python("-c", _SCAN, root, "0"))
+    floor, ours = (bench.calls(command).total() for command in commands)
+    return floor, ours
+
+
+def calls_compared(few: tuple[int, int], many: tuple[int, int], functions: int) -> Iterator[Bar]:
+    """What so many functions more cost the floor, and us above it."""
+    floor, ours = ((after - before) / functions for before, after in zip(few, many, strict=True))
     yield Bar("calls", "of the floor, a function", floor, unit="calls")
     yield Bar("calls", "of Host.scan() above the floor's, a function", ours - floor, 1, "calls")
 
 
-def memory(bench: Bench) -> Iterator[Bar]:
+def memory(bench: TreeBench) -> Iterator[Bar]:
     """The most memory while a scan is made and held, above the bare interpreter's."""
     idle = bench.peak("pass")
     held = "from vfiohost import Host; import sys; held = Host(sys.argv[1]).scan()"
@@ -191,31 +199,39 @@ def memory(bench: Bench) -> Iterator[Bar]:
         yield Bar("memory", f"a scan of {count:,} above the interpreter", value, most, "MB")
 
 
-def commands(bench: Bench) -> Iterator[Bar]:
+def commands(bench: TreeBench) -> Iterator[Bar]:
     """Whole processes on the same ``/sys``: ours beside the tools that are there."""
-    start = bench.python("-c", _START.partition("'")[2].rstrip("'"))
-    lists = bench.vfiohost("list")
-    small = {_START: start, "vfiohost list": lists}
-    large = {
-        "vfiohost list --json": [*lists, "--json"],
+    with mounted(host(bench, bench.small)):
+        yield from lists(bench, bench.small)
+    runs = {
+        "vfiohost list --json": bench.vfiohost("list", "--json"),
         "vfiohost mdev types": bench.vfiohost("mdev", "types"),
     }
-    small_peers = (("driverctl", "list-devices"), ("dpdk-devbind.py", "--status"))
-    large_peers = (("lspci", "-Dnnk"), ("mdevctl", "types"))
-    for count, runs, peers in (
-        (bench.small, small, small_peers),
-        (bench.large, large, large_peers),
-    ):
-        runs |= {" ".join(words): list(words) for words in peers if shutil.which(words[0])}
-        with mounted(host(bench, count)):
-            medians = bench.by_turns(
-                {f"{name} ({count:,})": bench.process(words) for name, words in runs.items()},
-                rounds=bench.rounds if count == bench.small else max(1, bench.rounds // 3),
-            )
-        yield from _compared(count, {n.rpartition(" (")[0]: m for n, m in medians.items()})
+    peers = (("lspci", "-Dnnk"), ("mdevctl", "types"))
+    with mounted(host(bench, bench.large)):
+        yield from _beside(bench, runs, peers, bench.large, max(1, bench.rounds // 3))
 
 
-def _compared(count: int, medians: Mapping[str, float]) -> Iterator[Bar]:
+def lists(bench: Bench, count: int) -> Iterator[Bar]:
+    """``vfiohost list`` of a few functions, most of which is its start."""
+    start = bench.python("-c", _START.partition("'")[2].rstrip("'"))
+    runs = {_START: start, "vfiohost list": bench.vfiohost("list")}
+    peers = (("driverctl", "list-devices"), ("dpdk-devbind.py", "--status"))
+    yield from _beside(bench, runs, peers, count, bench.rounds)
+
+
+def _beside(
+    bench: Bench,
+    runs: dict[str, list[str]],
+    peers: Iterable[tuple[str, ...]],
+    count: int,
+    rounds: int,
+) -> Iterator[Bar]:
+    """Our commands beside those tools that are there, on a ``/sys`` with so many functions."""
+    runs |= {" ".join(words): list(words) for words in peers if shutil.which(words[0])}
+    named = {name: f"{name} ({count:,})" for name in runs}
+    timed = {named[name]: bench.process(words) for name, words in runs.items()}
+    medians = bench.by_turns(timed, rounds=rounds)
     asked = (
         ("vfiohost list", _START, 1.5),
         ("vfiohost list", "driverctl list-devices", 1.0),
@@ -224,12 +240,12 @@ def _compared(count: int, medians: Mapping[str, float]) -> Iterator[Bar]:
         ("vfiohost mdev types", "mdevctl types", None),
     )
     for ours, other, most in asked:
-        if ours in medians and other in medians:
+        if ours in runs and other in runs:
             what = f"{ours} of {count:,}: times {other}"
-            yield Bar("commands", what, medians[ours] / medians[other], most)
+            yield Bar("commands", what, medians[named[ours]] / medians[named[other]], most)
 
 
-def names(bench: Bench) -> Iterator[Bar]:
+def names(bench: TreeBench) -> Iterator[Bar]:
     """Names of ``pci.ids``: the first in a process, and those after it."""
     if not shutil.which("lspci"):
         return
@@ -249,16 +265,20 @@ def names(bench: Bench) -> Iterator[Bar]:
 
 def udev(bench: Bench) -> Iterator[Bar]:
     """This machine's own ``/sys``, which alone libudev reads."""
-    loops = 100
-    ours = _scans(bench, "/", loops, "this machine")
-    command = bench.python("-c", _PYUDEV, str(loops))
+    yield from udev_compared(bench, 100)
+
+
+def udev_compared(bench: Bench, loops: int) -> Iterator[Bar]:
+    """Scans of this machine and the floor, so many in a process, and a quarter of it for pyudev."""
+    ours = scans(bench, "/", loops, "this machine")
+    command = bench.python("-c", _PYUDEV, str(loops // 4))
     name = "pyudev of this machine"
     peer = bench.by_turns({name: lambda: bench.loop_seconds(command)})[name]
     yield Bar("udev", "Host.scan(): times pyudev", ours["scan"] / peer)
     yield Bar("udev", "Host.scan(): times the floor", ours["scan"] / ours["floor"])
 
 
-def mdevs(bench: Bench) -> Iterator[Bar]:
+def mdevs(bench: TreeBench) -> Iterator[Bar]:
     """System calls for one mediated device more, without those of the stand-in for a driver."""
     counted = []
     for turn, count in enumerate((MDEVS, MDEVS, 2 * MDEVS)):
@@ -286,7 +306,7 @@ def watch(bench: Bench) -> Iterator[Bar]:
     yield Bar("watch", "woken up in three seconds without an event", woken, 0, "times")
 
 
-PARTS: Mapping[str, Callable[[Bench], Iterator[Bar]]] = {
+PARTS: Mapping[str, Callable[[TreeBench], Iterator[Bar]]] = {
     part.__name__: part for part in (scan, calls, memory, commands, names, udev, mdevs, watch)
 }
 """All parts, by name."""

@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.measure import Bar
-from benchmarks.page import bar_line, picture, write_page
+from benchmarks.page import bar_line, picture, write_lab_page, write_page
+from benchmarks.parts import calls_compared
 from tests.package.documents import ROOT
 
 if TYPE_CHECKING:
@@ -56,11 +57,16 @@ def test_a_function_costs_no_system_call_that_the_floor_does_without() -> None:
     assert above < 1
 
 
-def test_an_unknown_part() -> None:
-    command = [sys.executable, "-P", "-c", COMMAND, "speed"]
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["speed"], "speed"), (["--lab", "6.12", "memory"], "memory")],
+    ids=["on trees", "in the lab"],
+)
+def test_an_unknown_part(words: list[str], part: str) -> None:
+    command = [sys.executable, "-P", "-c", COMMAND, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 2
-    assert "no part 'speed'" in done.stderr
+    assert f"no part '{part}'" in done.stderr
 
 
 BARS = (
@@ -75,6 +81,7 @@ def test_a_bar_as_a_line() -> None:
     assert met == ["scan", "a & b", "1.23", "1.5", "met"]
     assert missed == ["memory", "c", "50.0 MB", "40 MB", "NOT MET"]
     assert known == ["udev", "d", "0.50"]
+    assert bar_line(BARS[1], is_judged=False).split() == ["memory", "c", "50.0", "MB", "40", "MB"]
 
 
 def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
@@ -89,6 +96,32 @@ def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
         assert "| memory | c | 50.0 MB | 40 MB | not met |" in text
         assert "15 runs by turns: kernel 6.12." in text
         assert text.endswith((ROOT / "docs/benchmarks.md").read_text().partition("end -->")[2])
+
+
+def test_what_the_lab_has_measured_is_a_table_of_its_own_without_a_verdict(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text((ROOT / "docs/benchmarks.md").read_text())
+    write_page(tmp_path, BARS[:1], {"kernel": "6.18"}, 15)
+    for _ in range(2):  # once more changes nothing
+        write_lab_page(tmp_path, BARS, {"kernel": "6.12 under TCG"}, 3)
+        text = page.read_text()
+        assert text.count("| scan | a & b | 1.23 | 1.5 | met |") == 1
+        assert text.count("| scan | a & b | 1.23 | 1.5 |\n") == 1
+        assert "| memory | c | 50.0 MB | 40 MB |\n| udev | d | 0.50 | - |\n" in text
+        assert "15 runs by turns: kernel 6.18." in text
+        assert "3 runs by turns: kernel 6.12 under TCG." in text
+        assert text.count("<!-- in the lab: ") == 2
+        assert text.endswith((ROOT / "docs/benchmarks.md").read_text().rpartition("end -->")[2])
+
+
+def test_a_bar_comes_whole_from_the_guest() -> None:
+    assert [Bar(*fields) for fields in json.loads(json.dumps(BARS))] == list(BARS)
+
+
+def test_what_more_functions_cost() -> None:
+    floor, above = calls_compared((100, 700), (180, 800), 10)
+    assert (floor.value, above.value) == (8, 2)
+    assert not above.is_met
 
 
 def test_the_picture_is_one_of_the_bars_with_a_most() -> None:
