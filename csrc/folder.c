@@ -13,7 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "folder.h"
+#include "scan.h"
 
 /*
  * Return whether no device can be opened on the file system of a directory: on a sysfs there are

@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "folder.h"
+#include "scan.h"
 
 #define TYPES "mdev_supported_types"
 #define PATH_MOST (VH_SCAN_PATH + sizeof(TYPES) + 2 * VH_SCAN_NAME)
@@ -22,7 +22,7 @@
 /* The most that one type adds to the texts: the name of an entry, whatever it is, and its files. */
 #define TYPE_TEXT (VH_PARENT_ENTRIES * 8 + VH_TYPE_FILES * (VH_ANSWER_MAX + 1))
 
-_Static_assert(VH_SCAN_PATH + VH_SCAN_NAME + TYPE_TEXT <= VH_PARENT_TEXT, "one type fits");
+_Static_assert(VH_SCAN_PATH + TYPE_TEXT <= VH_PARENT_TEXT, "one type fits");
 
 struct place {
 	int root;
@@ -87,10 +87,11 @@ static char *read_type(const struct place *place, const char *id, int16_t errors
 	return text;
 }
 
-/* Read the types of a parent and put their texts at `text`; return how many there are. */
-static int read_types(const struct place *place, int dir, struct vh_parent *parent, char *text)
+/* Read the types of a parent; return how many there are. */
+static int read_types(const struct place *place, int dir, struct vh_parent *parent)
 {
 	const char *most = parent->text + sizeof(parent->text) - TYPE_TEXT;
+	char *text = parent->text + parent->types_at;
 	int count = 0;
 	long size;
 
@@ -131,24 +132,27 @@ static int read_types(const struct place *place, int dir, struct vh_parent *pare
  */
 int vh_scan_parent(int root, const char *link, struct vh_parent *parent, int options)
 {
-	char target[VH_SCAN_PATH], path[VH_SCAN_PATH], file[PATH_MOST], physfn[VH_SCAN_NAME] = "";
+	char target[VH_SCAN_PATH], path[VH_SCAN_PATH], file[PATH_MOST];
 	struct place place = { .root = root, .options = options, .path = path };
-	const char *name = strrchr(link, '/');
+	const char *slash = strrchr(link, '/'), *name = slash ? slash + 1 : link;
+	struct vh_function address = { .key = -1 };
 	int rc = vh_readlink(root, link, target, sizeof(target), options);
-	char *text;
 	int dir;
 
 	if (rc >= 0)
-		rc = vh_device_path(target, (size_t)rc, "../../", name ? name + 1 : link, path);
+		rc = vh_device_path(target, (size_t)rc, "../../", name, path);
 	if (rc >= 0)
 		rc = vh_open_in(root, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0, options);
 	if (rc < 0)
 		return rc;
-	parent->physfn_error = (int16_t)vh_read_link_name(rc, "physfn", physfn);
-	parent->types_error = 0;
+	parent->physfn = -1;
+	parent->physfn_error = (int16_t)vh_read_physfn(rc, &parent->physfn);
 	close(rc);
-	text = vh_put_text(vh_put_text(parent->text, path), physfn);
-	parent->text_size = (int32_t)(text - parent->text);
+	vh_read_address(name, &address);
+	parent->key = address.key;
+	parent->types_error = 0;
+	parent->types_at = (int32_t)(vh_put_text(parent->text, path) - parent->text);
+	parent->text_size = parent->types_at;
 	snprintf(file, sizeof(file), "%s/%s", path, TYPES);
 	dir = vh_open_in(root, file, O_RDONLY | O_DIRECTORY, 0, options);
 	if (dir < 0) {
@@ -156,7 +160,7 @@ int vh_scan_parent(int root, const char *link, struct vh_parent *parent, int opt
 		return 0;
 	}
 	place.has_no_devices = vh_has_no_devices(dir);
-	rc = read_types(&place, dir, parent, text);
+	rc = read_types(&place, dir, parent);
 	close(dir);
 	return rc;
 }

@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "folder.h"
+#include "scan.h"
 
 #define ATTRIBUTE_MAX 128	/* none of these attributes has more text than half of it */
 
@@ -45,7 +45,7 @@ static int read_hex(const char *text, int most, uint32_t *value)
  * Read an address as the kernel writes it, "%04x:%02x:%02x.%d" (drivers/pci/probe.c): lower case,
  * no other spelling of the same address, since the name is used to reach the device again.
  */
-static int read_address(const char *name, struct vh_function *f)
+int vh_read_address(const char *name, struct vh_function *f)
 {
 	uint32_t bus, device, function;
 	int n = read_hex(name, 8, &f->domain);
@@ -157,9 +157,23 @@ static void read_ids(const struct vh_folder *at, struct vh_function *f)
 	read_number(at, "subsystem_device", 0xffff, &f->subsystem_device_id);
 }
 
+/* Read which function a virtual one is of, as vh_function.key; return 0, an errno or VH_MALFORMED. */
+int vh_read_physfn(int dir, int64_t *key)
+{
+	struct vh_function physfn;
+	char name[VH_SCAN_NAME];
+	int error = vh_read_link_name(dir, "physfn", name);
+
+	if (error)
+		return error;
+	if (vh_read_address(name, &physfn) < 0)
+		return VH_MALFORMED;
+	*key = physfn.key;
+	return 0;
+}
+
 static void read_links(int dir, struct vh_function *f, char driver[VH_SCAN_NAME])
 {
-	struct vh_function other;
 	char name[VH_SCAN_NAME];
 	int error;
 
@@ -172,12 +186,7 @@ static void read_links(int dir, struct vh_function *f, char driver[VH_SCAN_NAME]
 		error = read_integer(name, INT32_MAX, &f->iommu_group);
 	f->errors[VH_FIELD_IOMMU_GROUP] = (int16_t)error;
 
-	error = vh_read_link_name(dir, "physfn", name);
-	if (error == 0 && read_address(name, &other) < 0)
-		error = VH_MALFORMED;
-	else if (error == 0)
-		f->physfn = other.key;
-	f->errors[VH_FIELD_PHYSFN] = (int16_t)error;
+	f->errors[VH_FIELD_PHYSFN] = (int16_t)vh_read_physfn(dir, &f->physfn);
 }
 
 /* Find a function's directory from its entry, relative to the root. Return its length, or -errno. */
@@ -249,7 +258,7 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
 		.subsystem_vendor_id = -1, .subsystem_device_id = -1, .revision = -1,
 		.numa_node = -1, .total_vfs = -1, .iommu_group = -1,
 	};
-	rc = read_address(name, f);
+	rc = vh_read_address(name, f);
 	if (rc < 0) {
 		f->errors[VH_FIELD_NAME] = (int16_t)-rc;
 	} else {

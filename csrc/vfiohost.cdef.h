@@ -104,12 +104,14 @@ int vh_scan(int root, int devices, struct vh_scan *scan, int options);
 #define VH_TYPE_FILES 4
 
 struct vh_parent {
+	int64_t key, physfn;	/* as in vh_function; a parent may be no PCI function */
 	int16_t physfn_error;	/* 0, an errno or VH_MALFORMED */
 	int16_t types_error;	/* 0, or an errno: the types are not all there */
+	int32_t types_at;	/* where in the text they begin */
 	int32_t text_size;
 	uint64_t entries[VH_PARENT_ENTRIES];
 	int16_t errors[VH_PARENT_TYPES][VH_TYPE_FILES];	/* 0, an errno or VH_MALFORMED */
-	char text[VH_PARENT_TEXT];	/* path, physfn; per type: id, files; NUL after each */
+	char text[VH_PARENT_TEXT];	/* path; per type: id, files; NUL after each */
 };
 
 int vh_scan_parent(int root, const char *link, struct vh_parent *parent, int options);

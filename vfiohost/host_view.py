@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vfiohost.guests.ready import Nodes, Ready
     from vfiohost.inspection import Inspection
     from vfiohost.modalias import ModuleIndex
+    from vfiohost.model import MdevBus
     from vfiohost.names import PciNames
     from vfiohost.recording import Recording
     from vfiohost.selectors import ByName
@@ -100,6 +101,17 @@ class HostView:
         from vfiohost.vgpu_scan import with_vgpus
 
         return with_vgpus(self.sysfs, scan(self.sysfs, mdev=True), timeout=READ_TIMEOUT)
+
+    def mdev_bus(self) -> tuple[MdevBus, tuple[Problem, ...]]:
+        """The mediated devices and their parents, as :meth:`scan` has them, and nothing else.
+
+        Returns:
+            Them, and what could not be read of them or makes no sense.
+        """
+        from vfiohost.mdev_scan import mdev_bus
+
+        problems: list[Problem] = []
+        return mdev_bus(self.sysfs, problems), tuple(problems)
 
     def with_details(
         self, snapshot: Snapshot, devices: Iterable[PciDevice], *, timeout: float = READ_TIMEOUT

@@ -6,7 +6,6 @@ import errno
 import functools
 import os
 import posixpath
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from vfiohost import native
@@ -21,7 +20,17 @@ from vfiohost.model import (
     Unavailable,
     natural_key,
 )
-from vfiohost.reads import attribute, count, left_out, link_name, names, unavailable
+from vfiohost.reads import (
+    Addresses,
+    address_of,
+    attribute,
+    count,
+    left_out,
+    link_name,
+    names,
+    unavailable,
+    without_gc,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,49 +49,54 @@ def mdev_bus(sysfs: Sysfs, problems: list[Problem]) -> MdevBus:
         sysfs: the host.
         problems: gets what could not be read or makes no sense.
     """
-    parents = sorted(_parents(sysfs, problems), key=lambda p: _parent_key(p.name))
+    with without_gc():
+        parents = sorted(_parents(sysfs, problems), key=lambda p: _parent_key(p.name, p.address))
     devices = [_mdev(sysfs, name, problems) for name in names(sysfs, MDEV_DEVICES, problems)]
     return MdevBus(
         parents=tuple(parents),
-        devices=tuple(
-            sorted((d for d in devices if d), key=lambda d: (_parent_key(d.parent), d.uuid))
-        ),
+        devices=tuple(sorted((d for d in devices if d), key=_mdev_key)),
     )
 
 
 def _parents(sysfs: Sysfs, problems: list[Problem]) -> Iterator[MdevParent]:
     """Read all parents; thousands of them offer the same types, which are made once."""
-    physfn_of = functools.cache(PciAddress.of_name)
-    type_of = functools.cache(_mdev_type)
-    links = [f"{MDEV_PARENTS}/{name}" for name in names(sysfs, MDEV_PARENTS, problems)]
-    for link, row in zip(links, native.scan_parents(sysfs.fd, links), strict=True):
-        name = posixpath.basename(link)
+    physfns = Addresses()
+    types_of = functools.cache(_types)
+    listed = names(sysfs, MDEV_PARENTS, problems)
+    rows = native.scan_parents(sysfs.fd, (f"{MDEV_PARENTS}/{name}" for name in listed))
+    for name, row in zip(listed, rows, strict=True):
         if row.error:
-            problems.append(left_out(name, link, row.error))
+            problems.append(left_out(name, f"{MDEV_PARENTS}/{name}", row.error))
             continue
-        if row.physfn_error or row.types_error or any(r.errors[0] for r in row.types):
+        types, are_named = types_of(row.types)
+        if row.physfn_error or row.types_error or not are_named:
             problems += _problems(sysfs, name, row)
-        types = sorted(map(type_of, row.types), key=itemgetter(0))
         yield MdevParent(
-            name=name,
-            path=row.path,
-            types=tuple(kind for _, kind in types),
-            address=PciAddress.of_name(name),
-            physfn=physfn_of(row.physfn),
+            name,
+            row.path,
+            types,
+            None if row.key < 0 else address_of(row.key),
+            None if row.physfn < 0 else physfns[row.physfn],
         )
 
 
-def _mdev_type(row: native.TypeRow) -> tuple[object, MdevType]:
-    """Make a type of a row, and a key that sorts it."""
-    _, available, api, description = row.errors
-    kind = MdevType(
-        type_id=row.type_id,
-        name=None if row.errors[0] else row.name,
-        available_instances=unavailable(available) if available else count(row.available),
-        device_api=_text(row.device_api, api),
-        description=_text(row.description, description),
+def _types(packed: tuple[bytes, bytes]) -> tuple[tuple[MdevType, ...], bool]:
+    """Make the types of a parent in their order, and say whether all of them have a name."""
+    types = sorted(
+        map(_mdev_type, native.type_rows(packed)), key=lambda kind: natural_key(kind.type_id)
     )
-    return natural_key(row.type_id), kind
+    return tuple(types), all(kind.name is not None for kind in types)
+
+
+def _mdev_type(row: native.TypeRow) -> MdevType:
+    type_id, name, available, api, description, errors = row
+    return MdevType(
+        type_id=type_id,
+        name=None if errors[0] else name,
+        available_instances=unavailable(errors[1]) if errors[1] else count(available),
+        device_api=_text(api, errors[2]),
+        description=_text(description, errors[3]),
+    )
 
 
 def _text(text: str, error: int) -> str | None | Unavailable:
@@ -100,10 +114,10 @@ def _problems(sysfs: Sysfs, name: str, row: native.ParentRow) -> Iterator[Proble
     if row.types_error not in (0, errno.ENOENT):
         why = str(KernelError("list", row.types_error, sysfs.shown(folder)))
         yield Problem(MDEV_TYPES, folder, why)
-    for kind in row.types:
-        if kind.errors[0] not in (0, errno.ENOENT):
-            path = f"{folder}/{kind.type_id}/name"
-            yield Problem("name", path, f"{path}: {unavailable(kind.errors[0])}.")
+    for type_id, *_, errors in native.type_rows(row.types):
+        if errors[0] not in (0, errno.ENOENT):
+            path = f"{folder}/{type_id}/name"
+            yield Problem("name", path, f"{path}: {unavailable(errors[0])}.")
 
 
 def _mdev(sysfs: Sysfs, uuid: str, problems: list[Problem]) -> MediatedDevice | None:
@@ -143,6 +157,9 @@ def _device_path(sysfs: Sysfs, link: str, problems: list[Problem]) -> str | None
     return None
 
 
-def _parent_key(name: str) -> tuple[bool, PciAddress | str]:
-    address = PciAddress.of_name(name)
-    return (address is None, name if address is None else address)
+def _mdev_key(device: MediatedDevice) -> tuple[object, str]:
+    return _parent_key(device.parent, PciAddress.of_name(device.parent)), device.uuid
+
+
+def _parent_key(name: str, address: PciAddress | None) -> tuple[bool, object]:
+    return (True, name) if address is None else (False, (*address.slot, address.function))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import posixpath
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from vfiohost import native
 from vfiohost.errors import KernelError
-from vfiohost.model import Problem, Unavailable
+from vfiohost.model import PciAddress, Problem, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vfiohost.sysfs import Sysfs
 
@@ -57,6 +59,18 @@ def count(text: str | Unavailable) -> int | Unavailable:
     return int(text) if is_count else Unavailable(0, "malformed")
 
 
+def address_of(key: int) -> PciAddress:
+    """The address that the C core has packed into ``vh_function.key``."""
+    return PciAddress(key >> 16, key >> 8 & 0xFF, key >> 3 & 0x1F, key & 7)
+
+
+class Addresses(dict[int, PciAddress]):
+    """Addresses as of :func:`address_of`, made once: a card's functions share their physfn."""
+
+    def __missing__(self, key: int) -> PciAddress:
+        return self.setdefault(key, address_of(key))
+
+
 def unavailable(error: int) -> Unavailable:
     """A value for what the C core could not read: an errno, or :data:`native.MALFORMED`."""
     if error == native.MALFORMED:
@@ -81,3 +95,15 @@ def left_out(name: str, link: str, error: int) -> Problem:
     else:
         why = f"its directory cannot be opened: {unavailable(error)}"
     return Problem(name, link, f"{name} was left out: {why}.")
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Pause the cyclic collector: ten thousand new values without cycles are no reason to look."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -9,7 +9,6 @@ nothing else.
 from __future__ import annotations
 
 import errno
-import gc
 import os
 from contextlib import contextmanager
 from operator import itemgetter
@@ -18,7 +17,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from vfiohost import native
 from vfiohost.errors import KernelError
 from vfiohost.model import Driver, PciAddress, PciDevice, Problem, Snapshot, Unavailable
-from vfiohost.reads import DEVICES, attribute, left_out, link_name, names, unavailable
+from vfiohost.reads import (
+    DEVICES,
+    Addresses,
+    address_of,
+    attribute,
+    left_out,
+    link_name,
+    names,
+    unavailable,
+    without_gc,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,14 +52,13 @@ def scan(sysfs: Sysfs, *, mdev: bool = False) -> Snapshot:
         read or makes no sense stands in its ``problems``.
     """
     problems: list[Problem] = []
-    with _without_gc():
-        return Snapshot(
-            kernel=_kernel_release(sysfs, problems),
-            devices=_functions(sysfs, problems),
-            drivers=_drivers(sysfs, problems),
-            mdev=_mdev_bus(sysfs, problems) if mdev else None,
-            problems=tuple(problems),
-        )
+    return Snapshot(
+        kernel=_kernel_release(sysfs, problems),
+        devices=_functions(sysfs, problems),
+        drivers=_drivers(sysfs, problems),
+        mdev=_mdev_bus(sysfs, problems) if mdev else None,
+        problems=tuple(problems),
+    )
 
 
 def _mdev_bus(sysfs: Sysfs, problems: list[Problem]) -> MdevBus:
@@ -67,7 +75,10 @@ def _functions(sysfs: Sysfs, problems: list[Problem]) -> tuple[PciDevice, ...]:
     found: list[tuple[int, PciDevice]] = []
     shown = sysfs.shown(DEVICES)
     try:
-        with _opened(sysfs, DEVICES, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with (
+            _opened(sysfs, DEVICES, os.O_RDONLY | os.O_DIRECTORY) as fd,
+            without_gc(),
+        ):
             found.extend(_made(native.scan(sysfs.fd, fd, shown=shown), problems))
     except KernelError as error:
         if error.errno == errno.ENOENT:
@@ -87,7 +98,7 @@ def _made(
     This runs once per function of the largest hosts, so that the rows in which everything is as
     usual take the short way.
     """
-    physfns = _Addresses()
+    physfns = Addresses()
     for row, path, driver in rows:
         (
             key, physfn, domain, bus, slot, function, marks, vendor_id, device_id, class_code,
@@ -119,14 +130,6 @@ def _made(
         )
 
 
-class _Addresses(dict[int, PciAddress]):
-    """Addresses by ``vh_function.key``, made once: a card's functions share their physfn."""
-
-    def __missing__(self, key: int) -> PciAddress:
-        address = PciAddress(key >> 16, key >> 8 & 0xFF, key >> 3 & 0x1F, key & 7)
-        return self.setdefault(key, address)
-
-
 def _odd_function(
     row: native.FunctionRow,
     path: str,
@@ -140,7 +143,7 @@ def _odd_function(
         return None
     _, pf_key, *address, marks, vendor_id, device_id, class_code = row[:10]
     subvendor, subdevice, revision, numa_node, total_vfs, group = row[10:16]
-    physfn = None if pf_key < 0 else _Addresses()[pf_key]
+    physfn = None if pf_key < 0 else address_of(pf_key)
     subject = str(PciAddress(*address))
 
     def field(value: T | None, error: int, name: str) -> T | None | Unavailable:
@@ -215,15 +218,3 @@ def _opened(sysfs: Sysfs, path: str, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Pause the cyclic collector: ten thousand new values without cycles are no reason to look."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

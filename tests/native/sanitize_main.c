@@ -307,7 +307,7 @@ static int count_types(int root, int options)
 			continue;
 		for (int i = 0; i < parent->text_size; i++)
 			texts += parent->text[i] == '\0';
-		assert(texts == 2 + (1 + VH_TYPE_FILES) * n);
+		assert(texts == 1 + (1 + VH_TYPE_FILES) * n);
 		total += n;
 	}
 	assert(vh_scan_parent(root, "none", parent, options) == -ENOENT);

@@ -77,7 +77,9 @@ def list_mdev_types(session: Session) -> None:
     bus = _bus(session)
     wanted = session.options.parent
     parents = bus.parents if wanted is None else find_parents(bus, wanted)
-    session.value["parents"] = [values.parent_value(p) for p in parents]
+    if session.output.json:
+        session.value["parents"] = [values.parent_value(p) for p in parents]
+        return
     if session.options.dumpjson:
         from vfiohost.definitions import render_types
 
@@ -134,10 +136,9 @@ def _nothing(session: Session, sentence: str) -> None:
 
 
 def _bus(session: Session) -> MdevBus:
-    from vfiohost.model import MdevBus
-
-    bus = session.scan(mdev=True).mdev
-    return MdevBus((), ()) if bus is None else bus
+    bus, problems = session.host.mdev_bus()
+    session.problems.update(dict.fromkeys(problems))
+    return bus
 
 
 def _columns(text: str | None, *, names: bool) -> tuple[str, ...]:

@@ -204,37 +204,32 @@ def field_errors(packed: bytes) -> FieldErrors:
     return FieldErrors(*_ERRORS.unpack(packed))
 
 
+# struct vh_parent: key, physfn; physfn_error, types_error; types_at, text_size.
+_PARENT: Final = struct.Struct("2q 2h 2i 0q")
 _TYPE: Final = struct.Struct(f"{lib.VH_TYPE_FILES}h")  # vh_parent.errors of one type
 
 
-class TypeRow(NamedTuple):
-    """A type of mediated devices as the C core found it; what could not be read is empty.
+TypeRow = tuple[str, str, str, str, str, tuple[int, int, int, int]]
+"""A type of mediated devices as the C core found it: id, name, instances, API, description, errors.
 
-    ``errors`` are those of the four texts after ``type_id``: 0, a positive errno or
-    :data:`MALFORMED`.
-    """
-
-    type_id: str
-    name: str
-    available: str
-    device_api: str
-    description: str
-    errors: tuple[int, int, int, int]
+The errors are those of the four files: 0, or a positive errno or :data:`MALFORMED` and no text.
+"""
 
 
 class ParentRow(NamedTuple):
-    """A parent of mediated devices as the C core found it.
+    """A parent of mediated devices as the C core found it: ``struct vh_parent``.
 
-    ``error`` is 0, or a positive errno: it is not there, and the rest is empty. ``physfn_error``
-    and ``types_error`` are 0, a positive errno or :data:`MALFORMED`.
+    ``error`` is 0, or a positive errno: it is not there, and nothing else was read. ``types`` are
+    packed, so that those which are the same are equal: see :func:`type_rows`.
     """
 
     error: int
-    path: str = ""
-    physfn: str = ""
+    key: int = -1
+    physfn: int = -1
     physfn_error: int = 0
     types_error: int = 0
-    types: Sequence[TypeRow] = ()
+    path: str = ""
+    types: tuple[bytes, bytes] = (b"", b"")
 
 
 def scan_parents(
@@ -251,19 +246,24 @@ def scan_parents(
         For each link what it leads to. Nothing about one of them is an exception.
     """
     area = _buffer("struct vh_parent *")
-    rows = ffi.buffer(area.errors)
-    strings = ffi.buffer(area.text)
+    head, rows, strings = map(ffi.buffer, (area, area.errors, area.text))
+    bits = options(fallback)
     for link in links:
-        name = encoded(link, "readlink", link)
-        count = lib.vh_scan_parent(rootfd, name, area, options(fallback))
+        count = lib.vh_scan_parent(rootfd, encoded(link, "readlink", link), area, bits)
         if count < 0:
             yield ParentRow(-count)
             continue
-        path, physfn, *texts = text(strings[: area.text_size]).split("\0")
-        errors = _TYPE.iter_unpack(rows[: count * _TYPE.size])
-        columns = (texts[n::5] for n in range(5))
-        types = [*map(TypeRow, *columns, errors)]
-        yield ParentRow(0, path, physfn, area.physfn_error, area.types_error, types)
+        key, physfn, *wrong, types_at, size = _PARENT.unpack_from(head)
+        path = text(strings[: types_at - 1])
+        types = rows[: count * _TYPE.size], strings[types_at:size]
+        yield ParentRow(0, key, physfn, wrong[0], wrong[1], path, types)
+
+
+def type_rows(packed: tuple[bytes, bytes]) -> Iterator[TypeRow]:
+    """Unpack the last field of a :class:`ParentRow`."""
+    errors, texts = packed
+    fields = text(texts).split("\0")
+    return zip(*(fields[n::5] for n in range(5)), _TYPE.iter_unpack(errors), strict=False)
 
 
 def store(rootfd: int, path: str, data: bytes, *, shown: str, fallback: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import add
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -80,17 +81,16 @@ def format_table(
     Returns:
         The lines, the headers first.
     """
-    grid: list[Sequence[Cell]] = [[(h, "head") for h in headers]]
-    grid += [[(printable(text), kind) for text, kind in row] for row in rows]
-    widths = [max(len(row[i][0]) for row in grid) for i in range(len(headers))]
-    widths[-1] = 0
-    sides = [">" if header in right else "<" for header in headers]
-    lines = []
-    for row in grid:
-        fields = []
-        for (text, kind), width, side in zip(row, widths, sides, strict=True):
-            blank = " " * (width - len(text))
-            shown = paint(text, kind)
-            fields.append(blank + shown if side == ">" else shown + blank)
-        lines.append("  ".join(fields).rstrip())
-    return lines
+    grid = [[(header, "head") for header in headers], *rows]
+    columns = []
+    for number, header in enumerate(headers):
+        texts = [row[number][0] for row in grid]
+        if not "".join(texts).isprintable():
+            texts = [printable(text) for text in texts]
+        width = 0 if number == len(headers) - 1 else max(map(len, texts))
+        blanks = [" " * (width - len(text)) for text in texts]
+        if paint is not plain:
+            texts = [paint(text, row[number][1]) for text, row in zip(texts, grid, strict=True)]
+        sides = (blanks, texts) if header in right else (texts, blanks)
+        columns.append(map(add, *sides))
+    return ["  ".join(fields).rstrip() for fields in zip(*columns, strict=True)]

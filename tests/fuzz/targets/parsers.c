@@ -24,7 +24,7 @@ static void check_address(const char *text)
 	struct vh_function f = { .key = -1 };
 	char again[32];
 
-	if (read_address(text, &f) < 0)
+	if (vh_read_address(text, &f) < 0)
 		return;
 	snprintf(again, sizeof(again), "%04x:%02x:%02x.%d", f.domain, f.bus, f.device, f.function);
 	assert(strcmp(again, text) == 0);

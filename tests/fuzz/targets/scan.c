@@ -259,7 +259,8 @@ static void scan_parent(void)
 	assert(parent.text_size > 0 && (size_t)parent.text_size <= sizeof(parent.text));
 	last = text + parent.text_size;
 	check_path(text);
-	text = next_text(next_text(text, last), last);
+	text = next_text(text, last);
+	assert(text == parent.text + parent.types_at);
 	for (int i = 0; i < n; i++) {
 		text = next_text(text, last);
 		for (int file = 0; file < VH_TYPE_FILES; file++) {

@@ -1,6 +1,6 @@
 /*
- * Directories of a sysfs as the scans read them: internal to the C core. Included in the place of
- * vfiohost.cdef.h, which can have no guard.
+ * What the scans share: internal to the C core. Included in the place of vfiohost.cdef.h, which can
+ * have no guard.
  */
 
 #pragma once
@@ -21,9 +21,14 @@ struct vh_folder {
 	int has_no_devices;	/* as vh_has_no_devices() says */
 };
 
+/* folder.c */
 int vh_has_no_devices(int dir);
 int vh_read_attribute(const struct vh_folder *at, const char *name, char *text, size_t size);
 int vh_read_link_name(int dir, const char *link, char name[VH_SCAN_NAME]);
 int vh_device_path(const char *target, size_t length, const char *up, const char *name,
 		   char path[VH_SCAN_PATH]);
 char *vh_put_text(char *at, const char *text);
+
+/* scan.c */
+int vh_read_address(const char *name, struct vh_function *f);
+int vh_read_physfn(int dir, int64_t *key);
