@@ -16,6 +16,7 @@ from benchmarks import hosts
 from tests.native.trees import Lookout, Tree
 from vfiohost import native
 from vfiohost._native import ffi, lib
+from vfiohost.host_view import HostView
 from vfiohost.mdev_scan import MDEV_PARENTS
 from vfiohost.model import (
     MdevParent,
@@ -104,6 +105,18 @@ def test_no_mdev_bus_is_an_empty_one(tree: Tree) -> None:
     assert snapshot.mdev is not None
     assert (snapshot.mdev.parents, snapshot.mdev.devices) == ((), ())
     assert snapshot.problems == ()
+
+
+def test_the_mdev_bus_alone_is_that_of_a_scan(tree: Tree) -> None:
+    make_mdev_host(tree)
+    tree.link("sys/class/mdev_bus/climbs", "../../../../etc")
+    tree.link("sys/bus/pci/devices/none", "nowhere")
+    snapshot = scanned(tree)
+    with HostView(tree.root) as host:
+        bus, problems = host.mdev_bus()
+    assert bus == snapshot.mdev
+    assert problems == snapshot.problems[1:]
+    assert [p.subject for p in snapshot.problems] == ["none", "climbs"]
 
 
 def test_an_odd_mdev_hides_no_other(tree: Tree) -> None:
