@@ -9,6 +9,7 @@ import attrs
 from vfiohost.errors import KernelError
 from vfiohost.model import PciAddress, Problem, Unavailable, VgpuFacts, VgpuFunction
 from vfiohost.nvidia import (
+    DRIVER,
     VENDOR_ID,
     VGPU_CONFIG,
     VGPU_TYPE,
@@ -65,6 +66,8 @@ def with_vgpus(sysfs: Sysfs, snapshot: Snapshot, *, timeout: float = 2.0) -> Sna
 
 
 def _has_type(sysfs: Sysfs, device: PciDevice) -> bool:
+    if device.driver == DRIVER and not device.brings_vfio:
+        return False  # the scan has looked
     try:
         return sysfs.exists(f"{device.path}/{VGPU_TYPE}")
     except KernelError:

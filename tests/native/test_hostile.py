@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.native.trees import A10, BUS, Lookout, Tree, ordinary_user
+from tests.native.trees import (
+    A10,
+    BUS,
+    Lookout,
+    Tree,
+    fifo,
+    folder,
+    loop,
+    megabyte,
+    nul,
+    ordinary_user,
+)
 from vfiohost.details_scan import with_details
 from vfiohost.errors import KernelError
 from vfiohost.model import PciAddress, PciDevice, Snapshot, Unavailable
@@ -124,32 +135,12 @@ FIELDS = {
 LOCKED = Unavailable(0, "device locked")
 
 
-def fifo(file: Path) -> None:
-    os.mkfifo(file)
-
-
-def folder(file: Path) -> None:
-    file.mkdir()
-
-
-def loop(file: Path) -> None:
-    file.symlink_to(file.name)
-
-
-def megabyte(file: Path) -> None:
-    file.write_bytes(b"1" * (1 << 20))
-
-
 def empty(file: Path) -> None:
     file.touch()
 
 
 def no_utf8(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\n")
-
-
-def nul(file: Path) -> None:
-    file.write_bytes(b"1\x00")
 
 
 def words(file: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import hosts
-from tests.native.trees import Lookout, Tree
+from tests.native.trees import Lookout, Tree, fifo, folder, loop, megabyte, nul
 from vfiohost import native
 from vfiohost._native import ffi, lib
 from vfiohost.host_view import HostView
@@ -194,28 +194,8 @@ def test_the_header_and_python_agree_about_the_types() -> None:
     assert native._TYPE.size * lib.VH_PARENT_TYPES == ffi.sizeof(fields["errors"].type)
 
 
-def fifo(file: Path) -> None:
-    os.mkfifo(file)
-
-
-def folder(file: Path) -> None:
-    file.mkdir()
-
-
-def loop(file: Path) -> None:
-    file.symlink_to(file.name)
-
-
 def way_out(file: Path) -> None:
     file.symlink_to("/" * 3 + os.path.relpath(__file__, "/"))
-
-
-def megabyte(file: Path) -> None:
-    file.write_bytes(b"1" * (1 << 20))
-
-
-def nul(file: Path) -> None:
-    file.write_bytes(b"1\x00")
 
 
 def absent(_: Path) -> None:

@@ -59,6 +59,29 @@ class Tree:
         return self.root / path
 
 
+# What may stand in the place of an attribute.
+
+
+def fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def folder(file: Path) -> None:
+    file.mkdir()
+
+
+def loop(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+def megabyte(file: Path) -> None:
+    file.write_bytes(b"1" * (1 << 20))
+
+
+def nul(file: Path) -> None:
+    file.write_bytes(b"1\x00")
+
+
 @contextmanager
 def ordinary_user() -> Iterator[None]:
     """Be an ordinary user for a while: nobody, where the tests run as root."""
