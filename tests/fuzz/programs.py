@@ -122,6 +122,8 @@ _WORDS: tuple[str, ...] = (
     "10000:e1:00.0",
     "../../../devices/pci0000:64/",
     "../../../",
+    "../../devices/pci0000:64/",
+    "../drivers/nvidia",
     "-1\\x0a",
 )
 _TEXTS = (MODALIAS, *ADDRESSES, b"0x10de\n", b"65535\n")
