@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from vfiohost.model import Unavailable, is_vfio_driver
@@ -11,7 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from vfiohost.definitions import MdevDefinition
-    from vfiohost.model import IommuGroup, MdevParent, MediatedDevice, PciDevice, Snapshot
+    from vfiohost.model import (
+        IommuGroup,
+        MdevParent,
+        MdevType,
+        MediatedDevice,
+        PciDevice,
+        Snapshot,
+    )
     from vfiohost.names import PciNames
     from vfiohost.render.table import Cell, Paint
 
@@ -168,19 +176,21 @@ def group_table(
 
 def mdev_type_table(parents: Iterable[MdevParent], paint: Paint = plain) -> list[str]:
     """One line for each type of each parent."""
+    cells_of = cache(_type_cells)  # thousands of parents offer the same types
     rows: list[list[Cell]] = [
-        [
-            (parent.name, "plain"),
-            (kind.type_id, "plain"),
-            (text_of(kind.available_instances), "dim" if not kind.available_instances else "good"),
-            (text_of(kind.device_api), "plain"),
-            (text_of(kind.name), "plain"),
-        ]
-        for parent in parents
-        for kind in parent.types
+        [(parent.name, "plain"), *cells_of(kind)] for parent in parents for kind in parent.types
     ]
     headers = ["PARENT", "TYPE", "AVAILABLE", "API", "NAME"]
     return format_table(headers, rows, right=("AVAILABLE",), paint=paint)
+
+
+def _type_cells(kind: MdevType) -> list[Cell]:
+    return [
+        (kind.type_id, "plain"),
+        (text_of(kind.available_instances), "dim" if not kind.available_instances else "good"),
+        (text_of(kind.device_api), "plain"),
+        (text_of(kind.name), "plain"),
+    ]
 
 
 def mdev_table(devices: Iterable[MediatedDevice], paint: Paint = plain) -> list[str]:
