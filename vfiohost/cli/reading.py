@@ -72,11 +72,12 @@ def list_groups(session: Session) -> None:
 
 def list_mdev_types(session: Session) -> None:
     """``vfiohost mdev types [-p PARENT]``."""
-    from vfiohost.plan.mdev import find_parents
-
     bus = _bus(session)
-    wanted = session.options.parent
-    parents = bus.parents if wanted is None else find_parents(bus, wanted)
+    parents = bus.parents
+    if session.options.parent is not None:
+        from vfiohost.plan.mdev import find_parents
+
+        parents = find_parents(bus, session.options.parent)
     if session.output.json:
         session.value["parents"] = [values.parent_value(p) for p in parents]
         return
