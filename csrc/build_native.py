@@ -44,7 +44,7 @@ ffibuilder.set_source(
     PREAMBLE,
     # Relative to setup.py: setuptools accepts no absolute paths.
     sources=[f"csrc/{name}" for name in SOURCES],
-    depends=["csrc/vfiohost.cdef.h", "csrc/helper.h", "csrc/scan.h"],
+    depends=["csrc/vfiohost.cdef.h", "csrc/scan.h"],
     include_dirs=["csrc"],
     extra_compile_args=[
         "-std=gnu11",

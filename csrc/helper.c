@@ -1,7 +1,8 @@
 /*
  * Helper processes: a store or a read that may block for ever is done in a child, so that the
- * caller can stop waiting. The caller may have threads, so the child uses nothing but
- * async-signal-safe calls (signal-safety(7)) and ends with _exit(2).
+ * caller can stop waiting. To fork a large caller takes long, so a helper serves until its caller
+ * closes the socket. The caller may have threads, so the child uses nothing but async-signal-safe
+ * calls (signal-safety(7)) and ends with _exit(2).
  */
 
 #define _GNU_SOURCE
@@ -10,15 +11,27 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "vfiohost.cdef.h"
-#include "helper.h"
 
 #define MAX_CLOSE 1048576	/* where RLIMIT_NOFILE is larger than any real table of fds */
+
+/* What comes with a request: the root, and maybe an fd that stays open until a store has ended. */
+#define ROOT 0
+#define KEPT 1
+#define MAX_FDS 2
+
+union control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
+};
 
 static void close_between(unsigned int first, unsigned int last, int options)
 {
@@ -36,65 +49,119 @@ static void close_between(unsigned int first, unsigned int last, int options)
 		close((int)fd);
 }
 
-/* Close every fd but those in `keep`; it is sorted in place, -1 means none. */
-static void close_all_but(int *keep, int kept, int options)
+static int send_answer(int socket, const struct vh_answer *answer, const char *content)
 {
-	unsigned int first = 0;
+	struct iovec parts[] = {
+		{ .iov_base = (void *)answer, .iov_len = sizeof(*answer) },
+		{ .iov_base = (void *)content, .iov_len = 0 },
+	};
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 
-	for (int i = 1; i < kept; i++) {
-		for (int j = i; j > 0 && keep[j - 1] > keep[j]; j--) {
-			int swap = keep[j];
+	if (answer->result > 0)
+		parts[1].iov_len = (size_t)answer->result;
+	return sendmsg(socket, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
 
-			keep[j] = keep[j - 1];
-			keep[j - 1] = swap;
-		}
+static int answer_reads(int socket, const struct vh_request *request, const char *path, int root)
+{
+	char content[VH_ANSWER_MAX];
+	struct vh_answer answer;
+	int rc = 0;
+
+	for (answer.index = 0; rc == 0 && answer.index < request->count; answer.index++) {
+		answer.result = vh_read(root, path, content, sizeof(content), request->options,
+					&answer.phase);
+		rc = send_answer(socket, &answer, content);
+		path += strlen(path) + 1;
 	}
-	for (int i = 0; i < kept; i++) {
-		unsigned int fd = (unsigned int)keep[i];
+	return rc;
+}
 
-		if (keep[i] < 0 || fd < first)
-			continue;
-		if (fd > first)
-			close_between(first, fd - 1, options);
-		first = fd + 1;
+static int answer_store(int socket, const struct vh_request *request, const char *path,
+			const int fds[MAX_FDS])
+{
+	const char *data = path + strlen(path) + 1;
+	struct vh_answer answer = { .index = 0 };
+
+	answer.result = vh_store(fds[ROOT], path, data, (size_t)request->size, request->options,
+				 &answer.phase);
+	/* Before the caller knows: what it then unlocks, nobody holds any more. */
+	if (fds[KEPT] >= 0)
+		close(fds[KEPT]);
+	return send_answer(socket, &answer, NULL);
+}
+
+/* Receive one request; `body` gets a NUL behind its end. Return 0 when no more will come. */
+static int receive(int socket, struct vh_request *request, char body[VH_REQUEST_MAX + 1],
+		   int fds[MAX_FDS])
+{
+	union control control;
+	struct iovec parts[] = {
+		{ .iov_base = request, .iov_len = sizeof(*request) },
+		{ .iov_base = body, .iov_len = VH_REQUEST_MAX },
+	};
+	struct msghdr message = {
+		.msg_iov = parts, .msg_iovlen = 2,
+		.msg_control = control.bytes, .msg_controllen = sizeof(control.bytes),
+	};
+	ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+	const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+
+	if (got < (ssize_t)sizeof(*request) || !header || header->cmsg_type != SCM_RIGHTS)
+		return 0;
+	body[(size_t)got - sizeof(*request)] = '\0';
+	fds[KEPT] = -1;
+	memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+	return 1;
+}
+
+static void serve(int socket)
+{
+	char body[VH_REQUEST_MAX + 1];
+	struct vh_request request;
+	int fds[MAX_FDS], rc = 0;
+
+	while (rc == 0 && receive(socket, &request, body, fds)) {
+		if (request.kind == VH_STORE)
+			rc = answer_store(socket, &request, body, fds);
+		else
+			rc = answer_reads(socket, &request, body, fds[ROOT]);
+		close(fds[ROOT]);
 	}
-	close_between(first, ~0U, options);
 }
 
 /**
- * vh_fork() - Start a helper process that answers over a pipe.
- * @pipe_fd: Set to the pipe's read end in the caller, to its write end in the helper.
- * @keep: The fds that the helper keeps besides; -1 is skipped. All others are closed in it, the
- *	standard ones too: a helper that is stuck must not hold a terminal, a pipe or a VFIO device.
- * @kept: How many, at most VH_HELPER_FDS - 1.
+ * vh_helper_start() - Start a helper process that serves its caller until that closes the socket.
  * @options: VH_FALLBACK, or 0.
+ * @socket: Set to the caller's end of a socket, for vh_helper_ask(). Answers are messages, read one
+ *	by one: a struct vh_answer, and the content of what was read. An end of file means that the
+ *	helper is gone.
  *
  * The helper is in a session of its own, so that neither Ctrl-C nor a dropped terminal reaches it,
- * and has all signals blocked: a store that has begun is not to be torn by a SIGTERM.
+ * and has all signals blocked: a store that has begun is not to be torn by a SIGTERM. Every fd of
+ * the caller is closed in it, the standard ones too: a helper that is stuck must not hold a
+ * terminal, a pipe or a VFIO device.
  *
- * Return: The helper's pid in the caller, 0 in the helper, or -errno.
+ * Return: The helper's pid, or -errno.
  */
-int vh_fork(int *pipe_fd, const int *keep, int kept, int options)
+int vh_helper_start(int options, int *socket)
 {
-	int ends[2], own[VH_HELPER_FDS];
 	sigset_t all, before;
+	int ends[2];
 	pid_t pid;
 
-	if (kept >= VH_HELPER_FDS)
-		return -EINVAL;
-	if (pipe2(ends, O_CLOEXEC) < 0)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		return -errno;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pid = fork();
 	if (pid == 0) {
-		own[0] = ends[1];
-		for (int i = 0; i < kept; i++)
-			own[i + 1] = keep[i];
 		setsid();
-		close_all_but(own, kept + 1, options);
-		*pipe_fd = ends[1];
-		return 0;
+		if (ends[1] > 0)
+			close_between(0, (unsigned int)ends[1] - 1, options);
+		close_between((unsigned int)ends[1] + 1, ~0U, options);
+		serve(ends[1]);
+		_exit(0);
 	}
 	if (pid < 0)
 		pid = -errno;
@@ -103,29 +170,44 @@ int vh_fork(int *pipe_fd, const int *keep, int kept, int options)
 	if (pid < 0)
 		close(ends[0]);
 	else
-		*pipe_fd = ends[0];
+		*socket = ends[0];
 	return pid;
 }
 
 /**
- * vh_send() - Write all of a message to the caller's pipe.
- * @fd: The pipe's write end.
- * @data: The message.
- * @size: Its bytes.
+ * vh_helper_ask() - Ask a helper, which must have answered all that it was asked before.
+ * @socket: Of vh_helper_start().
+ * @request: What for.
+ * @body: For VH_READ, request->count paths, each ended by a NUL: as many answers will come. For
+ *	VH_STORE a path, a NUL, and the request->size bytes of the value: one answer will come.
+ * @size: Bytes of @body, at most VH_REQUEST_MAX.
+ * @root: The root directory.
+ * @keep_fd: An fd that the helper keeps open until a store has ended, or -1. With a lock's fd
+ *	the lock outlives a caller that is killed meanwhile (flock(2) belongs to the open file).
  *
- * Return: 0, or -errno; -EPIPE when the caller no longer listens.
+ * Return: 0, or -errno: the helper was not asked; -EPIPE or -ECONNRESET when it is gone.
  */
-int vh_send(int fd, const void *data, size_t size)
+int vh_helper_ask(int socket, const struct vh_request *request, const char *body, size_t size,
+		  int root, int keep_fd)
 {
-	const char *at = data;
+	int fds[MAX_FDS] = { [ROOT] = root, [KEPT] = keep_fd };
+	size_t passed = (keep_fd < 0 ? 1 : 2) * sizeof(int);
+	union control control = { .bytes = { 0 } };
+	struct iovec parts[] = {
+		{ .iov_base = (void *)request, .iov_len = sizeof(*request) },
+		{ .iov_base = (void *)body, .iov_len = size },
+	};
+	struct msghdr message = {
+		.msg_iov = parts, .msg_iovlen = 2,
+		.msg_control = control.bytes, .msg_controllen = CMSG_SPACE(passed),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 
-	while (size > 0) {
-		ssize_t sent = write(fd, at, size);
-
-		if (sent < 0)
-			return -errno;
-		at += sent;
-		size -= (size_t)sent;
-	}
-	return 0;
+	if (size > VH_REQUEST_MAX)
+		return -E2BIG;
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(passed);
+	memcpy(CMSG_DATA(header), fds, passed);
+	return sendmsg(socket, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }

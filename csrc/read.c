@@ -1,4 +1,4 @@
-/* Reads of one attribute or link, and reads in a helper process. */
+/* Reads of one attribute or link. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "vfiohost.cdef.h"
-#include "helper.h"
 
 static int read_all(int fd, char *buffer, size_t size)
 {
@@ -119,44 +118,4 @@ int vh_readlink(int root, const char *path, char *buffer, size_t size, int optio
 		rc = -EINVAL;
 	close(fd);
 	return rc;
-}
-
-/* The helper's part of vh_read_start(). */
-static void answer_all(int root, const char *paths, int count, int options, int fd)
-{
-	char content[VH_ANSWER_MAX];
-	struct vh_answer answer;
-	int phase;
-
-	for (int i = 0; i < count; i++) {
-		answer.index = i;
-		answer.result = vh_read(root, paths, content, sizeof(content), options, &phase);
-		if (vh_send(fd, &answer, sizeof(answer)) < 0)
-			return;
-		if (answer.result > 0 && vh_send(fd, content, (size_t)answer.result) < 0)
-			return;
-		paths += strlen(paths) + 1;
-	}
-}
-
-/**
- * vh_read_start() - Read files in a helper process, since any of them may block for ever.
- * @root: The root directory.
- * @paths: The files, one after the other, each ended by a NUL.
- * @count: How many.
- * @options: VH_FALLBACK, or 0.
- * @answers: Set to a pipe's read end, which the caller closes. In order of @paths, a
- *	struct vh_answer comes out of it for each, followed by the content; then it ends.
- *
- * Return: The helper's pid, or -errno.
- */
-int vh_read_start(int root, const char *paths, int count, int options, int *answers)
-{
-	int pid = vh_fork(answers, &root, 1, options);
-
-	if (pid == 0) {
-		answer_all(root, paths, count, options, *answers);
-		_exit(0);
-	}
-	return pid;
 }

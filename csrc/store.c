@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "vfiohost.cdef.h"
-#include "helper.h"
 
 /**
  * vh_store() - Store a value in an attribute.
@@ -48,28 +47,4 @@ int vh_store(int root, const char *path, const void *data, size_t size, int opti
 	/* sysfs has no error left to give at close(2): nothing is cached. */
 	close(fd);
 	return rc;
-}
-
-/**
- * vh_store_start() - Store a value in a helper process, since the store may block for ever.
- * @root, @path, @data, @size, @options: As for vh_store().
- * @keep_fd: An fd that the helper keeps open until the store has ended, or -1. With a lock's fd
- *	the lock outlives a caller that is killed meanwhile (flock(2) belongs to the open file).
- * @outcome: Set to a pipe's read end, which the caller closes. One struct vh_outcome comes out of
- *	it; an end without one means that the helper was killed.
- *
- * Return: The helper's pid, or -errno.
- */
-int vh_store_start(int root, const char *path, const void *data, size_t size, int keep_fd,
-		   int options, int *outcome)
-{
-	int keep[] = { root, keep_fd };
-	struct vh_outcome answer;
-	int pid = vh_fork(outcome, keep, 2, options);
-
-	if (pid == 0) {
-		answer.result = vh_store(root, path, data, size, options, &answer.phase);
-		_exit(vh_send(*outcome, &answer, sizeof(answer)) < 0);
-	}
-	return pid;
 }

@@ -23,26 +23,36 @@ int vh_open_in(int root, const char *path, int flags, unsigned int mode, int opt
 int vh_is_sysfs(int fd);
 
 /* read.c */
-#define VH_ANSWER_MAX 65536	/* the most bytes that vh_read_start() reads of one file */
+int vh_read(int root, const char *path, void *buffer, size_t size, int options, int *phase);
+int vh_readlink(int root, const char *path, char *buffer, size_t size, int options);
+
+/* store.c */
+int vh_store(int root, const char *path, const void *data, size_t size, int options, int *phase);
+
+/* helper.c */
+#define VH_REQUEST_MAX 65536	/* the most bytes of a request's body */
+#define VH_ANSWER_MAX 65536	/* the most bytes that a helper reads of one file */
+
+/* Kinds of requests. */
+#define VH_READ 0
+#define VH_STORE 1
+
+struct vh_request {
+	int32_t kind;		/* VH_READ, VH_STORE */
+	int32_t options;	/* VH_FALLBACK, VH_ONLY_SYSFS */
+	int32_t count;		/* VH_READ: how many paths */
+	int32_t size;		/* VH_STORE: bytes of the value */
+};
 
 struct vh_answer {
 	int32_t index;		/* which of the paths */
-	int32_t result;		/* bytes that follow, or -errno */
+	int32_t result;		/* VH_READ: bytes that follow; VH_STORE: 0; or -errno */
+	int32_t phase;		/* VH_PHASE_... of an error */
 };
 
-int vh_read(int root, const char *path, void *buffer, size_t size, int options, int *phase);
-int vh_readlink(int root, const char *path, char *buffer, size_t size, int options);
-int vh_read_start(int root, const char *paths, int count, int options, int *answers);
-
-/* store.c */
-struct vh_outcome {
-	int32_t result;		/* 0, or -errno */
-	int32_t phase;		/* VH_PHASE_... of the error */
-};
-
-int vh_store(int root, const char *path, const void *data, size_t size, int options, int *phase);
-int vh_store_start(int root, const char *path, const void *data, size_t size, int keep_fd,
-		   int options, int *outcome);
+int vh_helper_start(int options, int *socket);
+int vh_helper_ask(int socket, const struct vh_request *request, const char *body, size_t size,
+		  int root, int keep_fd);
 
 /* scan.c */
 #define VH_SCAN_ENTRIES 4096	/* room for one getdents64(2), in units of 8 bytes */

@@ -10,7 +10,10 @@ class _Lib:
     VH_PHASE_OPEN: Final[int]
     VH_PHASE_CHECK: Final[int]
     VH_PHASE_TRANSFER: Final[int]
+    VH_REQUEST_MAX: Final[int]
     VH_ANSWER_MAX: Final[int]
+    VH_READ: Final[int]
+    VH_STORE: Final[int]
     VH_SCAN_ENTRIES: Final[int]
     VH_SCAN_FUNCTIONS: Final[int]
     VH_SCAN_PATH: Final[int]
@@ -32,22 +35,12 @@ class _Lib:
     def vh_readlink(
         self, root: int, path: bytes, buffer: Any, size: int, options: int, /
     ) -> int: ...
-    def vh_read_start(
-        self, root: int, paths: bytes, count: int, options: int, answers: Any, /
-    ) -> int: ...
     def vh_store(
         self, root: int, path: bytes, data: bytes, size: int, options: int, phase: Any, /
     ) -> int: ...
-    def vh_store_start(
-        self,
-        root: int,
-        path: bytes,
-        data: bytes,
-        size: int,
-        keep_fd: int,
-        options: int,
-        outcome: Any,
-        /,
+    def vh_helper_start(self, options: int, socket: Any, /) -> int: ...
+    def vh_helper_ask(
+        self, socket: int, request: Any, body: bytes, size: int, root: int, keep_fd: int, /
     ) -> int: ...
     def vh_scan(self, root: int, devices: int, scan: Any, options: int, /) -> int: ...
     def vh_scan_parent(self, root: int, link: bytes, parent: Any, options: int, /) -> int: ...

@@ -26,7 +26,7 @@ from vfiohost.errors import (
     VfioHostError,
 )
 from vfiohost.host_boot import HostBootPlanner
-from vfiohost.native import never
+from vfiohost.native.helpers import never
 from vfiohost.sysfs import LiveKernel
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vfiohost.host_view import Devices
     from vfiohost.journal import JournalEntry
     from vfiohost.model import Snapshot
-    from vfiohost.native import GiveUp
+    from vfiohost.native.helpers import GiveUp
     from vfiohost.plan.types import Plan, Report, Step, StepResult
     from vfiohost.probe import Probe, ProbePath
     from vfiohost.sysfs import Kernel

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost import native
 from vfiohost.errors import KernelError
 from vfiohost.modalias import MODPROBE, ModuleLookup
 from vfiohost.model import Problem, Unavailable
 from vfiohost.module_scan import MODULES_LIMIT, read_modules
+from vfiohost.native import helpers
 from vfiohost.reads import DEVICES
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def read_lspci(
     wanted = [(device, name) for device in devices for name in _attributes(device)]
     paths = [f"{DEVICES}/{device.address}/{name}" for device, name in wanted]
     seconds = timeout + len(paths) / 1000
-    answers = native.read_bounded(sysfs.fd, paths, timeout=seconds) if paths else []
+    answers = helpers.read_bounded(sysfs.fd, paths, timeout=seconds) if paths else []
     problems: list[Problem] = []
     found: dict[PciAddress, dict[str, bytes]] = {device.address: {} for device in devices}
     for (device, name), path, answer in zip(wanted, paths, answers, strict=True):

@@ -21,6 +21,7 @@ from vfiohost.errors import (
     UnsupportedError,
 )
 from vfiohost.model import SRIOV_MANAGE, Unavailable
+from vfiohost.native import helpers
 
 if TYPE_CHECKING:
     import subprocess
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vfiohost.errors import KernelOp
-    from vfiohost.native import GiveUp
+    from vfiohost.native.helpers import GiveUp
 
 
 class Sysfs:
@@ -40,6 +41,7 @@ class Sysfs:
     Attributes:
         root: the directory as it was given, without a trailing slash.
         fd: a file descriptor on it (``O_PATH``).
+        helpers: the processes that wait for the kernel in place of this one.
 
     Raises:
         NotFoundError: there is no such directory.
@@ -51,6 +53,7 @@ class Sysfs:
 
     def __init__(self, root: str | os.PathLike[str] = "/") -> None:
         self.fd = -1
+        self.helpers = helpers.Helpers()
         name = os.fspath(root)
         if not name:
             # A variable that is not set must not mean the machine itself.
@@ -202,7 +205,7 @@ class Sysfs:
     ) -> dict[str, bytes | Unavailable]:
         """Read files as :meth:`read_bounded`, as bytes."""
         wanted = tuple(dict.fromkeys(paths))
-        answers = native.read_bounded(self.fd, wanted, timeout=timeout) if wanted else []
+        answers = helpers.read_bounded(self.fd, wanted, timeout=timeout, helpers=self.helpers)
         return {path: _answer(answer) for path, answer in zip(wanted, answers, strict=True)}
 
     def is_live(self) -> bool:
@@ -279,7 +282,7 @@ class LiveKernel:
 
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
-        self.give_up: GiveUp = native.never
+        self.give_up: GiveUp = helpers.never
 
     def check_writable(self) -> None:
         """See :meth:`Kernel.check_writable`."""
@@ -294,7 +297,7 @@ class LiveKernel:
         if path == SRIOV_MANAGE:
             self._run_script(path, value, timeout, keep_fd)
             return
-        native.store_bounded(
+        helpers.store_bounded(
             self._sysfs.fd,
             path,
             value.encode("utf-8", "surrogateescape"),
@@ -303,6 +306,7 @@ class LiveKernel:
             # The one attribute that is no sysfs' is NVIDIA's unbindLock, on procfs.
             only_sysfs=not path.startswith("proc/driver/nvidia/"),
             give_up=self.give_up,
+            helpers=self._sysfs.helpers,
             shown=self._sysfs.shown(path),
         )
 
@@ -403,7 +407,7 @@ def _communicate(
 
     while (left := began + timeout - time.monotonic()) > 0 and not give_up(began):
         with contextlib.suppress(TimeoutExpired):
-            return process.communicate(timeout=min(left, native.TICK))[1]
+            return process.communicate(timeout=min(left, helpers.TICK))[1]
     return None
 
 

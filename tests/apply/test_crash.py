@@ -531,7 +531,7 @@ def test_two_recoveries_at_once(bench: Bench) -> None:
 
 
 def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Bench) -> None:
-    """The helper of a store inherits the lock's descriptor, as native.store_bounded lets it."""
+    """The helper of a store inherits the lock's descriptor, as helpers.store_bounded lets it."""
     told, tell = os.pipe()
     inheritable = True
     caller = os.fork()

@@ -351,7 +351,9 @@ static void finish(int pid, int fd)
 
 static void test_store(int root, int options)
 {
-	struct vh_outcome outcome;
+	static const char body[] = "attribute\0value";
+	struct vh_request request = { .kind = VH_STORE, .options = options, .size = 5 };
+	struct vh_answer answer;
 	int fd, phase, lock, pid;
 
 	assert(vh_store(root, "attribute", "value", 5, options, &phase) == 0);
@@ -360,37 +362,39 @@ static void test_store(int root, int options)
 	assert(vh_store(root, "attribute", "x", 1, options | VH_ONLY_SYSFS, &phase) == -EOPNOTSUPP);
 	assert(phase == VH_PHASE_CHECK);
 	lock = open("/dev/null", O_RDONLY);
+	pid = vh_helper_start(options, &fd);
+	assert(pid > 0);
+	assert(vh_helper_ask(fd, &request, body, VH_REQUEST_MAX + 1, root, -1) == -E2BIG);
 	for (int keep = -1; keep <= lock; keep += lock + 1) {
-		pid = vh_store_start(root, "attribute", "value", 5, keep, options, &fd);
-		assert(pid > 0);
-		assert(read(fd, &outcome, sizeof(outcome)) == sizeof(outcome));
-		assert(outcome.result == 0);
-		finish(pid, fd);
+		assert(vh_helper_ask(fd, &request, body, sizeof(body) - 1, root, keep) == 0);
+		assert(read(fd, &answer, sizeof(answer)) == sizeof(answer));
+		assert(answer.result == 0);
 	}
+	finish(pid, fd);
 	close(lock);
 }
 
 static void test_reads(int root, char **paths, int count, int options)
 {
-	static char names[65536];
-	char content[VH_ANSWER_MAX], *end = names;
+	static char names[65536], message[sizeof(struct vh_answer) + VH_ANSWER_MAX];
+	struct vh_request request = { .kind = VH_READ, .options = options, .count = count };
 	struct vh_answer answer;
+	char *end = names;
 	int fd, pid;
 
 	for (int i = 0; i < count; i++)
 		end = stpcpy(end, paths[i]) + 1;
-	pid = vh_read_start(root, names, count, options, &fd);
+	pid = vh_helper_start(options, &fd);
 	assert(pid > 0);
+	assert(vh_helper_ask(fd, &request, names, (size_t)(end - names), root, -1) == 0);
 	for (int i = 0; i < count; i++) {
-		assert(read(fd, &answer, sizeof(answer)) == sizeof(answer) && answer.index == i);
-		for (int got = 0; got < answer.result;) {
-			ssize_t n = read(fd, content, (size_t)(answer.result - got));
+		ssize_t got = read(fd, message, sizeof(message));
 
-			assert(n > 0);
-			got += (int)n;
-		}
+		assert(got >= (ssize_t)sizeof(answer));
+		memcpy(&answer, message, sizeof(answer));
+		assert(answer.index == i);
+		assert(got == (ssize_t)sizeof(answer) + (answer.result > 0 ? answer.result : 0));
 	}
-	assert(read(fd, &answer, 1) == 0);
 	finish(pid, fd);
 }
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 import struct
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,11 +18,11 @@ from vfiohost import native
 from vfiohost._native import lib
 from vfiohost.errors import KernelError
 from vfiohost.model import Unavailable
+from vfiohost.native import helpers
 from vfiohost.sysfs import Sysfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BOTH = pytest.mark.parametrize("fallback", [False, True], ids=["today", "old-kernel"])
 
@@ -39,7 +42,7 @@ def test_each_path_has_its_answer(root: int, tmp_path: Path, *, fallback: bool) 
     (tmp_path / "more").write_bytes(b"x" * 65537)
     os.mkfifo(tmp_path / "fifo")
     names = ["text", "none", "empty", "fifo", "most", ".", "more", "../../text"]
-    assert native.read_bounded(root, names, timeout=20, fallback=fallback) == [
+    assert helpers.read_bounded(root, names, timeout=20, fallback=fallback) == [
         b"vfio-pci\n",
         -errno.ENOENT,
         b"",
@@ -51,56 +54,62 @@ def test_each_path_has_its_answer(root: int, tmp_path: Path, *, fallback: bool) 
     ]
 
 
-def test_many_paths_come_through_one_pipe(root: int, tmp_path: Path) -> None:
+def test_many_paths_come_from_one_helper(root: int, tmp_path: Path) -> None:
     for number in range(500):
         (tmp_path / str(number)).write_text(str(number) * 100)
-    answers = native.read_bounded(root, [str(n) for n in range(500)], timeout=20)
+    answers = helpers.read_bounded(root, [str(n) for n in range(500)], timeout=20)
     assert answers == [(str(n) * 100).encode() for n in range(500)]
 
 
 def test_nothing_to_read_starts_nothing(root: int) -> None:
-    assert native.read_bounded(root, [], timeout=20) == []
+    assert helpers.read_bounded(root, [], timeout=20) == []
 
 
 class Stuck:
-    """In place of the C core's helper: one that never answers for some of its paths.
+    """In place of the C core's helpers: such as never answer for some of their paths.
 
-    A real one needs a kernel on which an unbind is stuck. The process is real, so that it can be
-    collected; its answers are written at once.
+    A real one needs a kernel on which an unbind is stuck. The processes are real, so that they can
+    be collected; their answers are there at once.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *stuck: bytes) -> None:
         self.real = lib
         self.stuck = stuck
-        self.started: list[list[bytes]] = []
+        self.asked: list[list[bytes]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.writers: list[int] = []
-        monkeypatch.setattr(native, "lib", self)
+        self.ends: list[socket.socket] = []
+        monkeypatch.setattr(helpers, "lib", self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def vh_read_start(self, _root: int, names: bytes, count: int, _options: int, pipe: Any) -> int:
-        paths = names.split(b"\0")[:count]
-        self.started.append(paths)
-        reader, writer = os.pipe()
-        self.writers.append(writer)
+    def vh_helper_start(self, _options: int, fd: Any) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ends.append(ours)
+        fd[0] = theirs.detach()
+        self.processes.append(subprocess.Popen(["/bin/sh", "-c", ":"]))
+        return self.processes[-1].pid
+
+    def vh_helper_ask(
+        self, _fd: int, request: Any, body: bytes, _size: int, _root: int, _keep: int
+    ) -> int:
+        paths = body.split(b"\0")[: request.count]
+        self.asked.append(paths)
         for index, path in enumerate(paths):
             if path in self.stuck:
                 break
-            os.write(writer, struct.pack("ii", index, len(path)) + path)
-        else:
-            os.close(self.writers.pop())
-        self.processes.append(subprocess.Popen(["/bin/sh", "-c", ":"]))
-        pipe[0] = reader
-        return self.processes[-1].pid
+            self.answer(-1, index, path)
+        return 0
+
+    def answer(self, helper: int, index: int, content: bytes) -> None:
+        self.ends[helper].send(struct.pack("3i", index, len(content), 0) + content)
 
     def end(self) -> None:
-        for writer in self.writers:
-            os.close(writer)
+        for end in self.ends:
+            end.close()
         for process in self.processes:
             process.wait()
-        native._left.clear()
+        helpers._left.clear()
 
 
 @pytest.fixture
@@ -112,51 +121,108 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
 
 def test_what_is_stuck_hides_nothing_behind_it(root: int, stuck: Stuck) -> None:
     start = time.monotonic()
-    answers = native.read_bounded(root, ["a", "b", "c", "d", "e"], timeout=0.5)
+    answers = helpers.read_bounded(root, ["a", "b", "c", "d", "e"], timeout=0.5)
     assert answers == [b"a", None, b"c", None, b"e"]
-    assert stuck.started == [[b"a", b"b", b"c", b"d", b"e"], [b"c", b"d", b"e"], [b"e"]]
+    assert stuck.asked == [[b"a", b"b", b"c", b"d", b"e"], [b"c", b"d", b"e"], [b"e"]]
     assert 0.5 <= time.monotonic() - start < 5
 
 
 def test_the_last_one_stuck_starts_no_helper_more(root: int, stuck: Stuck) -> None:
-    assert native.read_bounded(root, ["a", "b"], timeout=0.3) == [b"a", None]
-    assert len(stuck.started) == 1
+    assert helpers.read_bounded(root, ["a", "b"], timeout=0.3) == [b"a", None]
+    assert len(stuck.asked) == 1
 
 
 def test_a_late_answer_counts(root: int, stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = stuck.vh_read_start
+    start = stuck.vh_helper_start
 
     def late(*arguments: Any) -> int:
         # The lock is let go while the second helper is at work.
-        if stuck.started:
-            os.write(stuck.writers[0], struct.pack("ii", 1, 4) + b"late")
+        if stuck.ends:
+            stuck.answer(0, 1, b"late")
         return start(*arguments)
 
-    monkeypatch.setattr(stuck, "vh_read_start", late)
-    assert native.read_bounded(root, ["a", "b", "c"], timeout=20) == [b"a", b"late", b"c"]
+    monkeypatch.setattr(stuck, "vh_helper_start", late)
+    assert helpers.read_bounded(root, ["a", "b", "c"], timeout=20) == [b"a", b"late", b"c"]
 
 
 def test_a_helper_that_dies_leaves_its_paths_unanswered(
     root: int, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = stuck.vh_read_start
+    ask = stuck.vh_helper_ask
 
-    def dying(root: int, names: bytes, _count: int, options: int, pipe: Any) -> int:
-        return start(root, names, 1, options, pipe)
+    def dying(*words: Any) -> int:
+        done = ask(*words)
+        stuck.ends[-1].close()
+        return done
 
-    monkeypatch.setattr(stuck, "vh_read_start", dying)
+    monkeypatch.setattr(stuck, "vh_helper_ask", dying)
     begin = time.monotonic()
-    assert native.read_bounded(root, ["a", "b"], timeout=20) == [b"a", None]
+    assert helpers.read_bounded(root, ["a", "b"], timeout=20) == [b"a", None]
     assert time.monotonic() - begin < 5
 
 
-def test_a_helper_that_cannot_be_started_is_an_error(
-    root: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["vh_helper_start", "vh_helper_ask"])
+def test_a_helper_that_cannot_be_had_is_an_error(
+    root: int, monkeypatch: pytest.MonkeyPatch, stuck: Stuck, step: str
 ) -> None:
-    monkeypatch.setattr(Stuck(monkeypatch), "vh_read_start", lambda *_: -errno.EAGAIN)
+    monkeypatch.setattr(stuck, step, lambda *_: -errno.EAGAIN)
     with pytest.raises(KernelError) as caught:
-        native.read_bounded(root, ["a", "b"], timeout=20)
+        helpers.read_bounded(root, ["a", "b"], timeout=20)
     assert (caught.value.op, caught.value.code) == ("read", "EAGAIN")
+
+
+def test_more_paths_than_a_request_has_room_for(root: int, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A")
+    (tmp_path / "b").write_text("B")
+    names = [f"{'./' * 1000}{name}" for name in "ab" * 40]
+    assert sum(map(len, names)) > 2 * lib.VH_REQUEST_MAX
+    assert helpers.read_bounded(root, names, timeout=20) == [b"A", b"B"] * 40
+
+
+def test_helpers_that_are_kept_serve_again_and_end_with_it(root: int, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A")
+    pool = helpers.Helpers()
+    with pool.kept():
+        for _ in range(3):
+            assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        (helper,) = pool._idle
+        assert Path(f"/proc/{helper.pid}").exists()
+        assert [p.name for p in Path(f"/proc/{helper.pid}/fd").iterdir()] == [str(helper.fd + 1)]
+    assert not Path(f"/proc/{helper.pid}").exists()
+    assert not pool._idle
+
+
+def test_a_kept_helper_that_was_killed_is_replaced(root: int, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A")
+    pool = helpers.Helpers()
+    with pool.kept():
+        assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        (killed,) = pool._idle
+        os.kill(killed.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+        assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        (other,) = pool._idle
+        assert other.pid != killed.pid
+    assert not Path(f"/proc/{killed.pid}").exists()
+
+
+def test_a_fork_of_the_caller_has_helpers_of_its_own(root: int, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A")
+    pool = helpers.Helpers()
+    with pool.kept():
+        assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        (ours,) = pool._idle
+        child = os.fork()
+        if child == 0:
+            try:
+                read = helpers.read_bounded(root, ["a"], timeout=20, helpers=pool)
+                theirs = [helper.pid for helper in pool._idle]
+                os._exit(0 if read == [b"A"] and ours.pid not in theirs else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        assert pool._idle == [ours]
 
 
 def test_sysfs_makes_texts_of_them(tmp_path: Path, stuck: Stuck) -> None:

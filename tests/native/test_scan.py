@@ -31,6 +31,7 @@ from vfiohost.model import (
     Unavailable,
 )
 from vfiohost.module_scan import read_modules
+from vfiohost.native import helpers
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
@@ -313,7 +314,9 @@ def test_details(tree: Tree) -> None:
 def test_details_that_do_not_answer(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.function(driver_override="(null)\n", uevent="DRIVER=vfio-pci\n")
 
-    def locked(_: int, paths: tuple[str, ...], *, timeout: float) -> list[bytes | int | None]:
+    def locked(
+        _: int, paths: tuple[str, ...], *, timeout: float, helpers: object
+    ) -> list[bytes | int | None]:
         assert timeout == pytest.approx(0.504)
         answer: dict[str, bytes | int] = {
             "modalias": A10.encode() + b"\n",
@@ -321,7 +324,7 @@ def test_details_that_do_not_answer(tree: Tree, monkeypatch: pytest.MonkeyPatch)
         }
         return [answer.get(path.rpartition("/")[2]) for path in paths]
 
-    monkeypatch.setattr(native, "read_bounded", locked)
+    monkeypatch.setattr(helpers, "read_bounded", locked)
     with Sysfs(tree.root) as sysfs:
         snapshot = with_details(sysfs, scan(sysfs), [GPU], timeout=0.5)
     locked_up = Unavailable(0, "device locked")

@@ -33,6 +33,8 @@ def forbid(error):
     assert libc.syscall(OPENAT2, 0, 0, 0, 0) == -1 and ctypes.get_errno() == error
 
 from vfiohost import native
+from vfiohost.errors import KernelError
+from vfiohost.native import helpers
 from vfiohost.details_scan import with_details
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
@@ -43,9 +45,9 @@ with Sysfs(sys.argv[1]) as sysfs:
     try:
         sysfs.read("out")
         leaked = True
-    except native.KernelError as error:
+    except KernelError as error:
         leaked = error.code
-    native.store_bounded(sysfs.fd, "attribute", b"new", timeout=20, only_sysfs=False, shown="x")
+    helpers.store_bounded(sysfs.fd, "attribute", b"new", timeout=20, only_sysfs=False, shown="x")
     print(json.dumps([[str(d.address) for d in snapshot.devices],
                       [str(d.driver_override) for d in snapshot.details.values()],
                       leaked, sysfs.read("link"), len(snapshot.problems)]))

@@ -24,6 +24,7 @@ import pytest
 
 from vfiohost import native
 from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
+from vfiohost.native import helpers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def bounded(
     root: int, path: str, data: bytes = b"vfio-pci", *, timeout: float = 20, **options: Any
 ) -> None:
     arguments: dict[str, Any] = {"only_sysfs": False} | options
-    native.store_bounded(root, path, data, timeout=timeout, shown=f"R/{path}", **arguments)
+    helpers.store_bounded(root, path, data, timeout=timeout, shown=f"R/{path}", **arguments)
 
 
 def plain(root: int, path: str, data: bytes = b"vfio-pci", *, fallback: bool = False) -> None:
@@ -152,14 +153,15 @@ def test_a_short_write_is_an_error_and_is_not_continued(
     root: int, tmp_path: Path, store: Callable[..., None]
 ) -> None:
     program = (
-        "import resource, signal, sys; from vfiohost import native\n"
+        "import resource, signal, sys; from vfiohost import errors, native\n"
+        "from vfiohost.native import helpers\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5, 5))\n"
         "root = native.open_root(sys.argv[1])\n"
         "bound = {'timeout': 20, 'only_sysfs': False} if sys.argv[2] == 'bounded' else {}\n"
-        "store = native.store_bounded if bound else native.store\n"
+        "store = helpers.store_bounded if bound else native.store\n"
         "try: store(root, 'file', b'0123456789', shown='file', **bound)\n"
-        "except native.KernelError as error: print(error.op, error.code)\n"
+        "except errors.KernelError as error: print(error.op, error.code)\n"
     )
     (tmp_path / "file").touch()
     told = subprocess.check_output(
@@ -233,7 +235,7 @@ def test_helpers_that_were_left_are_collected_later(root: int, tmp_path: Path, f
     (tmp_path / "attribute").touch()
     bounded(root, "attribute")
     assert not Path(f"/proc/{pid}").exists()
-    assert pid not in native._left
+    assert pid not in helpers._left
 
 
 @BOTH
@@ -246,7 +248,7 @@ def test_a_helper_keeps_no_file_of_its_caller(
     # Any order of the three that stay must do: the gaps between them are what is closed.
     for keep in (lock, None):
         pid = blocked_store(root, fallback=fallback, keep_fd=keep).pid or 0
-        expected = {str(tmp_path), str(tmp_path / "full"), "pipe"}
+        expected = {str(tmp_path), str(tmp_path / "full"), "socket"}
         if keep is not None:
             expected.add(str(tmp_path / "lock"))
         # It may not have come that far yet; what it has when it is blocked is what it keeps.
@@ -259,7 +261,7 @@ def test_a_helper_keeps_no_file_of_its_caller(
 
 def held_by(pid: int) -> list[str]:
     targets = targets_of(pid)
-    return sorted("pipe" if target.startswith("pipe:") else target for target in targets)
+    return sorted("socket" if target.startswith("socket:") else target for target in targets)
 
 
 def is_locked(path: Path) -> bool:
@@ -275,11 +277,11 @@ def is_locked(path: Path) -> bool:
 
 def test_the_lock_outlives_a_caller_that_is_killed(tmp_path: Path, full: Pipe) -> None:
     program = (
-        "import fcntl, os, sys; from vfiohost import native\n"
+        "import fcntl, os, sys; from vfiohost import native; from vfiohost.native import helpers\n"
         "root = native.open_root(sys.argv[1])\n"
         "lock = os.open(sys.argv[1] + '/lock', os.O_RDWR | os.O_CREAT)\n"
         "fcntl.flock(lock, fcntl.LOCK_EX)\n"
-        "native.store_bounded(root, 'full', b'vfio-pci', timeout=60, keep_fd=lock,\n"
+        "helpers.store_bounded(root, 'full', b'vfio-pci', timeout=60, keep_fd=lock,\n"
         "                     only_sysfs=False, shown='full')\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) as caller:
@@ -339,14 +341,14 @@ def test_a_handler_that_raises_ends_the_wait_and_not_the_store(root: int, full: 
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise Interrupted
 
-    before = set(native._left)
+    before = set(helpers._left)
     start = time.monotonic()
     # Late enough for the wait to have begun, where forking is slow: under the sanitizers.
     with alarm(handler, after=0.5), pytest.raises(StoreTimeoutError) as caught:
         bounded(root, "full", timeout=60)
     assert time.monotonic() - start < 10
     assert isinstance(caught.value.__cause__, Interrupted)
-    assert native._left - before == {caught.value.pid}
+    assert helpers._left - before == {caught.value.pid}
     assert full.drain() == b"vfio-pci"
 
 
@@ -365,25 +367,26 @@ def test_a_wait_that_is_given_up_ends(root: int, full: Pipe) -> None:
     start = time.monotonic()
     with pytest.raises(StoreTimeoutError) as caught:
         bounded(root, "full", timeout=60, give_up=lambda began: start <= began and next(asked))
-    assert 3 * native.TICK <= caught.value.timeout <= time.monotonic() - start < 10
-    assert caught.value.pid in native._left
+    assert 3 * helpers.TICK <= caught.value.timeout <= time.monotonic() - start < 10
+    assert caught.value.pid in helpers._left
     assert full.drain() == b"vfio-pci"
 
 
 def test_nobody_is_asked_whether_to_give_up_what_does_not_wait(
     root: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "TICK", 60.0)  # forking may take long on a busy machine
+    monkeypatch.setattr(helpers, "TICK", 60.0)  # forking may take long on a busy machine
     (tmp_path / "attribute").touch()
     bounded(root, "attribute", give_up=lambda _began: 1 // 0 == 0)
 
 
-def test_a_helper_that_is_killed_is_an_error(root: int, full: Pipe) -> None:
+def test_a_helper_that_is_killed_is_an_error(root: int, tmp_path: Path, full: Pipe) -> None:
     before = set(children(os.getpid()))
 
     def kill() -> None:
         until(lambda: bool(set(children(os.getpid())) - before))
         (helper,) = set(children(os.getpid())) - before
+        until(lambda: has_opened(helper, tmp_path / "full"))
         os.kill(helper, signal.SIGKILL)
 
     with ThreadPoolExecutor(1) as pool:

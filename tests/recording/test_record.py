@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from tests.native.trees import Lookout, Tree
 from tests.recording.machines import RECORDINGS, needs_recordings, unpack
 from tests.strategies import host_trees
-from vfiohost import native, recording
+from vfiohost import recording
 from vfiohost.errors import KernelError, UnsupportedError
+from vfiohost.native import helpers
 from vfiohost.record import capture
 from vfiohost.record.command_line import mask_cmdline
 from vfiohost.recording import (
@@ -216,14 +217,16 @@ def test_a_locked_attribute_is_left_out_with_a_note(
     tree = Tree(tmp_path)
     tree.function("0000:65:00.0", uevent="A\n", driver_override="(null)\n")
     tree.function("0000:66:00.0", uevent="B\n", driver_override="(null)\n")
-    read_bounded = native.read_bounded
+    read_bounded = helpers.read_bounded
 
-    def stuck(rootfd: int, paths: Sequence[str], *, timeout: float) -> list[bytes | int | None]:
+    def stuck(
+        rootfd: int, paths: Sequence[str], *, timeout: float, **more: Any
+    ) -> list[bytes | int | None]:
         answers = read_bounded(rootfd, paths, timeout=timeout)
         stuck_one = [path.endswith("65:00.0/uevent") for path in paths]
         return [None if no else a for a, no in zip(answers, stuck_one, strict=True)]
 
-    monkeypatch.setattr(native, "read_bounded", stuck)
+    monkeypatch.setattr(helpers, "read_bounded", stuck)
     found = capture_at(tmp_path)
     assert found.notes == ("sys/devices/pci0000:64/0000:65:00.0/uevent: left out (device locked)",)
     first, second = found.functions

@@ -13,7 +13,7 @@ from vfiohost.apply.undoing import Undoing, reasons_of
 from vfiohost.apply.unfinished import shared_with
 from vfiohost.errors import KernelError, NotFoundError, PendingError, PlanRefused
 from vfiohost.journal import DamagedJournal, check_free, lock
-from vfiohost.native import never
+from vfiohost.native.helpers import never
 from vfiohost.plan.types import Report, StepResult
 from vfiohost.plan.words import listed
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vfiohost.apply.pending import Waiting
     from vfiohost.errors import Refusal
     from vfiohost.journal import EntryResult, EventKind, Journal, JournalEntry
-    from vfiohost.native import GiveUp
+    from vfiohost.native.helpers import GiveUp
     from vfiohost.plan.types import Outcome, Plan
     from vfiohost.sysfs import Kernel, Sysfs
 
@@ -135,7 +135,7 @@ def recover(
         found = reversed(_chosen(journal, keep))
         return tuple(looker.look(entry, keep=keep is not None) for entry in found)
     kernel.check_writable()
-    with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as fd:
+    with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as fd, sysfs.helpers.kept():
         recoverer = _Recoverer(sysfs, kernel, journal, judge, timeout, fd, watch)
         for entry in reversed(_chosen(journal, keep)):
             recovery = recoverer.recover(entry, keep=keep is not None)

@@ -111,7 +111,8 @@ def apply(
             )
             driver = Driver(transaction, sysfs, kernel, cancel, progress)
             try:
-                return _carry_out(transaction, driver, is_undo=undoes is not None)
+                with sysfs.helpers.kept():
+                    return _carry_out(transaction, driver, is_undo=undoes is not None)
             finally:
                 transaction.close()
     except KernelError as exc:

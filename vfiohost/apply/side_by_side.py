@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from vfiohost.errors import PendingError, StalePlanError, VfioHostError
-from vfiohost.native import TICK
+from vfiohost.native.helpers import TICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,6 @@ import posixpath
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from vfiohost import native
 from vfiohost.config_space import decode, find_sleepers
 from vfiohost.details_scan import with_details
 from vfiohost.doctor import sources
@@ -23,6 +22,7 @@ from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, Process
 from vfiohost.model import Unavailable
 from vfiohost.module_scan import read_modules
+from vfiohost.native import helpers
 from vfiohost.nvidia import DRIVER as NVIDIA
 from vfiohost.nvidia import is_gpu
 
@@ -220,7 +220,7 @@ def _loadable(sysfs: Sysfs, snapshot: Snapshot) -> dict[str, bool] | None:
 def _read_slowly(
     sysfs: Sysfs, paths: list[str], keep: sources.Keep, files: Files, timeout: float
 ) -> None:
-    answers = native.read_bounded(sysfs.fd, paths, timeout=timeout) if paths else []
+    answers = helpers.read_bounded(sysfs.fd, paths, timeout=timeout) if paths else []
     for path, answer in zip(paths, answers, strict=True):
         if answer is None:
             files[path] = Unavailable(0, "no answer in time")

@@ -16,12 +16,12 @@ import attrs
 
 from vfiohost.errors import KernelError, LockBusyError
 from vfiohost.journal.files import as_kernel_error, open_directory, open_file
-from vfiohost.native import never
+from vfiohost.native.helpers import never
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vfiohost.native import GiveUp
+    from vfiohost.native.helpers import GiveUp
     from vfiohost.sysfs import Sysfs
 
 LOCK_PATH = "run/vfiohost/lock"

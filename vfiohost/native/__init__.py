@@ -1,59 +1,33 @@
 """The C core, seen from Python: the only importer of the compiled module.
 
-In ``answers``, and nowhere else, a negative int becomes an exception; ``ioctls`` has what is asked
-of VFIO. Paths are relative to the directory that ``rootfd`` is open on and cannot lead out of it;
-``shown`` is how an error names the file.
+In ``answers``, and nowhere else, a negative int becomes an exception; ``helpers`` has what is done
+in processes of its own, since it may block for ever, and ``ioctls`` what is asked of VFIO.
 
-Each function that opens takes ``fallback=True`` to behave as on a kernel without ``openat2(2)``
-and ``close_range(2)``; on such a kernel it does so by itself.
+Paths are relative to the directory that ``rootfd`` is open on and cannot lead out of it; ``shown``
+is how an error names the file. Each function that opens takes ``fallback=True`` to behave as on a
+kernel without ``openat2(2)`` and ``close_range(2)``; on such a kernel it does so by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import math
-import os
-import select
 import struct
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vfiohost._native import ffi, lib
-from vfiohost.errors import KernelError, StoreTimeoutError, UnsupportedError
-from vfiohost.native.answers import checked, encoded, options, text
+from vfiohost.native.answers import check_store, checked, encoded, options, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from mmap import mmap
 
     from vfiohost.errors import KernelOp
 
-    GiveUp = Callable[[float], bool]
     Buffer = bytearray | mmap
 
-LONGEST_WAIT: Final = 1_000_000.0
-"""Seconds (11 days) that stand for any longer timeout, as poll(2) takes an int of milliseconds."""
-
-TICK: Final = 0.1
-"""Seconds between two times that a wait asks whether to give up."""
-
-_ANSWER: Final = struct.Struct("ii")  # struct vh_answer, struct vh_outcome
 _LINK_MAX: Final = 4097  # PATH_MAX, and one byte that shows that nothing was cut
-# After so long without an answer a read counts as stuck: a share of the timeout, and seconds.
-_PATIENCE: Final = 1 / 8
-_PATIENCE_MAX: Final = 0.25
 
 # Filled by C before it is read, so that zeroing it would be lost time.
 _buffer = ffi.new_allocator(should_clear_after_alloc=False)
-
-# Helpers that were still in the kernel when their caller stopped waiting.
-_left: set[int] = set()
-
-
-def never(_began: float) -> bool:
-    """Do not give up."""
-    return False
 
 
 def open_root(path: str) -> int:
@@ -276,111 +250,7 @@ def store(rootfd: int, path: str, data: bytes, *, shown: str, fallback: bool = F
     phase = ffi.new("int *")
     name = encoded(path, "open", shown, data)
     result = lib.vh_store(rootfd, name, data, len(data), options(fallback), phase)
-    _check_store(result, phase[0], shown, data)
-
-
-def store_bounded(
-    rootfd: int,
-    path: str,
-    data: bytes,
-    *,
-    timeout: float,
-    keep_fd: int | None = None,
-    only_sysfs: bool,
-    shown: str,
-    give_up: GiveUp = never,
-    fallback: bool = False,
-) -> None:
-    """Store a value in a helper process and wait for it no longer than ``timeout``.
-
-    The helper has a session of its own, no signal but SIGKILL reaches it, and it keeps no file
-    descriptor of the caller but the root and ``keep_fd``. Signal handlers of the caller run while
-    it waits; one that raises ends the wait, not the store, and is the cause of the error.
-
-    Args:
-        rootfd: the root.
-        path: the attribute.
-        data: the value.
-        timeout: seconds.
-        keep_fd: stays open in the helper until the store has ended, so that a ``flock`` on it
-            outlives the caller.
-        only_sysfs: refuse a file that is not on a mounted sysfs.
-        shown: how errors name the file.
-        give_up: asked each :data:`TICK` of the wait, with the ``time.monotonic()`` at which it
-            began; ``True`` ends it.
-        fallback: do without ``openat2(2)`` and ``close_range(2)``.
-
-    Raises:
-        KernelError: the kernel's answer, with ``op`` ``open`` or ``write``; EINTR when the helper
-            was killed before it could tell one.
-        StoreTimeoutError: no answer in time, given up, or the wait was interrupted; the helper
-            ``pid`` goes on waiting in the kernel.
-        UnsupportedError: ``only_sysfs`` and the file is not on a sysfs.
-    """
-    began = time.monotonic()
-    name = encoded(path, "open", shown, data)
-    bits = options(fallback) | (lib.VH_ONLY_SYSFS if only_sysfs else 0)
-    keep = -1 if keep_fd is None else keep_fd
-    pipe = ffi.new("int *")
-    pid = lib.vh_store_start(rootfd, name, data, len(data), keep, bits, pipe)
-    if pid < 0:
-        raise KernelError("open", -pid, shown, text(data))
-    outcome: bytes | None = None
-    try:
-        outcome = _receive(pipe[0], _ANSWER.size, began, timeout, give_up)
-    except BaseException as interruption:
-        # A signal handler raised. The store goes on, and somebody has to know in which process.
-        waited = time.monotonic() - began
-        raise StoreTimeoutError(shown, text(data), pid, waited) from interruption
-    finally:
-        os.close(pipe[0])
-        _reap(pid, wait=outcome is not None)
-    if outcome is None:
-        raise StoreTimeoutError(shown, text(data), pid, time.monotonic() - began)
-    if len(outcome) < _ANSWER.size:
-        raise KernelError("write", errno.EINTR, shown, text(data))
-    result, phase = _ANSWER.unpack(outcome)
-    _check_store(result, phase, shown, data)
-
-
-def read_bounded(
-    rootfd: int, paths: Sequence[str], *, timeout: float, fallback: bool = False
-) -> list[bytes | int | None]:
-    """Read files whose reading may block for ever, and wait no longer than ``timeout``.
-
-    A helper process reads them one after the other. When it is stuck on one of them, another
-    helper goes on with the next; what comes late still counts until the time is over.
-
-    Returns:
-        For each path its content (at most ``VH_ANSWER_MAX`` bytes), or a negative errno, or
-        ``None``: no answer in time, or none without waiting at a FIFO.
-    """
-    answers: list[bytes | int | None] = [None] * len(paths)
-    deadline = time.monotonic() + timeout
-    patience = min(timeout * _PATIENCE, _PATIENCE_MAX)
-    poll = select.poll()
-    helpers: dict[int, _Reader] = {}
-    newest: _Reader | None = None
-    stuck = False
-    try:
-        while None in answers and (left := deadline - time.monotonic()) > 0:
-            if newest is None or stuck:
-                first = 0 if newest is None else newest.next + 1
-                newest = _Reader.start(rootfd, paths, first, fallback=fallback)
-                helpers[newest.fd] = newest
-                poll.register(newest.fd, select.POLLIN)
-            ready = poll.poll(_milliseconds(min(left, patience)))
-            for fd, _ in ready:
-                if not helpers[fd].feed(answers):
-                    poll.unregister(fd)
-                    helpers.pop(fd).close(ended=True)
-            if not helpers:
-                break
-            stuck = not ready and newest.fd in helpers and newest.next + 1 < len(paths)
-    finally:
-        for helper in helpers.values():
-            helper.close(ended=False)
-    return answers
+    check_store(result, phase[0], shown, data)
 
 
 _CAPABILITY: Final = struct.Struct("3H")  # struct vh_capability
@@ -398,88 +268,3 @@ def decode_config(config: bytes) -> tuple[dict[str, int], list[tuple[int, ...]]]
     found = bytes(ffi.buffer(area.capabilities)[: count * _CAPABILITY.size])
     names = (name for name, _ in ffi.typeof("struct vh_config").fields if name != "capabilities")
     return {name: getattr(area, name) for name in names}, [*_CAPABILITY.iter_unpack(found)]
-
-
-class _Reader:
-    """A helper that reads ``paths[first:]``, seen from the end of its pipe.
-
-    ``next`` is the path whose answer is awaited.
-    """
-
-    def __init__(self, pid: int, fd: int, first: int) -> None:
-        self.pid = pid
-        self.fd = fd
-        self.first = self.next = first
-        self._data = bytearray()
-
-    @classmethod
-    def start(cls, rootfd: int, paths: Sequence[str], first: int, *, fallback: bool) -> _Reader:
-        names = b"".join(encoded(path, "open", path) + b"\0" for path in paths[first:])
-        pipe = ffi.new("int *")
-        pid = lib.vh_read_start(rootfd, names, len(paths) - first, options(fallback), pipe)
-        return cls(checked(pid, "read", paths[first]), pipe[0], first)
-
-    def feed(self, answers: list[bytes | int | None]) -> bool:
-        """Take in what has come; ``False`` when no more will come."""
-        data = self._data
-        chunk = os.read(self.fd, lib.VH_ANSWER_MAX)
-        data += chunk
-        while len(data) >= _ANSWER.size:
-            index, result = _ANSWER.unpack_from(data)
-            end = _ANSWER.size + max(result, 0)
-            if len(data) < end:
-                break
-            self.next = self.first + index
-            if answers[self.next] is None and result != -errno.EAGAIN:
-                answers[self.next] = result if result < 0 else bytes(data[_ANSWER.size : end])
-            self.next += 1
-            del data[:end]
-        return bool(chunk)
-
-    def close(self, *, ended: bool) -> None:
-        os.close(self.fd)
-        _reap(self.pid, wait=ended)
-
-
-def _receive(fd: int, size: int, began: float, timeout: float, give_up: GiveUp) -> bytes | None:
-    """Read ``size`` bytes from a helper's pipe: fewer at its end, ``None`` when time is up."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    data = b""
-    while len(data) < size:
-        # poll() runs signal handlers and goes on waiting; one that raises ends the wait (PEP 475).
-        left = began + timeout - time.monotonic()
-        if not poll.poll(_milliseconds(min(left, TICK))):
-            if left <= TICK or give_up(began):
-                return None
-            continue
-        chunk = os.read(fd, size - len(data))
-        if not chunk:
-            break
-        data += chunk
-    return data
-
-
-def _reap(pid: int, *, wait: bool) -> None:
-    """Collect a helper that has ended, and those that were left behind and have ended since."""
-    _left.add(pid)
-    for child in tuple(_left):
-        # The caller's own handling of SIGCHLD may have been faster.
-        with contextlib.suppress(ChildProcessError):
-            if os.waitpid(child, 0 if wait and child == pid else os.WNOHANG) == (0, 0):
-                continue
-        _left.discard(child)
-
-
-def _check_store(result: int, phase: int, shown: str, data: bytes) -> None:
-    if result == -errno.EOPNOTSUPP and phase == lib.VH_PHASE_CHECK:
-        raise UnsupportedError(
-            f"{shown} is not on a mounted sysfs: nobody would act on what is written to it, "
-            "so nothing was written."
-        )
-    op: KernelOp = "write" if phase == lib.VH_PHASE_TRANSFER else "open"
-    checked(result, op, shown, data)
-
-
-def _milliseconds(seconds: float) -> int:
-    return math.ceil(max(0.0, min(seconds, LONGEST_WAIT)) * 1000)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from vfiohost._native import lib
-from vfiohost.errors import KernelError
+from vfiohost.errors import KernelError, UnsupportedError
 
 if TYPE_CHECKING:
     from vfiohost.errors import KernelOp
@@ -44,3 +44,19 @@ def options(fallback: bool) -> int:  # noqa: FBT001 - it is all there is
 def text(data: bytes) -> str:
     """Bytes as text; what is no UTF-8 comes out as hexadecimal escapes."""
     return data.decode("utf-8", "backslashreplace")
+
+
+def check_store(result: int, phase: int, shown: str, data: bytes) -> None:
+    """Raise what a store came to, unless it succeeded; ``phase`` is where an error came from.
+
+    Raises:
+        KernelError: the kernel's answer, with ``op`` ``open`` or ``write``.
+        UnsupportedError: the file is not on a sysfs, and has to be.
+    """
+    if result == -errno.EOPNOTSUPP and phase == lib.VH_PHASE_CHECK:
+        raise UnsupportedError(
+            f"{shown} is not on a mounted sysfs: nobody would act on what is written to it, "
+            "so nothing was written."
+        )
+    op: KernelOp = "write" if phase == lib.VH_PHASE_TRANSFER else "open"
+    checked(result, op, shown, data)

@@ -12,6 +12,7 @@ from vfiohost import native
 from vfiohost.doctor import read_common
 from vfiohost.errors import KernelError, ParseError, UnsupportedError
 from vfiohost.model import SRIOV_MANAGE, PciAddress, Unavailable
+from vfiohost.native import helpers
 from vfiohost.record.command_line import mask_cmdline
 from vfiohost.record.masking import mask_config
 from vfiohost.record.mdevs import Tables, read_mdevs, read_parents
@@ -248,7 +249,7 @@ class _Capture:
             for name in _SLOW
             if name.partition("/")[0] in self.names[address]
         ]
-        answers = native.read_bounded(self.sysfs.fd, paths, timeout=timeout)
+        answers = helpers.read_bounded(self.sysfs.fd, paths, timeout=timeout)
         return dict(zip(paths, answers, strict=True))
 
     def _function(self, address: PciAddress, mdev_table: str | None) -> Function:

@@ -13,7 +13,7 @@ import attrs
 from vfiohost import recording as recordings
 from vfiohost.errors import KernelError, NotFoundError, StoreTimeoutError, UnsupportedError
 from vfiohost.model import SRIOV_MANAGE
-from vfiohost.native import never
+from vfiohost.native.helpers import never
 from vfiohost.sysfs import Sysfs
 from vfiohost.testing import cdevs, nvidia_proc, processes, vendor_vgpu
 from vfiohost.testing.boot import boot
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from vfiohost.errors import KernelOp
-    from vfiohost.native import GiveUp
+    from vfiohost.native.helpers import GiveUp
     from vfiohost.recording import Recording
     from vfiohost.testing.machine import Machine
     from vfiohost.testing.state import OpenFile, Verb

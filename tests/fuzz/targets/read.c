@@ -95,18 +95,6 @@ int vh_open_in(int root, const char *path, int flags, unsigned int mode, int opt
 	return flags & O_PATH ? LOOK_FD : FILE_FD;
 }
 
-int vh_fork(int *pipe_fd, const int *keep, int kept, int options)
-{
-	(void)pipe_fd, (void)keep, (void)kept, (void)options;
-	abort();
-}
-
-int vh_send(int fd, const void *data, size_t size)
-{
-	(void)fd, (void)data, (void)size;
-	abort();
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	size_t room = size ? (size_t)data[0] * 8 : 0;
