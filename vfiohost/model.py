@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,7 @@ __all__ = [
     "Unavailable",
     "VgpuFacts",
     "VgpuFunction",
+    "hexadecimal",
     "is_dma_managed",
     "is_vfio_driver",
     "natural_key",
@@ -66,6 +67,16 @@ __all__ = [
 
 # Compiled when it is first needed, as no list needs it.
 _ADDRESS = r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])"
+
+
+@lru_cache(maxsize=1024)
+def hexadecimal(number: int, digits: int) -> str:
+    """A number as the kernel writes it: ``10de``, with so many digits at least.
+
+    It is remembered: thousands of functions have the same few, and looking one up takes a tenth of
+    the time that writing it takes.
+    """
+    return f"{number:0{digits}x}"
 
 
 @attrs.frozen(order=True)
@@ -115,7 +126,8 @@ class PciAddress:
         return address if str(address) == name else None
 
     def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
+        domain, bus = hexadecimal(self.domain, 4), hexadecimal(self.bus, 2)
+        return f"{domain}:{bus}:{hexadecimal(self.device, 2)}.{hexadecimal(self.function, 1)}"
 
     @property
     def slot(self) -> tuple[int, int, int]:
@@ -247,7 +259,7 @@ class PciDevice:
     @property
     def ids(self) -> str:
         """``vendor:device`` in hexadecimal, for example ``10de:2236``."""
-        return f"{self.vendor_id:04x}:{self.device_id:04x}"
+        return f"{hexadecimal(self.vendor_id, 4)}:{hexadecimal(self.device_id, 4)}"
 
 
 @attrs.frozen

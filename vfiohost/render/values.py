@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.model import PciAddress, Unavailable
+from vfiohost.model import PciAddress, Unavailable, hexadecimal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,15 +35,16 @@ def plain_value(value: object) -> Any:
 def device_value(device: PciDevice, snapshot: Snapshot, names: PciNames | None) -> Value:
     """One PCI function. Identifiers are hexadecimal texts without ``0x``, as with lspci."""
     vfs = snapshot.virtual_functions.get(device.address, ())
-    revision = device.revision
+    known = device.revision
+    revision = hexadecimal(known, 2) if isinstance(known, int) else plain_value(known)
     value: Value = {
         "address": str(device.address),
-        "vendor_id": f"{device.vendor_id:04x}",
-        "device_id": f"{device.device_id:04x}",
+        "vendor_id": _hex4(device.vendor_id),
+        "device_id": _hex4(device.device_id),
         "subsystem_vendor_id": _hex4(device.subsystem_vendor_id),
         "subsystem_device_id": _hex4(device.subsystem_device_id),
-        "class_code": f"{device.class_code:06x}",
-        "revision": f"{revision:02x}" if isinstance(revision, int) else plain_value(revision),
+        "class_code": hexadecimal(device.class_code, 6),
+        "revision": revision,
         "numa_node": plain_value(device.numa_node),
         "driver": plain_value(device.driver),
         "state": snapshot.state_of(device),
@@ -85,7 +86,7 @@ def bound_value(
 
 
 def _hex4(number: int | None) -> str | None:
-    return None if number is None else f"{number:04x}"
+    return None if number is None else hexadecimal(number, 4)
 
 
 def _names_value(device: PciDevice, names: PciNames | None) -> Value | None:
