@@ -102,26 +102,28 @@ int vh_read_link_name(int dir, const char *link, char name[VH_SCAN_NAME])
 }
 
 /*
- * Find a device's directory, relative to the root, from the target of a link to it. kernfs makes
- * those of a bus or class as `up`devices/…/NAME, where `up` leads to sys; one that leads anywhere
- * else is not followed. Return its length, or -errno.
+ * Find a device's directory, relative to the root, from its entry in a bus or class. kernfs makes
+ * such a link as `up`devices/…/NAME, where `up` leads to sys; one that leads anywhere else is not
+ * followed. Return its length, or -errno.
  */
-int vh_device_path(const char *target, size_t length, const char *up, const char *name,
-		   char path[VH_SCAN_PATH])
+int vh_read_device_path(int bus, const char *name, const char *up, char path[VH_SCAN_PATH])
 {
 	static const char top[] = "devices/";
+	char target[VH_SCAN_PATH];
+	ssize_t n = readlinkat(bus, name, target, sizeof(target) - sizeof("sys/"));
 	const char *rest, *last;
-	char text[VH_SCAN_PATH];
+	size_t length;
 
-	if (length >= sizeof(text) - strlen("sys/"))
+	if (n < 0)
+		return -errno;
+	if ((size_t)n == sizeof(target) - sizeof("sys/"))
 		return -ENAMETOOLONG;
-	memcpy(text, target, length);
-	if (length > 0 && text[length - 1] == '/')
-		length--;	/* links made by hand may have one */
-	text[length] = '\0';
-	if (strncmp(text, up, strlen(up)) != 0)
+	if (n > 0 && target[n - 1] == '/')
+		n--;	/* links made by hand may have one */
+	target[n] = '\0';
+	if (strncmp(target, up, strlen(up)) != 0)
 		return -EXDEV;
-	rest = text + strlen(up);
+	rest = target + strlen(up);
 	last = strrchr(rest, '/');
 	if (strncmp(rest, top, strlen(top)) != 0 || strcmp(last + 1, name) != 0)
 		return -EXDEV;

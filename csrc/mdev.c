@@ -121,7 +121,8 @@ static int read_types(const struct place *place, int dir, struct vh_parent *pare
 /**
  * vh_scan_parent() - Read a parent of mediated devices and the types that it offers.
  * @root: The root directory.
- * @link: Its entry, sys/class/mdev_bus/NAME.
+ * @bus: sys/class/mdev_bus; O_PATH will do.
+ * @name: Its entry there.
  * @parent: Filled.
  * @options: VH_FALLBACK, or 0.
  *
@@ -130,17 +131,14 @@ static int read_types(const struct place *place, int dir, struct vh_parent *pare
  *
  * Return: The number of types, or -errno: where the parent should be is no directory of that name.
  */
-int vh_scan_parent(int root, const char *link, struct vh_parent *parent, int options)
+int vh_scan_parent(int root, int bus, const char *name, struct vh_parent *parent, int options)
 {
-	char target[VH_SCAN_PATH], path[VH_SCAN_PATH], file[PATH_MOST];
+	char path[VH_SCAN_PATH], file[PATH_MOST];
 	struct place place = { .root = root, .options = options, .path = path };
-	const char *slash = strrchr(link, '/'), *name = slash ? slash + 1 : link;
 	struct vh_function address = { .key = -1 };
-	int rc = vh_readlink(root, link, target, sizeof(target), options);
+	int rc = vh_read_device_path(bus, name, "../../", path);
 	int dir;
 
-	if (rc >= 0)
-		rc = vh_device_path(target, (size_t)rc, "../../", name, path);
 	if (rc >= 0)
 		rc = vh_open_in(root, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0, options);
 	if (rc < 0)

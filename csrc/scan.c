@@ -189,15 +189,6 @@ static void read_links(int dir, struct vh_function *f, char driver[VH_SCAN_NAME]
 	f->errors[VH_FIELD_PHYSFN] = (int16_t)vh_read_physfn(dir, &f->physfn);
 }
 
-/* Find a function's directory from its entry, relative to the root. Return its length, or -errno. */
-static int read_path(int devices, const char *name, char path[VH_SCAN_PATH])
-{
-	char target[VH_SCAN_PATH];
-	ssize_t n = readlinkat(devices, name, target, sizeof(target));
-
-	return n < 0 ? -errno : vh_device_path(target, (size_t)n, "../../../", name, path);
-}
-
 static int is_odd(const struct vh_function *f)
 {
 	if (f->errors[VH_FIELD_NAME] || f->errors[VH_FIELD_PATH] || f->errors[VH_FIELD_IDS])
@@ -262,7 +253,7 @@ static char *read_function(const struct bus *bus, const char *name, struct vh_fu
 	if (rc < 0) {
 		f->errors[VH_FIELD_NAME] = (int16_t)-rc;
 	} else {
-		rc = read_path(bus->devices, name, path);
+		rc = vh_read_device_path(bus->devices, name, "../../../", path);
 		if (rc >= 0)
 			rc = at.fd = vh_open_in(bus->root, path, O_PATH | O_DIRECTORY | O_NOFOLLOW,
 						0, bus->options);

@@ -25,8 +25,7 @@ struct vh_folder {
 int vh_has_no_devices(int dir);
 int vh_read_attribute(const struct vh_folder *at, const char *name, char *text, size_t size);
 int vh_read_link_name(int dir, const char *link, char name[VH_SCAN_NAME]);
-int vh_device_path(const char *target, size_t length, const char *up, const char *name,
-		   char path[VH_SCAN_PATH]);
+int vh_read_device_path(int bus, const char *name, const char *up, char path[VH_SCAN_PATH]);
 char *vh_put_text(char *at, const char *text);
 
 /* scan.c */

@@ -124,7 +124,7 @@ struct vh_parent {
 	char text[VH_PARENT_TEXT];	/* path; per type: id, files; NUL after each */
 };
 
-int vh_scan_parent(int root, const char *link, struct vh_parent *parent, int options);
+int vh_scan_parent(int root, int bus, const char *name, struct vh_parent *parent, int options);
 
 /* config.c */
 #define VH_CONFIG_MAX 4096	/* the bytes of a whole configuration space */

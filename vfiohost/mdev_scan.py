@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import posixpath
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from vfiohost import native
@@ -28,6 +29,7 @@ from vfiohost.reads import (
     left_out,
     link_name,
     names,
+    opened,
     unavailable,
     without_gc,
 )
@@ -62,22 +64,23 @@ def _parents(sysfs: Sysfs, problems: list[Problem]) -> Iterator[MdevParent]:
     """Read all parents; thousands of them offer the same types, which are made once."""
     physfns = Addresses()
     types_of = functools.cache(_types)
-    listed = names(sysfs, MDEV_PARENTS, problems)
-    rows = native.scan_parents(sysfs.fd, (f"{MDEV_PARENTS}/{name}" for name in listed))
-    for name, row in zip(listed, rows, strict=True):
-        if row.error:
-            problems.append(left_out(name, f"{MDEV_PARENTS}/{name}", row.error))
-            continue
-        types, are_named = types_of(row.types)
-        if row.physfn_error or row.types_error or not are_named:
-            problems += _problems(sysfs, name, row)
-        yield MdevParent(
-            name,
-            row.path,
-            types,
-            None if row.key < 0 else address_of(row.key),
-            None if row.physfn < 0 else physfns[row.physfn],
-        )
+    listed = names(sysfs, MDEV_PARENTS, problems)  # a problem, if it cannot be opened
+    with suppress(KernelError), opened(sysfs, MDEV_PARENTS, os.O_PATH | os.O_DIRECTORY) as bus:
+        rows = native.scan_parents(sysfs.fd, bus, listed)
+        for name, row in zip(listed, rows, strict=True):
+            if row.error:
+                problems.append(left_out(name, f"{MDEV_PARENTS}/{name}", row.error))
+                continue
+            types, are_named = types_of(row.types)
+            if row.physfn_error or row.types_error or not are_named:
+                problems += _problems(sysfs, name, row)
+            yield MdevParent(
+                name,
+                row.path,
+                types,
+                None if row.key < 0 else address_of(row.key),
+                None if row.physfn < 0 else physfns[row.physfn],
+            )
 
 
 def _types(packed: tuple[bytes, bytes]) -> tuple[tuple[MdevType, ...], bool]:

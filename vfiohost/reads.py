@@ -59,6 +59,16 @@ def count(text: str | Unavailable) -> int | Unavailable:
     return int(text) if is_count else Unavailable(0, "malformed")
 
 
+@contextmanager
+def opened(sysfs: Sysfs, path: str, flags: int) -> Iterator[int]:
+    """Open a path of a host for a while."""
+    fd = native.open_in(sysfs.fd, path, flags, shown=sysfs.shown(path))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def address_of(key: int) -> PciAddress:
     """The address that the C core has packed into ``vh_function.key``."""
     return PciAddress(key >> 16, key >> 8 & 0xFF, key >> 3 & 0x1F, key & 7)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -25,6 +24,7 @@ from vfiohost.reads import (
     left_out,
     link_name,
     names,
+    opened,
     unavailable,
     without_gc,
 )
@@ -76,7 +76,7 @@ def _functions(sysfs: Sysfs, problems: list[Problem]) -> tuple[PciDevice, ...]:
     shown = sysfs.shown(DEVICES)
     try:
         with (
-            _opened(sysfs, DEVICES, os.O_RDONLY | os.O_DIRECTORY) as fd,
+            opened(sysfs, DEVICES, os.O_RDONLY | os.O_DIRECTORY) as fd,
             without_gc(),
         ):
             found.extend(_made(native.scan(sysfs.fd, fd, shown=shown), problems))
@@ -209,12 +209,3 @@ def _drivers(sysfs: Sysfs, problems: list[Problem]) -> dict[str, Driver]:
             module = None
         drivers[name] = Driver(name, module)
     return drivers
-
-
-@contextmanager
-def _opened(sysfs: Sysfs, path: str, flags: int) -> Iterator[int]:
-    fd = native.open_in(sysfs.fd, path, flags, shown=sysfs.shown(path))
-    try:
-        yield fd
-    finally:
-        os.close(fd)

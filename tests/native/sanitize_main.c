@@ -298,11 +298,9 @@ static int count_types(int root, int options)
 
 	assert(parent && bus);
 	while ((entry = readdir(bus))) {
-		char link[300];
-		int n, texts = 0;
+		int n = vh_scan_parent(root, folder, entry->d_name, parent, options);
+		int texts = 0;
 
-		snprintf(link, sizeof(link), "sys/class/mdev_bus/%s", entry->d_name);
-		n = vh_scan_parent(root, link, parent, options);
 		if (n < 0)
 			continue;
 		for (int i = 0; i < parent->text_size; i++)
@@ -310,8 +308,8 @@ static int count_types(int root, int options)
 		assert(texts == 1 + (1 + VH_TYPE_FILES) * n);
 		total += n;
 	}
-	assert(vh_scan_parent(root, "none", parent, options) == -ENOENT);
-	assert(vh_scan_parent(-1, "none", parent, options) == -EBADF);
+	assert(vh_scan_parent(root, folder, "none", parent, options) == -ENOENT);
+	assert(vh_scan_parent(root, -1, "none", parent, options) == -EBADF);
 	closedir(bus);
 	free(parent);
 	return total;

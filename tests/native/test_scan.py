@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from benchmarks import hosts
 from tests.native.trees import A10, BUS, Lookout, Tree, ordinary_user
 from vfiohost import native
-from vfiohost import scan as module
 from vfiohost._native import ffi, lib
 from vfiohost.details_scan import with_details
 from vfiohost.model import (
@@ -32,6 +31,7 @@ from vfiohost.model import (
 )
 from vfiohost.module_scan import read_modules
 from vfiohost.native import helpers
+from vfiohost.reads import opened
 from vfiohost.scan import scan
 from vfiohost.sysfs import Sysfs
 
@@ -234,7 +234,7 @@ def hosts_by_address(count: int) -> list[hosts.Function]:
 
 def test_the_fallback_finds_the_same(tmp_path: Path) -> None:
     hosts.make(tmp_path, 64)
-    with Sysfs(tmp_path) as sysfs, module._opened(sysfs, BUS, os.O_RDONLY) as fd:
+    with Sysfs(tmp_path) as sysfs, opened(sysfs, BUS, os.O_RDONLY) as fd:
         today = sorted(native.scan(sysfs.fd, fd, shown=BUS))
         os.lseek(fd, 0, os.SEEK_SET)
         assert sorted(native.scan(sysfs.fd, fd, shown=BUS, fallback=True)) == today

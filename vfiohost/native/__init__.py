@@ -207,23 +207,25 @@ class ParentRow(NamedTuple):
 
 
 def scan_parents(
-    rootfd: int, links: Iterable[str], *, fallback: bool = False
+    rootfd: int, busfd: int, names: Iterable[str], *, fallback: bool = False
 ) -> Iterator[ParentRow]:
     """Read parents of mediated devices, each with its types in one call into C.
 
     Args:
         rootfd: the root.
-        links: their entries (``sys/class/mdev_bus/NAME``), relative to the root.
+        busfd: ``sys/class/mdev_bus``; ``O_PATH`` will do.
+        names: their entries there.
         fallback: do without ``openat2(2)``.
 
     Yields:
-        For each link what it leads to. Nothing about one of them is an exception.
+        For each name what it leads to. Nothing about one of them is an exception.
     """
     area = _buffer("struct vh_parent *")
     head, rows, strings = map(ffi.buffer, (area, area.errors, area.text))
     bits = options(fallback)
-    for link in links:
-        count = lib.vh_scan_parent(rootfd, encoded(link, "readlink", link), area, bits)
+    for name in names:
+        entry = encoded(name, "readlink", name)
+        count = lib.vh_scan_parent(rootfd, busfd, entry, area, bits)
         if count < 0:
             yield ParentRow(-count)
             continue

@@ -183,12 +183,6 @@ int vh_open_in(int root, const char *path, int flags, unsigned int mode, int opt
 	return FOLDER_FD + open_folders++;
 }
 
-int vh_readlink(int root, const char *path, char *buffer, size_t size, int options)
-{
-	(void)root, (void)path, (void)options;
-	return failing() ? -errno : (int)take_text(buffer, size - 1);
-}
-
 /* Of a file that is more than an ordinary one: sometimes as much as there may be. */
 int vh_read(int root, const char *path, void *buffer, size_t size, int options, int *phase)
 {
@@ -250,7 +244,7 @@ static void scan_functions(void)
 static void scan_parent(void)
 {
 	static struct vh_parent parent;
-	int n = vh_scan_parent(BUS_FD, "sys/class/mdev_bus/0000:65:00.0", &parent, 0);
+	int n = vh_scan_parent(BUS_FD, BUS_FD, "0000:65:00.0", &parent, 0);
 	const char *text = parent.text, *last;
 
 	assert(n <= VH_PARENT_TYPES && n > -4096);
