@@ -7,6 +7,7 @@ import gc
 import os
 import tarfile
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,37 @@ def test_more_functions_than_a_batch_holds(memory: Path) -> None:
         assert device.physfn == (made.physfn and PciAddress.parse(made.physfn))
         assert device.total_vfs == (16 if made.is_card else None)
     assert len(snapshot.groups) == 1500
+
+
+def test_a_large_host_is_read_whole_where_there_are_no_more_threads(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    hosts.make(memory, 600)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with Sysfs(memory) as sysfs:
+        assert len(scan(sysfs).pci) == 600
+
+
+def test_what_goes_wrong_in_the_other_thread_is_told(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = native._batches
+
+    def batches(*given: int) -> Iterator[tuple[int, bytes, bytes]]:
+        is_main = threading.current_thread() is threading.main_thread()
+        yield from read(*given) if is_main else [(-errno.EIO, b"", b"")]
+
+    hosts.make(memory, 600)
+    monkeypatch.setattr(native, "_batches", batches)
+    with Sysfs(memory) as sysfs:
+        snapshot = scan(sysfs)
+    assert [p.sentence.partition(":")[2] for p in snapshot.problems] == [
+        " Input/output error (EIO)."
+    ]
+    assert len(snapshot.devices) == 600  # the first thread has read them all
 
 
 def hosts_by_address(count: int) -> list[hosts.Function]:

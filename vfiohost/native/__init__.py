@@ -11,6 +11,7 @@ kernel without ``openat2(2)`` and ``close_range(2)``; on such a kernel it does s
 from __future__ import annotations
 
 import struct
+from threading import Thread
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vfiohost._native import ffi, lib
@@ -142,6 +143,11 @@ FunctionRow = tuple[
 """A function as the C core found it: ``struct vh_function`` of ``vfiohost.cdef.h``."""
 
 
+_Batch = tuple[int, bytes, bytes]  # how many functions, their rows, their texts
+
+_MANY: Final = 512  # functions in a first batch, after which more are likely to come
+
+
 def scan(
     rootfd: int, devicesfd: int, *, shown: str, fallback: bool = False
 ) -> Iterator[tuple[FunctionRow, str, str]]:
@@ -160,17 +166,42 @@ def scan(
     Raises:
         KernelError: the directory cannot be listed (``op`` is ``list``).
     """
+    for count, rows, strings in _all_batches(rootfd, devicesfd, options(fallback)):
+        checked(count, "list", shown)
+        texts = text(strings).split("\0")
+        yield from zip(_FUNCTION.iter_unpack(rows), texts[::2], texts[1::2], strict=False)
+
+
+def _all_batches(rootfd: int, devicesfd: int, bits: int) -> list[_Batch]:
+    """Read all batches; where the first one is large, by two threads.
+
+    The kernel answers both at once, and each entry is given to one of them: the offset of an open
+    directory is its own, and locked while entries are taken (``fs/file.c:fdget_pos``).
+    """
+    mine = _batches(rootfd, devicesfd, bits)
+    first = next(mine)
+    if first[0] < _MANY:
+        return [first, *mine]
+    others: list[_Batch] = []
+    helper = Thread(target=others.extend, args=[_batches(rootfd, devicesfd, bits)])
+    try:
+        helper.start()
+    except RuntimeError:  # there may be no more threads: then this one reads all of it
+        return [first, *mine]
+    try:
+        found = [first, *mine]
+    finally:
+        helper.join()
+    return found + others
+
+
+def _batches(rootfd: int, devicesfd: int, bits: int) -> Iterator[_Batch]:
+    """Read batches up to the end, which is a batch with a count of 0, or of a negative errno."""
     area = _buffer("struct vh_scan *")
-    rows = ffi.buffer(area.functions)
-    strings = ffi.buffer(area.text)
-    while count := checked(lib.vh_scan(rootfd, devicesfd, area, options(fallback)), "list", shown):
-        texts = text(strings[: area.text_size]).split("\0")
-        yield from zip(
-            _FUNCTION.iter_unpack(rows[: count * _FUNCTION.size]),
-            texts[::2],
-            texts[1::2],
-            strict=False,
-        )
+    rows, strings = ffi.buffer(area.functions), ffi.buffer(area.text)
+    while (count := lib.vh_scan(rootfd, devicesfd, area, bits)) > 0:
+        yield count, rows[: count * _FUNCTION.size], strings[: area.text_size]
+    yield count, b"", b""
 
 
 def field_errors(packed: bytes) -> FieldErrors:
