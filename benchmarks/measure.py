@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import site
 import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -70,22 +72,41 @@ def build_floor(folder: Path) -> Path:
     return floor
 
 
+def make_interpreter(folder: Path) -> str:
+    """Make an interpreter to which the package is as if it were installed.
+
+    What an editable installation has each start of Python load, no user has installed: a plain
+    list of folders stands for it, and for what else is installed beside it.
+
+    Args:
+        folder: where to put it; it must not be there yet.
+
+    Returns:
+        The path of its program.
+    """
+    venv.create(folder, symlinks=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    lines = [str(TREE), *site.getsitepackages(), site.getusersitepackages()]
+    packages.joinpath("measured.pth").write_text("".join(f"{line}\n" for line in lines))
+    return str(folder / "bin/python")
+
+
 class Bench:
     """Runs what is measured, and keeps every time that was taken.
 
     Args:
-        folder: for bytecode.
+        folder: for an interpreter and bytecode.
         floor: the program of :func:`build_floor`.
         rounds: how often each thing is run.
     """
 
     def __init__(self, folder: Path, floor: Path, rounds: int) -> None:
         self.floor = str(floor)
+        self._interpreter = make_interpreter(folder / "python")
         self.rounds = rounds
         self.times: dict[str, list[float]] = {}
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
-            "PYTHONPATH": str(TREE),
             "PYTHONHASHSEED": "0",  # or else the number of system calls differs from run to run
             # As after an installation: compiled once, and not by each run.
             "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
@@ -124,8 +145,8 @@ class Bench:
         return run
 
     def python(self, *words: str) -> list[str]:
-        """A command of this interpreter, to which the package is as if it were installed."""
-        return [sys.executable, "-P", *words]
+        """A command of :func:`make_interpreter`'s."""
+        return [self._interpreter, "-P", *words]
 
     def vfiohost(self, *words: str) -> list[str]:
         """A ``vfiohost`` command."""
