@@ -370,10 +370,11 @@ def run_mdev(bus: dict[str, tuple[str, str]], plan: Plan) -> None:
     def holds(expect: Expect | None) -> bool:
         if expect is None:
             return True
-        uuid = expect.path.split("/")[4]
-        if expect.kind == "link":
-            return uuid in bus and bus[uuid][1] == expect.value
-        return (uuid in bus) == (expect.value == "yes")
+        parts = expect.path.split("/")
+        known = bus.get(parts[-1])
+        # Among all, or among those that a parent has of a type.
+        is_among = known is not None if parts[1] == "bus" else known == (parts[3], parts[5])
+        return is_among == (expect.value == "yes")
 
     for step in plan.steps:
         assert isinstance(step, WriteAttr)
