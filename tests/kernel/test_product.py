@@ -170,14 +170,14 @@ def test_what_a_kill_leaves_is_recovered(lab: Machine) -> None:
     lab.call(guest.load, "nouveau")
     parameter(lab, "nouveau", "remove_ms", "3000")
     bind = lab.submit(product.vfiohost, "bind", "03:00.0", worker="victim")
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     while driver(lab, A10) == "nouveau":  # the unbind has begun when the link is gone
         assert time.monotonic() < deadline
     lab.kill("victim")
     with pytest.raises(GuestError, match="status -9"):
         bind.result()
     parameter(lab, "nouveau", "remove_ms", "0")
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     bind_other = ("bind", OTHER_A10, "--timeout", "0.1")
     while (done := lab.call(product.vfiohost, *bind_other))["status"] == 8:
         assert "a helper process of it still waits in the kernel" in done["stderr"]
