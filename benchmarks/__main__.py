@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
         default=[64, 1_000, 10_000],
         help="sizes of the hosts (default 64 1000 10000)",
     )
-    parser.add_argument("--rounds", type=int, help="runs of each thing (default 15, in the lab 3)")
+    parser.add_argument("--rounds", type=int, help="runs of each thing (default 15, in the lab 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bars and times there")
     parser.add_argument("--page", type=Path, metavar="DIR", help="write benchmarks.md there")
     parser.add_argument(
@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
     if len(set(options.functions)) == 1:
         parser.error("two sizes at least are compared")
     options.parts = options.parts or list(there)
-    options.rounds = options.rounds or (3 if options.lab else 15)
+    options.rounds = options.rounds or (1 if options.lab else 15)
     return options
 
 

@@ -1,7 +1,7 @@
 """What is measured on a real kernel: in a machine of the lab, whose cards are made of memory.
 
-Called in the guest; arguments and results are what JSON carries. Processors are emulated there, so
-only ratios and counts say something, and a second of Python takes ten.
+Called in the guest; arguments and results are what JSON carries. Its clock counts instructions (see
+:mod:`benchmarks.lab`): what is timed is how many there are, and the waits.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ def measure(part: str, floor: str, rounds: int) -> dict[str, Any]:
     FOLDER.mkdir(exist_ok=True)
     bench = Bench(FOLDER, Path(floor), rounds)
     return {"bars": list(PARTS[part](bench)), "seconds": bench.times}
+
+
+def set_up() -> None:
+    """Load what the parts need, and NVIDIA's stand-in."""
+    guest.load("vfio_pci")
+    guest.load("synthgpu")
+    guest.load("nvidia", "sriov=1")
 
 
 def scan(bench: Bench) -> Iterator[Bar]:
@@ -127,7 +134,6 @@ def _load_anew(*options: str) -> None:
 
 def _with_vfs(number: int) -> int:
     """Let each A10 have so many virtual functions; the number of all functions."""
-    guest.load("nvidia", "sriov=1")
     for card in A10S:
         file = f"{state.DEVICES}/{card}/sriov_numvfs"
         if int(guest.read(file)) != number:

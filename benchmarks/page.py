@@ -51,7 +51,9 @@ def write_page(folder: Path, bars: Sequence[Bar], facts: dict[str, str], rounds:
         for bar in bars
     ]
     table = ["| part | what | measured | at most | |", "|---|---|---:|---:|---|", *rows]
-    _put(folder, (_BEGIN, _END), [*table, "", _circumstances(facts, rounds)])
+    _put(
+        folder, (_BEGIN, _END), [*table, "", f"Medians of {rounds} runs by turns: {_told(facts)}."]
+    )
     (folder / "benchmarks.svg").write_text(picture([b for b in bars if b.most]))
 
 
@@ -59,7 +61,8 @@ def write_lab_page(folder: Path, bars: Sequence[Bar], facts: dict[str, str], rou
     """Write the lab's table of ``benchmarks.md`` anew, between its marks: without a verdict."""
     rows = [f"| {bar.part} | {bar.what} | {_value(bar)} | {_most(bar) or '-'} |" for bar in bars]
     table = ["| part | what | measured | asked elsewhere |", "|---|---|---:|---:|", *rows]
-    _put(folder, (_LAB_BEGIN, _LAB_END), [*table, "", _circumstances(facts, rounds)])
+    runs = f"Runs of each, after one to warm up: {rounds}; {_told(facts)}."
+    _put(folder, (_LAB_BEGIN, _LAB_END), [*table, "", runs])
 
 
 def _put(folder: Path, marks: tuple[str, str], lines: Sequence[str]) -> None:
@@ -71,9 +74,8 @@ def _put(folder: Path, marks: tuple[str, str], lines: Sequence[str]) -> None:
     page.write_text("\n".join([f"{before}{begin}", *lines, f"{end}{after}"]))
 
 
-def _circumstances(facts: dict[str, str], rounds: int) -> str:
-    told = "; ".join(f"{name} {text}" for name, text in facts.items() if text)
-    return f"Medians of {rounds} runs by turns: {told}."
+def _told(facts: dict[str, str]) -> str:
+    return "; ".join(f"{name} {text}" for name, text in facts.items() if text)
 
 
 def picture(bars: Sequence[Bar]) -> str:

@@ -109,7 +109,7 @@ def test_what_the_lab_has_measured_is_a_table_of_its_own_without_a_verdict(tmp_p
         assert text.count("| scan | a & b | 1.23 | 1.5 |\n") == 1
         assert "| memory | c | 50.0 MB | 40 MB |\n| udev | d | 0.50 | - |\n" in text
         assert "15 runs by turns: kernel 6.18." in text
-        assert "3 runs by turns: kernel 6.12 under TCG." in text
+        assert "to warm up: 3; kernel 6.12 under TCG." in text
         assert text.count("<!-- in the lab: ") == 2
         assert text.endswith((ROOT / "docs/benchmarks.md").read_text().rpartition("end -->")[2])
 
