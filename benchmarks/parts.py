@@ -202,7 +202,7 @@ def memory(bench: TreeBench) -> Iterator[Bar]:
 def commands(bench: TreeBench) -> Iterator[Bar]:
     """Whole processes on the same ``/sys``: ours beside the tools that are there."""
     with mounted(host(bench, bench.small)):
-        yield from lists(bench, bench.small)
+        yield from lists(bench, bench.small, bench.rounds)
     runs = {
         "vfiohost list --json": bench.vfiohost("list", "--json"),
         "vfiohost mdev types": bench.vfiohost("mdev", "types"),
@@ -212,12 +212,12 @@ def commands(bench: TreeBench) -> Iterator[Bar]:
         yield from _beside(bench, runs, peers, bench.large, max(1, bench.rounds // 3))
 
 
-def lists(bench: Bench, count: int) -> Iterator[Bar]:
+def lists(bench: Bench, count: int, rounds: int) -> Iterator[Bar]:
     """``vfiohost list`` of a few functions, most of which is its start."""
     start = bench.python("-c", _START.partition("'")[2].rstrip("'"))
     runs = {_START: start, "vfiohost list": bench.vfiohost("list")}
     peers = (("driverctl", "list-devices"), ("dpdk-devbind.py", "--status"))
-    yield from _beside(bench, runs, peers, count, bench.rounds)
+    yield from _beside(bench, runs, peers, count, rounds)
 
 
 def _beside(
