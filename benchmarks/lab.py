@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class LabBench:
         self._rounds = rounds
 
     def measure(self, names: Sequence[str]) -> Iterator[Bar]:
-        """Measure parts, by their names, in one machine.
+        """Measure parts, by their names: those that follow each other in one machine, if they can.
 
         Raises:
             LabError: the machine or what runs in it has failed.
@@ -55,11 +56,12 @@ class LabBench:
         # The guest has the host's files, as they were when it booted.
         with tempfile.TemporaryDirectory(prefix="vfiohost-benchmarks-") as folder:
             floor = build_floor(Path(folder))
-            with Machine(self._image, _options, boot_seconds=PATIENCE) as machine:
-                self.kernel = f"{machine.release} under TCG, 2 CPUs ({version_of_qemu()})"
-                machine.call(lab_parts.set_up, within=PATIENCE)
-                for name in names:
-                    yield from self._taken(machine, name, floor)
+            for cards, group in groupby(names, lab_parts.machine_of):
+                with Machine(self._image, _options, boot_seconds=PATIENCE) as machine:
+                    self.kernel = f"{machine.release} under TCG, 2 CPUs ({version_of_qemu()})"
+                    machine.call(lab_parts.set_up, *cards, within=PATIENCE)
+                    for name in group:
+                        yield from self._taken(machine, name, floor)
 
     def _taken(self, machine: Machine, name: str, floor: Path) -> Iterator[Bar]:
         words = (name, str(floor), self._rounds)

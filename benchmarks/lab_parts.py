@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,13 @@ from tests.kernel.lab.layout import A10S
 from vfiohost import Host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
 FOLDER = Path("/run/vfiohost-benchmarks")
 LOOPS = 20
 """How often a process scans this machine."""
 VFS = 32
 """Of each A10, with NVIDIA's stand-in as their driver, and so parents of mediated devices."""
-GPUS = 8
 T4_IDS = "10de:1eb8"
 RELEASE_MS = 1000
 """How long nouveau's stand-in takes to let go of a GPU, in :func:`together`."""
@@ -49,11 +47,11 @@ def measure(part: str, floor: str, rounds: int) -> dict[str, Any]:
     return {"bars": list(PARTS[part](bench)), "seconds": bench.times}
 
 
-def set_up() -> None:
-    """Load what the parts need, and NVIDIA's stand-in."""
+def set_up(cards: str, driver: str) -> None:
+    """Plug cards into the empty ports, and load the stand-in for a driver."""
     guest.load("vfio_pci")
-    guest.load("synthgpu")
-    guest.load("nvidia", "sriov=1")
+    guest.load("synthgpu", f"plug={cards}")
+    guest.load(driver)
 
 
 def scan(bench: Bench) -> Iterator[Bar]:
@@ -88,7 +86,7 @@ def udev(bench: Bench) -> Iterator[Bar]:
 
 def together(bench: Bench) -> Iterator[Bar]:
     """One plan for GPUs whose driver takes its time to let go of each, or does so at once."""
-    with _plugged(["t4"] * GPUS), Host() as host:
+    with Host() as host:
         gpus = [str(device.address) for device in host.select(T4_IDS)]
 
         def bind(release_ms: int) -> float:
@@ -105,33 +103,10 @@ def together(bench: Bench) -> Iterator[Bar]:
 
         what = f"to bind {len(gpus)} GPUs whose driver takes {RELEASE_MS} ms to let go of each"
         at_once = f"to bind {len(gpus)} GPUs whose driver lets go at once"
-        runs = {what: lambda: bind(RELEASE_MS), at_once: lambda: bind(0)}
-        medians = bench.by_turns(runs)
+        medians = bench.by_turns({what: lambda: bind(RELEASE_MS), at_once: lambda: bind(0)})
     yield Bar("together", what, medians[what], 1.6, "s")
-    yield Bar(
-        "together", "of these, that it takes its time", medians[what] - medians[at_once], None, "s"
-    )
-
-
-@contextmanager
-def _plugged(cards: Sequence[str]) -> Iterator[None]:
-    """Have these cards in place of the usual ones, and the stand-in for nouveau as their driver."""
-    _with_vfs(0)
-    _unload("nvidia", "synthgpu")
-    guest.load("synthgpu", f"plug={','.join(cards)}")
-    guest.load("nouveau")
-    try:
-        yield
-    finally:
-        guest.store(_RELEASE, "0")
-        _unload("nouveau", "synthgpu")
-        set_up()
-
-
-def _unload(*modules: str) -> None:
-    done = guest.run(["modprobe", "-r", *modules])
-    if done["status"] != 0:
-        raise RuntimeError(done["stderr"])
+    wait = medians[what] - medians[at_once]
+    yield Bar("together", "of these, that it takes its time", wait, unit="s")
 
 
 def _with_vfs(number: int) -> int:
@@ -139,6 +114,7 @@ def _with_vfs(number: int) -> int:
     for card in A10S:
         file = f"{state.DEVICES}/{card}/sriov_numvfs"
         if int(guest.read(file)) != number:
+            guest.store("/sys/module/nvidia/parameters/sriov", "1")
             failed = guest.store(file, str(number))
             if failed is not None:
                 raise OSError(failed[1], os.strerror(int(failed[1])), file)
@@ -149,3 +125,10 @@ PARTS: Mapping[str, Callable[[Bench], Iterator[Bar]]] = {
     part.__name__: part for part in (scan, calls, commands, udev, together)
 }
 """All parts, by name."""
+
+
+def machine_of(part: str) -> tuple[str, str]:
+    """The cards of the machine that a part is measured in, and the module of their driver."""
+    if part == together.__name__:
+        return ",".join(["t4"] * 8), "nouveau"
+    return "a10,a10,rtx3090,rtx2080,t4,l40s", "nvidia"
