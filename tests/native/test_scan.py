@@ -259,6 +259,23 @@ def test_what_goes_wrong_in_the_other_thread_is_told(
     assert len(snapshot.devices) == 600  # the first thread has read them all
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_the_other_thread_could_not_keep_is_missed(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = native._batches
+
+    def batches(*given: int) -> Iterator[tuple[int, bytes, bytes]]:
+        if threading.current_thread() is not threading.main_thread():
+            raise MemoryError
+        yield from read(*given)
+
+    hosts.make(memory, 600)
+    monkeypatch.setattr(native, "_batches", batches)
+    with Sysfs(memory) as sysfs, pytest.raises(MemoryError):
+        scan(sysfs)
+
+
 def hosts_by_address(count: int) -> list[hosts.Function]:
     made = [function for function, _ in zip(hosts.functions(), range(count), strict=False)]
     return sorted(made, key=lambda f: PciAddress.parse(f.address))

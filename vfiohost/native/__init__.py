@@ -192,6 +192,8 @@ def _all_batches(rootfd: int, devicesfd: int, bits: int) -> list[_Batch]:
         found = [first, *mine]
     finally:
         helper.join()
+    if not others or others[-1][0] > 0:
+        raise MemoryError("The thread that read a part of the functions had too little memory.")
     return found + others
 
 
