@@ -247,7 +247,7 @@ class PciDevice:
 
     @property
     def blocks_group(self) -> bool:
-        """Its driver keeps its IOMMU group from a VFIO user: see :attr:`IommuGroup.blockers`."""
+        """Whether its driver keeps its group from a VFIO user (:attr:`IommuGroup.blockers`)."""
         driver = self.driver
         return isinstance(driver, str) and not is_dma_managed(driver) and not self.brings_vfio
 
