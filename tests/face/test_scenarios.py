@@ -56,9 +56,9 @@ def _run_all(run: Runner, root: Path, lines: Sequence[str]) -> Ran:
 
 
 def asked(root: Path) -> list[tuple[str, str]]:
-    """What the kernel was asked for, without random UUIDs."""
+    """What the kernel was asked for, without random UUIDs; side by side there is no one order."""
     answers = testing.SimulatedKernel(root).answers
-    return [(a.verb, steady(f"{a.path} {a.value}", None)) for a in answers]
+    return sorted((a.verb, steady(f"{a.path} {a.value}", None)) for a in answers)
 
 
 GOLDEN_RUNS = [
