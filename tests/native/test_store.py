@@ -103,6 +103,14 @@ def targets_of(pid: int) -> list[str]:
         return []
 
 
+def waits_in(pid: int, function: str) -> bool:
+    """Whether a process waits in a function of the kernel."""
+    try:
+        return function in Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
@@ -380,13 +388,14 @@ def test_nobody_is_asked_whether_to_give_up_what_does_not_wait(
     bounded(root, "attribute", give_up=lambda _began: 1 // 0 == 0)
 
 
-def test_a_helper_that_is_killed_is_an_error(root: int, tmp_path: Path, full: Pipe) -> None:
+@pytest.mark.usefixtures("full")
+def test_a_helper_that_is_killed_while_it_stores_is_an_error(root: int) -> None:
     before = set(children(os.getpid()))
 
     def kill() -> None:
         until(lambda: bool(set(children(os.getpid())) - before))
         (helper,) = set(children(os.getpid())) - before
-        until(lambda: has_opened(helper, tmp_path / "full"))
+        until(lambda: waits_in(helper, "pipe_write"))
         os.kill(helper, signal.SIGKILL)
 
     with ThreadPoolExecutor(1) as pool:
@@ -395,6 +404,41 @@ def test_a_helper_that_is_killed_is_an_error(root: int, tmp_path: Path, full: Pi
             bounded(root, "full", timeout=60)
         killing.result()
     assert (caught.value.op, caught.value.errno) == ("write", errno.EINTR)
+
+
+@pytest.mark.usefixtures("full")
+def test_a_helper_that_is_killed_before_it_stores_is_an_error(
+    root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = helpers.Helper.ask
+
+    def killed(helper: helpers.Helper, *words: Any) -> int:
+        os.kill(helper.pid, signal.SIGSTOP)
+        asked = ask(helper, *words)
+        os.kill(helper.pid, signal.SIGKILL)
+        return asked
+
+    monkeypatch.setattr(helpers.Helper, "ask", killed)
+    with pytest.raises(KernelError) as caught:
+        bounded(root, "full", timeout=60)
+    assert (caught.value.op, caught.value.errno) == ("write", errno.EINTR)
+
+
+@pytest.mark.usefixtures("full")
+def test_a_helper_that_is_killed_before_it_is_asked_is_an_error(
+    root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = helpers.Helper.ask
+
+    def killed(helper: helpers.Helper, *words: Any) -> int:
+        os.kill(helper.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)
+        return ask(helper, *words)
+
+    monkeypatch.setattr(helpers.Helper, "ask", killed)
+    with pytest.raises(KernelError) as caught:
+        bounded(root, "full", timeout=60)
+    assert (caught.value.op, caught.value.errno) == ("open", errno.EINTR)
 
 
 def test_threads_store_side_by_side(root: int, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ class Helper:
 
     Attributes:
         pid: its number.
-        fd: the socket on which it is asked and answers.
-        owner: the process that it serves; a fork of that has the socket, too, and must not use it.
+        fd: the socket on which it is asked and answers. A fork of this process has it, too, and
+            must not use it.
     """
 
     def __init__(self, *, fallback: bool) -> None:
@@ -61,13 +61,20 @@ class Helper:
         if self.pid < 0:
             raise OSError(-self.pid, os.strerror(-self.pid))
         self.fd: int = socket[0]
-        self.owner = os.getpid()
+        self._owner = os.getpid()
 
     def ask(self, request: tuple[int, ...], body: bytes, rootfd: int, keep_fd: int = -1) -> int:
         """Ask it for something: 0, or a negative errno when it was not asked."""
         packed = ffi.from_buffer("struct vh_request *", _REQUEST.pack(*request))
         result: int = lib.vh_helper_ask(self.fd, packed, body, len(body), rootfd, keep_fd)
         return result
+
+    def answer(self) -> bytes:
+        """Read one of its answers, as a message; nothing when it is gone."""
+        try:
+            return os.read(self.fd, _MESSAGE)
+        except ConnectionResetError:
+            return b""  # it was killed before it had read what it was asked (net/unix/af_unix.c)
 
     def close(self, *, ended: bool) -> None:
         """Ask it for nothing more.
@@ -76,7 +83,13 @@ class Helper:
             ended: it has nothing to do, and so ends at once; else it is collected later.
         """
         os.close(self.fd)
-        _reap(self.pid, wait=ended)
+        if self.is_ours:
+            _reap(self.pid, wait=ended)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it serves this process, and not the one that this is a fork of."""
+        return self._owner == os.getpid()
 
 
 class Helpers:
@@ -98,7 +111,7 @@ class Helpers:
         finally:
             self._keepers -= 1
             while not self._keepers and self._idle:
-                self._close(self._idle.pop())
+                self._idle.pop().close(ended=True)
 
     def ask(
         self,
@@ -119,8 +132,8 @@ class Helpers:
                 helper, is_new = self._idle.pop(), False
             except IndexError:
                 helper, is_new = Helper(fallback=fallback), True
-            if helper.owner != os.getpid():
-                os.close(helper.fd)
+            if not helper.is_ours:
+                helper.close(ended=False)
                 continue
             result = helper.ask(request, body, rootfd, keep_fd)
             if result == 0:
@@ -137,13 +150,7 @@ class Helpers:
         if self._keepers:
             self._idle.append(helper)
         else:
-            self._close(helper)
-
-    def _close(self, helper: Helper) -> None:
-        if helper.owner == os.getpid():
             helper.close(ended=True)
-        else:
-            os.close(helper.fd)
 
 
 def store_bounded(
@@ -197,7 +204,7 @@ def store_bounded(
     except OSError as error:
         raise KernelError("open", error.errno or 0, shown, text(data)) from error
     try:
-        answer = _receive(helper.fd, began, timeout, give_up)
+        answer = _receive(helper, began, timeout, give_up)
     except BaseException as interruption:
         # A signal handler raised. The store goes on, and somebody has to know in which process.
         helper.close(ended=False)
@@ -301,7 +308,7 @@ class _Reading:
     def _feed(self, fd: int) -> None:
         """Take in one answer."""
         reader = self._readers[fd]
-        message = os.read(fd, _MESSAGE)
+        message = reader.helper.answer()
         if message:
             index, result, _ = _ANSWER.unpack_from(message)
             reader.next = reader.first + index
@@ -329,15 +336,15 @@ class _Reader:
         self.last = last
 
 
-def _receive(fd: int, began: float, timeout: float, give_up: GiveUp) -> bytes | None:
+def _receive(helper: Helper, began: float, timeout: float, give_up: GiveUp) -> bytes | None:
     """A helper's answer; nothing when the helper is gone, ``None`` when time is up."""
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
+    poll.register(helper.fd, select.POLLIN)
     # poll() runs signal handlers and goes on waiting; one that raises ends the wait (PEP 475).
     while not poll.poll(_milliseconds(min(left := began + timeout - time.monotonic(), TICK))):
         if left <= TICK or give_up(began):
             return None
-    return os.read(fd, _MESSAGE)
+    return helper.answer()
 
 
 def _reap(pid: int, *, wait: bool) -> None:
