@@ -170,6 +170,7 @@ class SimulatedKernel:
         self.give_up: GiveUp = never
         self._callbacks: list[Callable[[str, str], object]] = []
         self._telling = threading.RLock()
+        self._is_telling = False
         with self._simulation.session() as machine:  # finishes what a killed caller has begun
             boot(machine)
 
@@ -547,14 +548,17 @@ class SimulatedKernel:
                     pending.abandoned = pending.abandoned or pending.number == number
 
     def _tell(self, verb: Verb, path: str, value: str) -> None:
-        if verb == "store":
-            with self._telling:
-                callbacks, self._callbacks = self._callbacks, []
-                try:
-                    for callback in callbacks:
-                        callback(path, value)
-                finally:
-                    self._callbacks = callbacks + self._callbacks
+        if verb != "store" or not self._callbacks:
+            return
+        with self._telling:
+            if self._is_telling:
+                return  # a store of a callback's own
+            self._is_telling = True
+            try:
+                for callback in tuple(self._callbacks):
+                    callback(path, value)
+            finally:
+                self._is_telling = False
 
     def _inject(self, fault: Fault) -> None:
         with self._simulation.session() as machine:
