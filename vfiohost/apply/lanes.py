@@ -14,6 +14,8 @@ import re
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import KernelError
+from vfiohost.nodes import MDEVS
+from vfiohost.plan.changes import DEVICES
 from vfiohost.plan.types import ChangeNodes, SetNodes, WriteAttr
 
 if TYPE_CHECKING:
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Step
     from vfiohost.sysfs import Sysfs
 
-DEVICES = "sys/bus/pci/devices"
-
-_MDEVS = "sys/bus/mdev/devices"
 # What stores name: PCI addresses, the UUIDs of mediated devices, and their parents.
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -114,8 +113,8 @@ def lanes(
         return thing
 
     asked: set[str] = set()
-    for index in stage:
-        things = named(steps[index])
+    things_of = {index: named(steps[index]) for index in stage}
+    for things in things_of.values():
         if len(things) > 1:  # a mediated device that is to come, and its parent: it has no other
             asked |= set(filter(_UUID.fullmatch, things))
         for thing in things:
@@ -124,8 +123,8 @@ def lanes(
                 leader[find(other)] = find(thing)
         asked |= things
     found: dict[str, list[int]] = {}
-    for index in stage:
-        found.setdefault(find(min(named(steps[index]))), []).append(index)
+    for index, things in things_of.items():
+        found.setdefault(find(min(things)), []).append(index)
     return list(found.values())
 
 
@@ -147,7 +146,7 @@ def related(sysfs: Sysfs, thing: str) -> Iterator[str]:
         yield from cards(sysfs, {thing})
     elif _UUID.fullmatch(thing):
         try:
-            yield sysfs.readlink(f"{_MDEVS}/{thing}").split("/")[-2]
+            yield sysfs.readlink(f"{MDEVS}/{thing}").split("/")[-2]
         except KernelError as error:
             if error.errno != errno.ENOENT:  # else its step names the parent on which it is to come
                 yield _NO_PARENT

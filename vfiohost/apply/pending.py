@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.apply.lanes import ADDRESS, DEVICES
+from vfiohost.apply.lanes import ADDRESS
 from vfiohost.errors import KernelError, PendingError
 from vfiohost.holders import find_processes
 from vfiohost.model import Unavailable
+from vfiohost.plan.changes import DEVICES
 from vfiohost.plan.types import WriteAttr
 
 if TYPE_CHECKING:

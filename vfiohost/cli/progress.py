@@ -80,17 +80,17 @@ class Waits:
             began: the ``time.monotonic()`` at which it began.
         """
         now = time.monotonic()
-        if not self._wanted or now - began < PATIENCE:
+        if not self._wanted or not self._begun or now - began < PATIENCE:
             return
         # It began right after it was announced, and those before it have come back.
         while len(self._begun) > 1 and self._begun[1].announced <= began:
             del self._begun[0]
-        for wait in self._begun[:1]:
-            if wait.step is not None and now - wait.looked > _LOOK_EVERY:
-                wait.known, wait.looked = self._users(wait.step), now
-            # What changes comes first: a terminal may be too narrow for all of it.
-            by = f", in use by {', '.join(wait.known)}" if wait.known else ""
-            self._show(f"vfiohost: waiting {now - began:.0f} s, {wait.where}{by}: {wait.what}")
+        wait = self._begun[0]
+        if wait.step is not None and now - wait.looked > _LOOK_EVERY:
+            wait.known, wait.looked = self._users(wait.step), now
+        # What changes comes first: a terminal may be too narrow for all of it.
+        by = f", in use by {', '.join(wait.known)}" if wait.known else ""
+        self._show(f"vfiohost: waiting {now - began:.0f} s, {wait.where}{by}: {wait.what}")
 
     def clear(self) -> None:
         """Take the line away."""
