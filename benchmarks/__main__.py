@@ -4,6 +4,7 @@
     python -m benchmarks scan calls             some parts
     python -m benchmarks --json FILE            every time that was taken, too
     python -m benchmarks --page docs            write docs/benchmarks.md and its picture
+    python -m benchmarks --modules 6.12         with that kernel's modules, where this one has none
     python -m benchmarks --lab 6.12             on the sysfs of a real kernel (tests/kernel)
 
 The floor is the least that a C program does for the same fields (floor.c). Everything is compared
@@ -20,17 +21,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import lab_parts
 from benchmarks.lab import LabBench
 from benchmarks.measure import TreeBench, build_floor
+from benchmarks.modules import has_modules, modules_of
 from benchmarks.page import bar_line, machine, write_lab_page, write_page
 from benchmarks.parts import PARTS
 from tests.kernel.lab.errors import LabError
-from tests.kernel.lab.flavours import FLAVOURS
+from tests.kernel.lab.flavours import DEBIAN, FLAVOURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,7 +66,10 @@ def hosts_on_tmpfs(folder: str) -> Iterator[Path]:
 def main() -> None:
     """Measure what the command line names."""
     options = _options()
-    (_measure_in_lab if options.lab else _measure_trees)(options)
+    try:
+        (_measure_in_lab if options.lab else _measure_trees)(options)
+    except LabError as error:
+        sys.exit(str(error))
 
 
 def _options() -> argparse.Namespace:
@@ -87,6 +92,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bars and times there")
     parser.add_argument("--page", type=Path, metavar="DIR", help="write benchmarks.md there")
     parser.add_argument(
+        "--modules",
+        choices=DEBIAN,
+        metavar="KERNEL",
+        help="let a kernel that has no modules have those of another: 6.12, 6.1",
+    )
+    parser.add_argument(
         "--lab", choices=FLAVOURS, metavar="KERNEL", help="in a machine of the lab: 6.12, 6.1, …"
     )
     options = parser.parse_args()
@@ -105,14 +116,20 @@ def _measure_trees(options: argparse.Namespace) -> None:
     """Measure on generated hosts, and judge."""
     enter_namespace()
     bars = []
-    with tempfile.TemporaryDirectory() as folder, hosts_on_tmpfs(f"{folder}/hosts") as hosts:
+    borrowed = None if has_modules() else options.modules
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        hosts_on_tmpfs(f"{folder}/hosts") as hosts,
+        modules_of(borrowed, Path(folder, "modules")) if borrowed else nullcontext(),
+    ):
         floor = build_floor(Path(folder))
         bench = TreeBench(Path(folder), floor, options.rounds, hosts=hosts, sizes=options.functions)
         for name in options.parts:
             for bar in PARTS[name](bench):
                 print(bar_line(bar), flush=True)  # noqa: T201 - this is what the command is for
                 bars.append(bar)
-    facts = machine()
+    kernel = borrowed or (os.uname().release if has_modules() else "no kernel")
+    facts = machine() | {"modules of": kernel}
     _write_json(options, facts, [{**b._asdict(), "met": b.is_met} for b in bars], bench.times)
     if options.page:
         write_page(options.page, bars, facts, options.rounds)
@@ -121,13 +138,10 @@ def _measure_trees(options: argparse.Namespace) -> None:
 def _measure_in_lab(options: argparse.Namespace) -> None:
     """Measure on a real kernel, and show it: what is emulated is not judged."""
     bars: list[Bar] = []
-    try:
-        bench = LabBench(options.lab, options.rounds)
-        for bar in bench.measure(options.parts):
-            print(bar_line(bar, is_judged=False), flush=True)  # noqa: T201 - as above
-            bars.append(bar)
-    except LabError as error:
-        sys.exit(str(error))
+    bench = LabBench(options.lab, options.rounds)
+    for bar in bench.measure(options.parts):
+        print(bar_line(bar, is_judged=False), flush=True)  # noqa: T201 - as above
+        bars.append(bar)
     facts = machine() | {"kernel": bench.kernel}
     _write_json(options, facts, [bar._asdict() for bar in bars], bench.times)
     if options.page:

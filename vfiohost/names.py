@@ -8,12 +8,15 @@ not in the file are those of lspci (pciutils, ``lib/names.c``).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from vfiohost.model import PciDevice
+
+    _Look = TypeVar("_Look", bound=Callable[..., str | None])
 
 WELL_KNOWN_PATHS = (
     "usr/share/misc/pci.ids",
@@ -40,6 +43,19 @@ class DeviceNames(NamedTuple):
     subsystem: str | None
 
 
+def _remembered(look: _Look) -> _Look:
+    """A lookup that looks but once for the same numbers."""
+    kind: str = look.__name__
+
+    def found(self: PciNames, *numbers: int) -> str | None:
+        key: tuple[str | int, ...] = (kind, *numbers)
+        if key not in self._found:
+            self._found[key] = look(self, *numbers)
+        return self._found[key]
+
+    return cast("_Look", found)
+
+
 class PciNames:
     """The names of ``pci.ids``, found as they are asked for.
 
@@ -52,7 +68,7 @@ class PciNames:
         self._content = content
         self._blocks: dict[str, bytes] = {}
         self._of: dict[tuple[int | None, ...], DeviceNames] = {}
-        self._found: dict[tuple[str, ...], str | None] = {}
+        self._found: dict[tuple[str | int, ...], str | None] = {}
 
     @classmethod
     def from_text(cls, text: str) -> PciNames:
@@ -172,9 +188,11 @@ class PciNames:
 
     # The lookups below give None for what the file does not have.
 
+    @_remembered
     def _vendor(self, vendor_id: int) -> str | None:
         return self._heading(f"{vendor_id:04x}")
 
+    @_remembered
     def _device(self, vendor_id: int, device_id: int) -> str | None:
         return self._line(f"{vendor_id:04x}", f"\t{device_id:04x}  ")
 
@@ -186,28 +204,27 @@ class PciNames:
             known = self._device(vendor_id, device_id)
         return known
 
+    @_remembered
     def _subsystem(
         self, vendor_id: int, device_id: int, subvendor_id: int, subdevice_id: int
     ) -> str | None:
-        def find() -> str | None:
-            block = self._block(f"{vendor_id:04x}")
-            inner = _cut(block, f"\t{device_id:04x}  ", _INNER_BLOCK_END)
-            return _after(inner, f"\t\t{subvendor_id:04x} {subdevice_id:04x}  ")
+        block = self._block(f"{vendor_id:04x}")
+        inner = _cut(block, f"\t{device_id:04x}  ", _INNER_BLOCK_END)
+        return _after(inner, f"\t\t{subvendor_id:04x} {subdevice_id:04x}  ")
 
-        key = tuple(f"{i:04x}" for i in (vendor_id, device_id, subvendor_id, subdevice_id))
-        return self._once(key, find)
-
+    @_remembered
     def _class_base(self, base: int) -> str | None:
         return self._heading(f"C {base:02x}")
 
+    @_remembered
     def _class(self, base: int, sub: int) -> str | None:
         return self._line(f"C {base:02x}", f"\t{sub:02x}  ")
 
     def _heading(self, head: str) -> str | None:
-        return self._once((head,), lambda: _after(self._block(head), f"{head}  "))
+        return _after(self._block(head), f"{head}  ")
 
     def _line(self, head: str, start: str) -> str | None:
-        return self._once((head, start), lambda: _after(self._block(head), start))
+        return _after(self._block(head), start)
 
     def _block(self, head: str) -> bytes:
         """The line of a vendor or class, and the indented lines below it."""
@@ -215,11 +232,6 @@ class PciNames:
         if block is None:
             block = self._blocks[head] = _cut(self._content, f"{head}  ", _BLOCK_END)
         return block
-
-    def _once(self, key: tuple[str, ...], find: Callable[[], str | None]) -> str | None:
-        if key not in self._found:
-            self._found[key] = find()
-        return self._found[key]
 
 
 # The buffers that lspci gives to a name (lspci.c:show_terse), in bytes with the final NUL.

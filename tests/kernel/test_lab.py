@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +15,6 @@ from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds
 from tests.kernel.scenario import Action, Answers, Do, Link, Listed, Step, Store, Text
 from tests.kernel.scenario import run as run_scenario
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Dummy:
@@ -124,3 +123,24 @@ def test_failed_program_shows_what_it_said() -> None:
         run("sh", "-c", "echo out; echo err >&2; exit 3")
     assert succeeds("true")
     assert not succeeds("false")
+
+
+_BORROWING = """
+import subprocess, sys
+from pathlib import Path
+from benchmarks.modules import has_modules, modules_of
+with modules_of("6.12", Path(sys.argv[1])):
+    assert has_modules()
+    subprocess.run(["modprobe", "--show-depends", "vfio-pci"], check=True)
+"""
+
+
+@pytest.mark.with_kernels
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts over /lib/modules")
+def test_a_benchmark_has_the_modules_of_a_kernel_and_leaves_none(tmp_path: Path) -> None:
+    before = sorted(Path("/lib").glob("modules/*"))
+    python = (sys.executable, "-P", "-c", _BORROWING, str(tmp_path / "modules"))
+    checkout = Path(__file__).parents[2]
+    told = run("unshare", "--mount", *python, cwd=checkout).splitlines()
+    assert told[-1].startswith(f"insmod /lib/modules/{os.uname().release}/kernel/drivers/vfio/")
+    assert sorted(Path("/lib").glob("modules/*")) == before

@@ -11,7 +11,10 @@ from tests.kernel.lab.images import Image, prepare_image
 from tests.kernel.lab.kernels import prepare_debian
 from tests.kernel.lab.packages import Apt
 
-FLAVOURS = ("6.12", "6.1", "iommufd")
+DEBIAN = ("6.12", "6.1")
+"""Those that Debian has built."""
+
+FLAVOURS = (*DEBIAN, "iommufd")
 
 
 def prepare(flavour: str) -> Image:
