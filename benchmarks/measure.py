@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TREE = Path(vfiohost.__file__).resolve().parent.parent
 """Where the package lies that is measured: the one that is imported here."""
 
-COMMAND = ("-c", "import sys; from vfiohost.cli import main; sys.exit(main())")
+COMMAND = ("-c", "from vfiohost.cli import command; command()")
 """What the installed command ``vfiohost`` does."""
 
 _MEMORY = ("brk", "mmap", "mremap", "munmap")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from vfiohost.cli import command
 
-from vfiohost.cli import main
-
-sys.exit(main())
+command()

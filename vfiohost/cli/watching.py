@@ -37,7 +37,7 @@ def watch(session: Session) -> None:
         with suppress(OSError, AttributeError):  # no real file, or closed
             watcher.stop_without(sys.stdout.fileno())
         _begin(session, watcher.snapshot)
-        gc.enable()  # see vfiohost.cli.main: this may go on for days
+        gc.enable()  # see vfiohost.cli.command: this may go on for days
         began = time.monotonic()
         told = _tell(session, watcher, count, seconds)
     is_over = seconds is not None and time.monotonic() - began >= seconds
