@@ -11,6 +11,7 @@ import attrs
 from tests.kernel.lab.errors import LabUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.kernel.lab.cache import Cache
@@ -66,13 +67,13 @@ def prepare_debian(cache: Cache, apt: Apt, series: str) -> Kernel:
     )
 
 
-def extract_source(unpacked: Path, target: Path, prefix: str = "") -> None:
-    """Extract the files below ``prefix`` from an unpacked source package to ``target``."""
+def extract_source(unpacked: Path, target: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Extract those files of an unpacked source package that are wanted, by their paths in it."""
     (archive,) = (unpacked / "usr" / "src").glob("linux-source-*.tar.xz")
     with tarfile.open(archive) as tar:
         for member in tar:
             _top, _, inside = member.name.partition("/")
-            if inside.startswith(prefix) and inside:
+            if inside and is_wanted(inside):
                 member.name = inside
                 tar.extract(member, target, filter="tar")
 
@@ -125,7 +126,7 @@ def _prepare_samples(cache: Cache, apt: Apt, source: Package) -> Path:
 
     def build(folder: Path) -> None:
         apt.unpack(source, folder)
-        extract_source(folder, folder, "samples/vfio-mdev/")
+        extract_source(folder, folder, lambda path: path.startswith("samples/vfio-mdev/"))
         shutil.rmtree(folder / "usr")
 
     return cache.entry(f"samples_{source}", build) / "samples" / "vfio-mdev"
