@@ -159,11 +159,11 @@ class ModuleIndex:
 
     Attributes:
         aliases: the text of ``modules.alias``.
-        names: all modules, loadable and built in, with underscores.
+        listing: the lines of ``modules.dep`` and ``modules.builtin``.
     """
 
     aliases: str = attrs.field(repr=False)
-    names: frozenset[str] = attrs.field(repr=False)
+    listing: str = attrs.field(repr=False)
 
     @classmethod
     def from_texts(cls, aliases: str, names: Iterable[str]) -> ModuleIndex:
@@ -171,10 +171,16 @@ class ModuleIndex:
 
         Args:
             aliases: the text of ``modules.alias``, ``""`` where there is none.
-            names: modules, as names (``vfio_pci``, ``vfio-pci``) or as the paths that
-                ``modules.dep`` and ``modules.builtin`` have (``kernel/…/vfio-pci.ko.xz``).
+            names: modules, as names (``vfio_pci``, ``vfio-pci``) or as the lines that
+                ``modules.dep`` and ``modules.builtin`` have (``kernel/…/vfio-pci.ko.xz: …``).
         """
-        return cls(aliases, frozenset(module_name(n) for n in names))
+        return cls(aliases, "\n".join(names))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All modules, loadable and built in, with underscores."""
+        files = (line.partition(":")[0].strip() for line in self.listing.splitlines())
+        return frozenset(module_name(file) for file in files if file)
 
     def candidates(self, modalias: str | Modalias) -> tuple[str, ...]:
         """The modules whose drivers take the device by its ids, in file order, each once.

@@ -39,6 +39,5 @@ def read_modules(sysfs: Sysfs, release: str) -> ModuleIndex | None:
                 raise
     if not texts:
         return None
-    lines = f"{texts.get('modules.dep', '')}\n{texts.get('modules.builtin', '')}".splitlines()
-    files = (line.partition(":")[0].strip() for line in lines)
-    return ModuleIndex.from_texts(texts.get("modules.alias", ""), [f for f in files if f])
+    listings = (texts.get(name, "") for name in ("modules.dep", "modules.builtin"))
+    return ModuleIndex.from_texts(texts.get("modules.alias", ""), listings)
