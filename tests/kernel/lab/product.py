@@ -15,6 +15,7 @@ from tests.kernel.lab import guest, vfio_user
 from vfiohost import Host, recording, vfio
 from vfiohost.cli import main
 from vfiohost.journal import lock
+from vfiohost.reads import without_gc
 from vfiohost.record import capture
 from vfiohost.sysfs import Sysfs
 from vfiohost.watch import Watcher
@@ -26,10 +27,13 @@ _watchers: list[tuple[Watcher, list[float]]] = []
 
 
 def vfiohost(*arguments: str) -> dict[str, int | str | float]:
-    """Run the command and return its ``status``, ``stdout``, ``stderr`` and ``seconds``."""
+    """Run the command and return its ``status``, ``stdout``, ``stderr`` and ``seconds``.
+
+    As its own process does, it searches for no cycles (:func:`vfiohost.cli.command`).
+    """
     started = time.monotonic()
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), without_gc():
         try:
             status = main(arguments)
         except SystemExit as end:  # argparse
