@@ -21,14 +21,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import lab_parts
 from benchmarks.lab import LabBench
 from benchmarks.measure import TreeBench, build_floor
-from benchmarks.modules import has_modules, modules_of
+from benchmarks.modules import kernel_modules
 from benchmarks.page import bar_line, machine, write_lab_page, write_page
 from benchmarks.parts import PARTS
 from tests.kernel.lab.errors import LabError
@@ -91,13 +91,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="runs of each thing (default 15, in the lab 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write bars and times there")
     parser.add_argument("--page", type=Path, metavar="DIR", help="write benchmarks.md there")
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()  # a machine of the lab has its kernel's modules
+    where.add_argument(
         "--modules",
         choices=DEBIAN,
         metavar="KERNEL",
         help="let a kernel that has no modules have those of another: 6.12, 6.1",
     )
-    parser.add_argument(
+    where.add_argument(
         "--lab", choices=FLAVOURS, metavar="KERNEL", help="in a machine of the lab: 6.12, 6.1, …"
     )
     options = parser.parse_args()
@@ -116,11 +117,10 @@ def _measure_trees(options: argparse.Namespace) -> None:
     """Measure on generated hosts, and judge."""
     enter_namespace()
     bars = []
-    borrowed = None if has_modules() else options.modules
     with (
         tempfile.TemporaryDirectory() as folder,
         hosts_on_tmpfs(f"{folder}/hosts") as hosts,
-        modules_of(borrowed, Path(folder, "modules")) if borrowed else nullcontext(),
+        kernel_modules(options.modules, Path(folder, "modules")) as whose,
     ):
         floor = build_floor(Path(folder))
         bench = TreeBench(Path(folder), floor, options.rounds, hosts=hosts, sizes=options.functions)
@@ -128,8 +128,7 @@ def _measure_trees(options: argparse.Namespace) -> None:
             for bar in PARTS[name](bench):
                 print(bar_line(bar), flush=True)  # noqa: T201 - this is what the command is for
                 bars.append(bar)
-    kernel = borrowed or (os.uname().release if has_modules() else "no kernel")
-    facts = machine() | {"modules of": kernel}
+    facts = machine() | {"modules of": whose}
     _write_json(options, facts, [{**b._asdict(), "met": b.is_met} for b in bars], bench.times)
     if options.page:
         write_page(options.page, bars, facts, options.rounds)

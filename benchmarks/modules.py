@@ -18,9 +18,25 @@ if TYPE_CHECKING:
 _PLACE = Path("/lib/modules")
 
 
-def has_modules() -> bool:
-    """The kernel that runs here has modules, with an index of them."""
-    return (_PLACE / os.uname().release / "modules.dep.bin").exists()
+@contextmanager
+def kernel_modules(borrowed: str | None, folder: Path) -> Iterator[str]:
+    """Find the modules of the running kernel, or have others in their place; yields whose they are.
+
+    Args:
+        borrowed: whose to have where it has none, as :func:`modules_of` takes it; else none.
+        folder: as for :func:`modules_of`.
+
+    Raises:
+        LabError: as :func:`modules_of`.
+    """
+    release = os.uname().release
+    if (_PLACE / release / "modules.dep.bin").exists():
+        yield release
+    elif borrowed is None:
+        yield "no kernel"
+    else:
+        with modules_of(borrowed, folder):
+            yield borrowed
 
 
 @contextmanager

@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command() -> NoReturn:
     """Run the command as the process that this is, and end it with the exit code.
 
-    Nearly a fifth of the time of ``vfiohost list`` was spent beside its work: to search for cycles,
-    which does not pay before it is over (``watch``, which goes on, turns that on again), and to
-    take every object apart at the end. By then all output is written and every file is closed.
+    A tenth of the time of ``vfiohost list`` was spent on a search for cycles, which does not pay
+    before it is over (``watch``, which goes on, turns that on again). Nor does taking every object
+    apart at the end: by then all output is written and every file is closed.
     """
     import gc
     import os

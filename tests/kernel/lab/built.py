@@ -26,7 +26,7 @@ _OTHER = re.compile(
     r"arch/(?!x86/)\w+/|Documentation/|sound/|tools/(?:perf|testing)/"
     r"|drivers/(?:gpu|infiniband|media|scsi|staging|usb|net/wireless|net/ethernet/(?!intel/)\w+)/"
 )
-"""Two thirds of the sources are of no use here. Of them, the build reads Kconfig and makefiles."""
+"""Three files of five are of no use here. Of them, the build reads Kconfig and makefiles."""
 
 
 def prepare_iommufd(cache: Cache, apt: Apt) -> Kernel:
