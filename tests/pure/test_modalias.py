@@ -105,6 +105,31 @@ def test_no_text_is_too_odd(text: str, modalias: Modalias) -> None:
     assert isinstance(modalias.matches(text), bool)
 
 
+ids = st.sampled_from(
+    ["*", "000010DE", "00002236", "0000223?", "000022[0-3]6", "00002236*", "10DE"]
+)
+patterns = st.one_of(
+    st.builds("v{}d{}sv{}sd*bc*sc*i*".format, ids, ids, ids),
+    st.builds("v{}*".format, ids),
+    st.builds("v{}d{}".format, ids, ids),
+    st.just("*"),
+)
+lines = st.lists(st.tuples(st.sampled_from(["pci", "vfio_pci", "usb"]), patterns), max_size=12)
+
+
+@given(lines, st.sampled_from(["000010DE", "00008086"]), st.sampled_from(["00002236", "00002237"]))
+def test_a_search_finds_what_a_look_at_each_line_finds(
+    lines: list[tuple[str, str]], vendor: str, device: str
+) -> None:
+    modalias = Modalias(vendor, device, "000010DE", "00001482", "03", "02", "00")
+    text = "\n".join(f"alias {bus}:{line} m{number}" for number, (bus, line) in enumerate(lines))
+    assert ModuleIndex.from_texts(text, ()).matching(modalias) == [
+        (line, f"m{number}")
+        for number, (bus, line) in enumerate(lines)
+        if bus == "pci" and modalias.matches(line)
+    ]
+
+
 def test_a_pattern_of_megabytes_is_none_of_the_kernels() -> None:
     """To make a regular expression of it would take minutes, and gigabytes."""
     modalias = Modalias.parse(A10)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vfiohost.errors import ParseError
-from vfiohost.modalias import Modalias, driver_of, module_name
+from vfiohost.modalias import Modalias, ModuleIndex, driver_of, module_name
 from vfiohost.model import is_vfio_driver
 from vfiohost.record.reading import link_name, names_in, text_of
 from vfiohost.record.sriov_drivers import SRIOV_DRIVERS
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Worth recording when loaded, though they bring no PCI driver and nothing needs them.
 _NOTABLE = re.compile(r"(?:nvidia|vfio|mdev|mtty|mdpy|mbochs|iommufd|irqbypass)\w*")
+
+_PCI_ALIASES = re.compile(r"^alias ((?:vfio_)?pci:\S+) (\S+)$", re.MULTILINE)
 
 _LIMIT = 16 << 20
 
@@ -130,14 +132,13 @@ class Modules:
 
     def _aliases(self, path: str) -> dict[str, tuple[str, ...]]:
         """By module: its aliases that match a recorded function, and those of the VFIO drivers."""
-        vendors = {f"pci:v{modalias.vendor}" for _, modalias in self.modaliases} | {"pci:v*"}
+        text = text_of(self.sysfs, path, _LIMIT) or ""
+        index = ModuleIndex.from_texts(text, ())
+        modaliases = {modalias for _, modalias in self.modaliases}
+        matching = {f"pci:{alias}" for each in modaliases for alias, _ in index.matching(each)}
         found: dict[str, list[str]] = {}
-        for line in (text_of(self.sysfs, path, _LIMIT) or "").splitlines():
-            alias, _, module = line.removeprefix("alias ").partition(" ")
-            is_pci = alias.partition("d")[0] in vendors and any(
-                modalias.matches(alias) for _, modalias in self.modaliases
-            )
-            if is_pci or alias.startswith("vfio_pci:"):
+        for alias, module in _PCI_ALIASES.findall(text):
+            if alias in matching or alias.startswith("vfio_pci:"):
                 found.setdefault(module_name(module), []).append(alias)
         return {module: tuple(aliases) for module, aliases in found.items()}
 
