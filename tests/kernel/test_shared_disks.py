@@ -18,7 +18,7 @@ from tests.kernel.lab.vm import Machine
 from vfiohost import recording, testing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.kernel.conftest import Machines
     from vfiohost.testing import SimulatedKernel
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 DRIVER = "sys/bus/pci/drivers/nvme"
 BLOCKS = "sys/class/block"
 SUBSYSTEMS = "sys/devices/virtual/nvme-subsystem"
-SHARED, ALONE = "n1", "n2"
+SHARED, ALONE = 1, 2
+"""Their ``nsid``. Which of them has which name is chance: the driver finds namespaces side by side
+since Linux 6.12 (``drivers/nvme/host/core.c:nvme_scan_ns_async``), and names them as it does."""
 SECONDS = 300.0
 # What is done, with the disks and subsystems that are there then. The path of a disk is hidden, and
 # is another one each time: a controller that comes back may have another number.
@@ -66,25 +68,40 @@ def machine(machines: Machines) -> Iterator[Machine]:
         yield booted
 
 
-def disks(names: list[str]) -> set[str]:
-    """The disks without the number of their subsystem: that of the controller that came first."""
+def disks(names: list[str]) -> dict[str, str]:
+    """The names of the disks, by the part behind the number of their subsystem.
+
+    That number is the one of the controller that came first. A disk's paths are hidden.
+    """
     found = (re.fullmatch(r"nvme\d+(n\d+)", name) for name in names)
-    return {match[1] for match in found if match}
+    return {match[1]: match[0] for match in found if match}
 
 
-def becomes(look: Callable[[], list[str]], wanted: set[str]) -> None:
-    """The driver looks for disks after its probe (``nvme_scan_work``)."""
+def namespaces(machine: Machine) -> dict[str, int]:
+    """The ``nsid`` of each disk that the guest has, by the part of its name as in :func:`disks`."""
+    there = disks(machine.call(guest.listdir, f"/{BLOCKS}"))
+    texts = {
+        disk: machine.call(guest.read_if_there, f"/{BLOCKS}/{name}/nsid")
+        for disk, name in there.items()
+    }
+    return {disk: int(text) for disk, text in texts.items() if text is not None}
+
+
+def becomes(machine: Machine, wanted: set[int]) -> dict[str, int]:
+    """Wait for the disks: the driver looks for them after its probe (``nvme_scan_work``)."""
     deadline = time.monotonic() + 60.0
-    while disks(look()) != wanted and time.monotonic() < deadline:
+    while set(namespaces(machine).values()) != wanted and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert disks(look()) == wanted
+    found = namespaces(machine)
+    assert set(found.values()) == wanted
+    return found
 
 
 # The kernel `iommufd` is built without CONFIG_NVME_MULTIPATH: it gives each controller disks of its
 # own, and a recording of it says nothing of subsystems.
 @pytest.mark.flavours("6.12", "6.1")
 def test_a_shared_disk_goes_with_its_last_controller(machine: Machine, tmp_path: Path) -> None:
-    becomes(lambda: machine.call(guest.listdir, f"/{BLOCKS}"), {SHARED, ALONE})
+    recorded = becomes(machine, {SHARED, ALONE})
     names = machine.call(guest.listdir, f"/{DRIVER}")
     controllers = sorted(name for name in names if name.startswith("0000:"))
     assert len(controllers) == 2
@@ -93,9 +110,9 @@ def test_a_shared_disk_goes_with_its_last_controller(machine: Machine, tmp_path:
     for action, number, wanted in STEPS:
         store = f"{DRIVER}/{action}", controllers[number]
         assert machine.call(guest.store, f"/{store[0]}", store[1]) is None
-        becomes(lambda: machine.call(guest.listdir, f"/{BLOCKS}"), wanted)
+        becomes(machine, wanted)
         simulated.store(*store, timeout=1)
-        assert disks(listing(simulated, BLOCKS)) == wanted
+        assert {recorded[disk] for disk in disks(listing(simulated, BLOCKS))} == wanted
         there = machine.call(guest.listdir, f"/{SUBSYSTEMS}")
         assert bool(there) == bool(wanted)
         assert bool(listing(simulated, SUBSYSTEMS)) == bool(wanted)
