@@ -317,7 +317,8 @@ def _with_mdevs(
     places = [Place(p.name, {t.type_id: t.available_instances for t in p.types}) for p in parents]
     names = {p.name for p in parents}
     devices = [d for d in (snapshot.mdev.devices if snapshot.mdev else ()) if d.parent in names]
-    types = {t.type_id: _of_mdev(t) for p in parents for t in p.types}
+    offered = {t.type_id: t for p in parents for t in p.types}  # each by all its functions
+    types = {type_id: _of_mdev(t) for type_id, t in offered.items()}
     for mdev in devices:
         if isinstance(mdev.type_id, str):
             name = mdev.type_name if isinstance(mdev.type_name, str) else None

@@ -51,7 +51,8 @@ def target_of(sysfs: Sysfs, path: str) -> str | None:
         text = sysfs.readlink(path)
     except KernelError:
         return None
-    return posixpath.normpath(posixpath.join("/", posixpath.dirname(path), text)).lstrip("/")
+    folder = "" if text.startswith("/") else path.rpartition("/")[0]
+    return posixpath.normpath(f"/{folder}/{text}").lstrip("/")
 
 
 def class_links(
