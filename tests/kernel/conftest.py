@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
     from vfiohost.recording import Recording
 
-RANDOM = "test_random_sequences"
+RULES = ("test_edge_cases.py", "test_differences.py")
+"""What a kernel does, by itself and in its simulation: most of the tests."""
+ALONE = ("test_differential.py", "test_safe.py")
+"""Random sequences take the longest by far. What must come back in time is best begun late, when no
+kernel is being built any more: xdist begins with what has the most tests."""
 SETTLE_SECONDS = 60.0
 RECORD_SECONDS = 300.0
 
@@ -115,19 +119,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With pytest-xdist a kernel's tests stay in one process, where their machine is.
+    """With pytest-xdist, what can share a machine stays in one process; see :func:`scope_of`.
 
     Its own way to say so, the mark ``xdist_group``, does nothing with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only where it is used
 
-    class ByKernel(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:
-            kernel = kernel_of(nodeid) or nodeid
-            # The longest test by far gets a machine of its own, when a process has nothing to do.
-            return f"{kernel} {RANDOM}" if RANDOM in nodeid else kernel
+            return scope_of(nodeid)
 
-    return ByKernel(config, log)
+    return ByMachine(config, log)
+
+
+def scope_of(nodeid: str) -> str:
+    """Name what is done in one process: a part of the tests of a kernel, or a test without one."""
+    kernel = kernel_of(nodeid)
+    if kernel is None:
+        return nodeid
+    file = nodeid.partition("::")[0].rpartition("/")[2]
+    part = "rules" if file in RULES else file if file in ALONE else "product"
+    return f"{kernel} {part}"
 
 
 def kernel_of(nodeid: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.cases import CASES
-from tests.kernel.conftest import kernel_of
+from tests.kernel.conftest import kernel_of, scope_of
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds
@@ -49,6 +49,20 @@ class Dummy:
 )
 def test_a_test_belongs_to_the_kernel_in_its_name(name: str, kernel: str | None) -> None:
     assert kernel_of(name) == kernel
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        ("tests/kernel/test_edge_cases.py::test_case[6.12-45-fewer]", "6.12 rules"),
+        ("tests/kernel/test_differences.py::test_answers[iommufd-1-x]", "iommufd rules"),
+        ("tests/kernel/test_differential.py::test_random[6.12]", "6.12 test_differential.py"),
+        ("tests/kernel/test_product.py::test_list[6.1]", "6.1 product"),
+        ("tests/kernel/test_lab.py::test_plain", "tests/kernel/test_lab.py::test_plain"),
+    ],
+)
+def test_a_process_does_a_part_of_the_tests_of_a_kernel(name: str, scope: str) -> None:
+    assert scope_of(name) == scope
 
 
 def test_scenario_takes_what_it_expects() -> None:
