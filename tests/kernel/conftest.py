@@ -1,8 +1,8 @@
 """Tests on real kernels: ``pytest tests/kernel --kernel=6.12,6.1,iommufd``.
 
 Without ``--kernel`` they are not run. A test that takes ``lab`` gets a running machine in the state
-in which machines start, once for each kernel that was asked for; one machine serves all tests of a
-kernel, and is replaced when a test has broken it.
+in which machines start, once for each kernel that was asked for; in each process one machine serves
+all tests of a kernel, and is replaced when a test has broken it.
 """
 
 from __future__ import annotations
