@@ -58,7 +58,6 @@ class Sysfs:
         if not name:
             # A variable that is not set must not mean the machine itself.
             raise NotFoundError("root directory", name)
-        self._prefix = f"{name.rstrip('/')}/"
         self.root = name.rstrip("/") or "/"
         try:
             self.fd = native.open_root(self.root)
@@ -92,7 +91,7 @@ class Sysfs:
 
     def shown(self, path: str) -> str:
         """A path as a person would type it: ``/sys/...`` or ``DIR/sys/...``."""
-        return path if path.startswith("/") else f"{self._prefix}{path}"
+        return os.path.join(self.root, path)
 
     def read(self, path: str, *, limit: int = 65536) -> str:
         """Read an attribute as text, without its one trailing newline.

@@ -140,10 +140,12 @@ def test_failed_program_shows_what_it_said() -> None:
 
 
 _BORROWING = """
-import subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
-from benchmarks.modules import modules_of
-with modules_of("6.12", Path(sys.argv[1])):
+from benchmarks.modules import kernel_modules, modules_of
+folder = Path(sys.argv[1])
+with modules_of("6.12", folder), kernel_modules(None, folder) as whose:
+    assert whose == os.uname().release
     subprocess.run(["modprobe", "--show-depends", "vfio-pci"], check=True)
 """
 

@@ -51,8 +51,7 @@ def target_of(sysfs: Sysfs, path: str) -> str | None:
         text = sysfs.readlink(path)
     except KernelError:
         return None
-    folder = "" if text.startswith("/") else path.rpartition("/")[0]
-    return posixpath.normpath(f"/{folder}/{text}").lstrip("/")
+    return posixpath.normpath(posixpath.join("/", posixpath.dirname(path), text)).lstrip("/")
 
 
 def class_links(
