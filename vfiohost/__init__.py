@@ -66,7 +66,7 @@ if TYPE_CHECKING:
         Store,
         WriteAttr,
     )
-    from vfiohost.probe import Probe
+    from vfiohost.probe.types import Probe
     from vfiohost.sysfs import Kernel
     from vfiohost.usage import Process, Usage, Use
     from vfiohost.watch import (
@@ -197,7 +197,7 @@ _HOMES = {
         "Store",
         "WriteAttr",
     ),
-    "vfiohost.probe": ("Probe",),
+    "vfiohost.probe.types": ("Probe",),
     "vfiohost.sysfs": ("Kernel",),
     "vfiohost.usage": ("Process", "Usage", "Use"),
     "vfiohost.watch": (

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from vfiohost.model import Snapshot
     from vfiohost.native.helpers import GiveUp
     from vfiohost.plan.types import Plan, Report, Step, StepResult
-    from vfiohost.probe import Probe, ProbePath
+    from vfiohost.probe.types import Probe, ProbePath
     from vfiohost.sysfs import Kernel
     from vfiohost.validation import Check, Workload
     from vfiohost.watch import Watcher
@@ -122,7 +122,7 @@ class Host(HostBootPlanner):
             UnsupportedError: the root is a recording or a simulation.
             KernelError: a helper process did not start, or was killed.
         """
-        from vfiohost.probe import paths_of, probe
+        from vfiohost.probe.probing import paths_of, probe
 
         snapshot = self.scan()
         for device in self.select(devices, snapshot):

@@ -20,8 +20,8 @@ from tests.pure.hosts import a10, address, rtx
 from vfiohost import privilege, vfio
 from vfiohost.errors import KernelError, UnsupportedError
 from vfiohost.native import ioctls
-from vfiohost.probe import causes, helper, probe, steps
-from vfiohost.probe.probing import verdict
+from vfiohost.probe import causes, helper, steps
+from vfiohost.probe.probing import probe, verdict
 from vfiohost.probe.types import Failure, Probe, Region
 from vfiohost.probe.users import Nodes
 from vfiohost.render.probes import probe_lines

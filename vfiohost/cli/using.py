@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vfiohost.cli.session import Session
     from vfiohost.plan.types import Plan
-    from vfiohost.probe import ProbePath
+    from vfiohost.probe.types import ProbePath
 
 EXIT_BAD = 11
 """Checked, and found bad."""

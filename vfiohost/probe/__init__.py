@@ -1,12 +1,8 @@
 """The evidence that a guest could use a device: do what a virtual machine monitor does, and close.
 
-``types`` is what comes of it; ``steps`` does the work, in a helper process that ``helper`` starts
-and waits for; ``causes`` explains what went wrong.
+``probing`` is the way in and ``types`` is what comes of it; ``steps`` does the work, in a helper
+process that ``helper`` starts and waits for; ``causes`` explains what went wrong.
+
+Nothing is imported here: what the helper needs is a fifth of all that, and it is started anew for
+each way to each device.
 """
-
-from __future__ import annotations
-
-from vfiohost.probe.probing import paths_of, probe
-from vfiohost.probe.types import Cause, Probe, ProbePath, Region, Step
-
-__all__ = ["Cause", "Probe", "ProbePath", "Region", "Step", "paths_of", "probe"]

@@ -8,7 +8,7 @@ from vfiohost.render.sizes import size_text
 from vfiohost.render.table import format_columns, plain, printable
 
 if TYPE_CHECKING:
-    from vfiohost.probe import Probe, Step
+    from vfiohost.probe.types import Probe, Step
     from vfiohost.render.table import Kind, Paint
     from vfiohost.render.values import Value
 
