@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -114,7 +113,7 @@ def write_file(sysfs: Sysfs, path: str, text: str, *, mode: int = 0o644) -> None
     with _opened(sysfs, where) as folder, _told(shown):
         _check_plain(folder, name)
         # With a dot and without an ending: udev, dracut and initramfs-tools pass it over.
-        draft = f".vfiohost-{secrets.token_hex(8)}"
+        draft = f".vfiohost-{os.urandom(8).hex()}"
         fd = os.open(draft, _WRITE, mode, dir_fd=folder)
         try:
             os.fchmod(fd, mode)

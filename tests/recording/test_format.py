@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.strategies import recordings
 from vfiohost import recording
@@ -267,6 +270,20 @@ def test_available_instances_of_types_that_share_a_pool() -> None:
     assert table.available("mtty-2", {"mtty-1": 1}, 1) == 11
     assert table.available("mtty-1", {"mtty-1": 1, "mtty-2": 11}, 12) == 1
     assert table.available("mtty-2", {"mtty-1": 1, "mtty-2": 11}, 12) == 0
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    st.lists(st.integers(0, 9), min_size=4, max_size=4),
+)
+def test_what_is_available_is_the_share_that_is_left(sizes: list[int], counts: list[int]) -> None:
+    types = tuple(MdevTableType(f"t-{n}", None, size) for n, size in enumerate(sizes))
+    table = MdevTable("t", "t", "vfio-pci", types)
+    in_use = {each.type_id: count for each, count in zip(types, counts, strict=False)}
+    taken = sum(Fraction(in_use[each.type_id], each.max_instances) for each in types)
+    for each in types:
+        left = table.available(each.type_id, in_use, sum(in_use.values()))
+        assert left == max(0, math.floor((1 - taken) * each.max_instances))
 
 
 def test_available_instances_of_a_homogeneous_card_with_one_device_for_each_parent() -> None:

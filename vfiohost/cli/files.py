@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from contextlib import suppress
 
@@ -35,7 +34,7 @@ def write_whole(file: str, text: str, *, overwrite: bool) -> None:
         OSError: it cannot be made.
     """
     target = os.path.realpath(file) if overwrite else file  # a link stays one
-    draft = os.path.join(os.path.dirname(target), f".vfiohost-{secrets.token_hex(8)}")
+    draft = os.path.join(os.path.dirname(target), f".vfiohost-{os.urandom(8).hex()}")
     try:
         _write_draft(draft, text)
         if overwrite or not _link(draft, target):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -123,7 +122,7 @@ class Journal:
         sysfs: Sysfs,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        token: Callable[[], str] = lambda: secrets.token_hex(4),
+        token: Callable[[], str] = lambda: os.urandom(4).hex(),
     ) -> None:
         self._sysfs = sysfs
         self._now = now

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -236,8 +236,9 @@ class MdevTable:
             return 0
         if any(not sizes[used] for used in in_use):
             return 0  # more than all is taken
-        share_left = 1 - sum(Fraction(count, sizes[used]) for used, count in in_use.items())
-        left = max(0, int(share_left * size))
+        whole = math.lcm(*(sizes[used] for used in in_use))
+        taken = sum(count * whole // sizes[used] for used, count in in_use.items())
+        left = max(0, (whole - taken) * size // whole)
         if self.per_parent is not None:
             left = min(left, max(0, self.per_parent - on_parent))
         return left
