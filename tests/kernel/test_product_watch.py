@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.kernel.command import driver, vfiohost
-from tests.kernel.lab import guest, layout, product, vfio_user
+from tests.kernel.lab import guest, layout, observing, vfio_user
 
 if TYPE_CHECKING:
     from tests.kernel.lab.vm import Machine
@@ -20,12 +20,12 @@ BURST = 10_000
 
 
 def watch(lab: Machine, *devices: str, buffer: int | None = None) -> None:
-    lab.call(product.watch, *devices, buffer=buffer, worker="watcher")
+    lab.call(observing.watch, *devices, buffer=buffer, worker="watcher")
 
 
 def told(lab: Machine, **until: Any) -> list[dict[str, Any]]:
     """What has been told, up to a change that has these fields."""
-    answer = lab.call(product.told, until or None, worker="watcher")
+    answer = lab.call(observing.told, until or None, worker="watcher")
     changes: list[dict[str, Any]] = answer["changes"]
     if until:
         assert any(until.items() <= each.items() for each in changes), changes
@@ -114,11 +114,11 @@ def test_a_burst_hides_nothing(lab: Machine, buffer: int | None) -> None:
     lab.call(guest.load, "nouveau")
     vfiohost(lab, "bind", OTHER_A10)
     watch(lab, buffer=buffer)
-    lab.call(product.ring, UEVENT.format(A10), BURST // 2)
+    lab.call(observing.ring, UEVENT.format(A10), BURST // 2)
     vfiohost(lab, "bind", A10)
     vfiohost(lab, "restore", OTHER_A10)
-    lab.call(product.ring, UEVENT.format(A10), BURST // 2)
-    answer = lab.call(product.told, worker="watcher")
+    lab.call(observing.ring, UEVENT.format(A10), BURST // 2)
+    answer = lab.call(observing.told, worker="watcher")
     assert moves(answer["changes"], A10) == [("nouveau", "vfio-pci")]
     assert moves(answer["changes"], OTHER_A10) == [("vfio-pci", "nouveau")]
     assert answer["looks"] <= 4  # the first, the one that tells, and one or two after it

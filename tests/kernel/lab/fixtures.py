@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from tests.kernel.lab import product
+from tests.kernel.lab import observing
 from tests.kernel.lab.errors import LabUnavailableError
 from tests.kernel.lab.hosts import HOSTS
 from tests.kernel.lab.vm import CHECKOUT, Machine, version_of_qemu
@@ -56,7 +56,7 @@ def record(name: str, machine: Machine) -> Recording:
     if not PCI_IDS.exists():
         raise LabUnavailableError(f"this computer has no {PCI_IDS}: install pci.ids")
     ids = PCI_IDS.read_text(errors="replace")
-    found = recording.parse(machine.call(product.record, host.title, within=SECONDS))
+    found = recording.parse(machine.call(observing.record, host.title, within=SECONDS))
     return attrs.evolve(
         found,
         source=f"recorded from Linux {found.kernel} in a virtual machine of {version_of_qemu()}; "

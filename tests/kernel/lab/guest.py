@@ -132,6 +132,15 @@ def read(path: str) -> str:
     return Path(path).read_text()
 
 
+def attribute(path: str) -> str:
+    """Read an attribute of a device, with plain system calls: after each test, all are read."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, 4096).decode().strip()
+    finally:
+        os.close(fd)
+
+
 def write(path: str, text: str) -> None:
     """Write a text file, in a folder that is made when it is not there."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -149,14 +158,17 @@ def read_if_there(path: str) -> str | None:
 def readlink(path: str) -> str | None:
     """Read the last component of a link's target, or ``None`` when there is no such link."""
     try:
-        return Path(path).readlink().name
+        return os.readlink(path).rpartition("/")[2]
     except FileNotFoundError:
         return None
 
 
 def listdir(path: str) -> list[str]:
     """List a folder, sorted; one that is not there is empty."""
-    return sorted(os.listdir(path)) if Path(path).is_dir() else []
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def groups() -> dict[str, list[str]]:

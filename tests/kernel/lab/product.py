@@ -9,21 +9,15 @@ import contextlib
 import io
 import os
 import time
-from typing import Any
 
 from tests.kernel.lab import guest, vfio_user
-from vfiohost import Host, recording, vfio
+from vfiohost import vfio
 from vfiohost.cli import main
 from vfiohost.journal import lock
 from vfiohost.reads import without_gc
-from vfiohost.record import capture
 from vfiohost.sysfs import Sysfs
-from vfiohost.watch import Watcher
-from vfiohost.watch.uevents import Uevents
 
 _held = contextlib.ExitStack()
-_watchers: list[tuple[Watcher, list[float]]] = []
-"""What :func:`watch` has made in this worker, and when each has looked."""
 
 
 def vfiohost(*arguments: str) -> dict[str, int | str | float]:
@@ -77,54 +71,3 @@ def hold_lock(purpose: str) -> None:
     """Take the lock that a change takes, and keep it until the end of this process."""
     sysfs = _held.enter_context(Sysfs("/"))
     _held.enter_context(lock(sysfs, purpose=purpose))
-
-
-def record(title: str) -> str:
-    """Record this machine, as text."""
-    with Sysfs("/") as sysfs:
-        return recording.format(capture(sysfs, title=title, source="the kernel lab"))
-
-
-def watch(*devices: str, buffer: int | None = None) -> None:
-    """Begin to watch this machine; :func:`told` says what came of it.
-
-    Args:
-        devices: which functions, none for all.
-        buffer: bytes that may wait in the socket, if not as many as usual.
-    """
-    host = _held.enter_context(Host("/"))
-    looks: list[float] = []
-
-    def look() -> Any:
-        looks.append(time.monotonic())
-        return host.with_releasing(host.scan(mdev=True))
-
-    wanted = (lambda snapshot: host.matcher(devices, snapshot)) if devices else None
-    events = Uevents() if buffer is None else Uevents(buffer=buffer)
-    _watchers.append((_held.enter_context(Watcher(events, look, wanted)), looks))
-
-
-def told(until: dict[str, Any] | None = None, within: float = 30.0) -> dict[str, Any]:
-    """What has been told since the last call, up to a change that has these fields.
-
-    Without one, up to the first second in which nothing is told.
-    """
-    watcher, looks = _watchers[-1]
-    found: list[dict[str, Any]] = []
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        more = watcher.wait(timeout=1.0 if until is None else within)
-        found += [change.to_json() for change in more]
-        if not more if until is None else any(until.items() <= each.items() for each in found):
-            break
-    return {"changes": found, "looks": len(looks)}
-
-
-def ring(path: str, times: int) -> None:
-    """Let the kernel send uevents of a device."""
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        for _ in range(times):
-            os.write(fd, b"change")
-    finally:
-        os.close(fd)

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from tests.kernel.lab import layout
-from tests.kernel.lab.guest import listdir, load, read, readlink, run, store
+from tests.kernel.lab.guest import attribute, listdir, load, readlink, run, store
 
 DEVICES = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
@@ -25,6 +25,8 @@ PARAMETERS = (
     *("probe_ms", "remove_ms", "create_ms"),
     *("probe_errno", "create_errno", "clients", "max_vfs"),
 )
+State = dict[str, dict[str, list[str | None]]]
+"""What each device has: by kind, then by name."""
 SRIOV_MANAGE = Path(__file__).with_name("sriov-manage")
 
 
@@ -64,9 +66,7 @@ def tidy_up() -> None:
             load(module)
     if base["devices"].keys() - set(listdir(DEVICES)):
         store("/sys/bus/pci/rescan", "1")
-    for address, (driver, _) in base["devices"].items():
-        _restore(address, driver)
-    now = _capture()
+    now = _restored(base)
     if now != base:
         differs = [
             f"{key}: {base[kind].get(key)} became {now[kind].get(key)}"
@@ -77,17 +77,28 @@ def tidy_up() -> None:
         raise RuntimeError(f"cannot bring the first state back: {'; '.join(differs)}")
 
 
+def _restored(base: State) -> State:
+    """Give devices what they had before; what there is then."""
+    now = _capture()
+    if now == base:
+        return now
+    for address, found in base["devices"].items():
+        if now["devices"].get(address) != found:
+            _restore(address, found[0])
+    return _capture()
+
+
 def _is_loaded(module: str) -> bool:
     """Ask without a process of its own: starting one takes a third of a second here."""
     return Path(f"/sys/module/{module}").exists()
 
 
-def _capture() -> dict[str, dict[str, list[str | None]]]:
+def _capture() -> State:
     """Read what tests may change."""
     devices = {
         address: [
             readlink(f"{DEVICES}/{address}/driver"),
-            read(f"{DEVICES}/{address}/driver_override").strip(),
+            attribute(f"{DEVICES}/{address}/driver_override"),
         ]
         for address in listdir(DEVICES)
     }
