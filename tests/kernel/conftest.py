@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.kernel.cases.terms import Case
-from tests.kernel.lab import product, start, state
+from tests.kernel.lab import observing, start, state
 from tests.kernel.lab.boot_images import GENERATORS
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 RULES = ("test_edge_cases.py", "test_differences.py")
 """What a kernel does, by itself and in its simulation: most of the tests."""
-ALONE = ("test_differential.py", "test_safe.py")
-"""Random sequences take the longest by far. What must come back in time is best begun late, when no
-kernel is being built any more: xdist begins with what has the most tests."""
+SEQUENCES = "test_differential.py"
+"""Random sequences: a few tests, each of which takes minutes."""
+ALONE = (SEQUENCES, "test_safe.py")
+"""What is done for itself. What must come back in time is best begun late, when no kernel is being
+built any more."""
 SETTLE_SECONDS = 60.0
 RECORD_SECONDS = 300.0
 
@@ -129,6 +131,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return scope_of(nodeid)
 
+        def _assign_work_unit(self, node: Any) -> None:
+            before = next(reversed(self.assigned_work[node]), "")
+            best = min(self.workqueue, key=lambda scope: turn_of(scope, before))
+            self.workqueue.move_to_end(best, last=False)
+            super()._assign_work_unit(node)
+
     return ByMachine(config, log)
 
 
@@ -140,6 +148,21 @@ def scope_of(nodeid: str) -> str:
     file = nodeid.partition("::")[0].rpartition("/")[2]
     part = "rules" if file in RULES else file if file in ALONE else "product"
     return f"{kernel} {part}"
+
+
+def turn_of(scope: str, before: str) -> tuple[bool, bool, bool]:
+    """When a scope is begun by a process: the least first, and of those the one with most tests.
+
+    What takes long must not be begun last, when other processes have nothing left to do. Of that, a
+    process stays with the kernel that it has a machine of.
+
+    Args:
+        scope: what is to be done.
+        before: what the process has done last, or nothing.
+    """
+    kernel, _, part = scope.rpartition(" ")
+    is_short = part not in ("rules", "product", SEQUENCES)
+    return is_short, kernel != before.rpartition(" ")[0], part == SEQUENCES
 
 
 def kernel_of(nodeid: str) -> str | None:
@@ -253,7 +276,7 @@ def lab(machines: Machines) -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def recorded(machines: Machines) -> Recording:
     """A recording of the machine in its first state."""
-    text = machines.get().call(product.record, "the lab's machine", within=RECORD_SECONDS)
+    text = machines.get().call(observing.record, "the lab's machine", within=RECORD_SECONDS)
     return recording.parse(text)
 
 
@@ -265,16 +288,23 @@ def recorded_with_nvidia(machines: Machines) -> Recording:
     """
     machine = machines.get()
     machine.call(start.begin)
-    text = machine.call(product.record, "the lab's machine with vGPUs", within=RECORD_SECONDS)
+    text = machine.call(observing.record, "the lab's machine with vGPUs", within=RECORD_SECONDS)
     machines.settle()
     return with_sriov(recording.parse(text))
 
 
-@pytest.fixture
-def in_memory() -> Iterator[Path]:
+@pytest.fixture(scope="session")
+def memory() -> Iterator[Path]:
     """A folder for simulated hosts, which are thousands of small files: disks are slow at them."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(
         prefix="vfiohost-", dir=memory if memory.is_dir() else None
     ) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def in_memory(memory: Path) -> Iterator[Path]:
+    """A new folder in memory."""
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)

@@ -13,6 +13,7 @@ from tests.kernel.cases import CASES
 from tests.kernel.lab import product, start
 from tests.kernel.scenario import Do, Load, run
 from tests.kernel.simulated import Simulated
+from tests.kernel.simulated_host import copy
 from vfiohost import testing
 
 if TYPE_CHECKING:
@@ -35,22 +36,31 @@ DIFFERENCES = {
 """The cases in which the simulation differs from Linux, with the reason. No others may."""
 
 
+@pytest.fixture(scope="session")
+def first_hosts(
+    flavour: str, recorded: Recording, recorded_with_nvidia: Recording, memory: Path
+) -> tuple[Path, Path]:
+    """Simulated hosts in the first state of the machine; the second one knows NVIDIA's driver."""
+    plain, knowing = memory / f"{flavour}-plain", memory / f"{flavour}-knowing"
+    testing.create(recorded, plain).sysfs.close()
+    # What it offers is only known where it was loaded.
+    host = testing.create(recorded_with_nvidia, knowing)
+    for pf in start.PFS:
+        host.store(f"sys/bus/pci/devices/{pf}/sriov_numvfs", "0", timeout=1.0)
+    host.unload_module("nvidia", timeout=1.0)
+    host.sysfs.close()
+    return plain, knowing
+
+
 @pytest.fixture
-def simulated(
-    case: Case, recorded: Recording, recorded_with_nvidia: Recording, tmp_path: Path
-) -> Simulated:
+def simulated(case: Case, first_hosts: tuple[Path, Path], in_memory: Path) -> Simulated:
     """The simulated kernel in the first state of the machine."""
     needs_nvidia = Do(Load("nvidia")) in case.steps
-    host = testing.create(recorded_with_nvidia if needs_nvidia else recorded, tmp_path / "host")
-    if needs_nvidia:  # what it offers is only known where it was loaded
-        for pf in start.PFS:
-            host.store(f"sys/bus/pci/devices/{pf}/sriov_numvfs", "0", timeout=1.0)
-        host.unload_module("nvidia", timeout=1.0)
-    return Simulated(host)
+    return Simulated(copy(first_hosts[needs_nvidia], in_memory / "host"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_simulation_answers_as_linux(lab: Machine, simulated: Simulated, case: Case) -> None:
+def test_simulation_answers_as_linux(simulated: Simulated, case: Case) -> None:
     if case.name not in DIFFERENCES:
         run(case.steps, simulated)
         return

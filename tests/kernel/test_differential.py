@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kernel import campaign
-from tests.kernel.lab import product
+from tests.kernel.lab import observing
 from tests.kernel.simulated_host import Simulations
 from tests.kernel.stepping import changes_between
 from vfiohost import recording
@@ -25,7 +25,7 @@ def test_random_sequences(
 ) -> None:
     linux = campaign.LinuxInLab(machines)
     text = machines.get().call(
-        product.record, "the start of random sequences", within=RECORD_SECONDS
+        observing.record, "the start of random sequences", within=RECORD_SECONDS
     )
     record = pytestconfig.getoption("record_start")
     if record:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.cases import CASES
-from tests.kernel.conftest import kernel_of, scope_of
+from tests.kernel.conftest import kernel_of, scope_of, turn_of
 from tests.kernel.lab.cache import Cache, digest
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.programs import need, run, succeeds
@@ -63,6 +63,24 @@ def test_a_test_belongs_to_the_kernel_in_its_name(name: str, kernel: str | None)
 )
 def test_a_process_does_a_part_of_the_tests_of_a_kernel(name: str, scope: str) -> None:
     assert scope_of(name) == scope
+
+
+def test_what_takes_long_is_begun_first_and_by_who_has_the_machine() -> None:
+    names = (
+        *("test_lab.py::test_a", "test_safe.py::test_b[iommufd]", "test_safe.py::test_b[6.12]"),
+        *("test_differential.py::test_c[iommufd]", "test_differential.py::test_c[6.12]"),
+        *("test_product.py::test_d[iommufd]", "test_product.py::test_d[6.12]"),
+    )
+    scopes = [scope_of(name) for name in names]
+    assert sorted(scopes, key=lambda scope: turn_of(scope, "6.12 rules")) == [
+        "6.12 product",
+        "6.12 test_differential.py",
+        "iommufd product",
+        "iommufd test_differential.py",
+        "6.12 test_safe.py",
+        "test_lab.py::test_a",
+        "iommufd test_safe.py",
+    ]
 
 
 def test_scenario_takes_what_it_expects() -> None:

@@ -29,8 +29,7 @@ SECONDS = 300.0
 
 @pytest.fixture
 def host(machines: Machines, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine of :mod:`tests.kernel.lab.hosts`, instead of the one of the other tests."""
-    machines.drop()
+    """A machine of :mod:`tests.kernel.lab.hosts`, beside the one of the other tests."""
     with fixtures.booted(request.param, machines.image) as machine:
         yield machine
 

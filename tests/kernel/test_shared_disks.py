@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.lab import guest, layout, product
+from tests.kernel.lab import guest, layout, observing
 from tests.kernel.lab.vm import Machine
 from vfiohost import recording, testing
 
@@ -62,7 +62,6 @@ def options(folder: Path) -> list[str]:
 
 @pytest.fixture
 def machine(machines: Machines) -> Iterator[Machine]:
-    machines.drop()
     with Machine(machines.image, options) as booted:
         booted.call(guest.load, "nvme")
         yield booted
@@ -105,7 +104,7 @@ def test_a_shared_disk_goes_with_its_last_controller(machine: Machine, tmp_path:
     names = machine.call(guest.listdir, f"/{DRIVER}")
     controllers = sorted(name for name in names if name.startswith("0000:"))
     assert len(controllers) == 2
-    text = machine.call(product.record, "two controllers", within=SECONDS)
+    text = machine.call(observing.record, "two controllers", within=SECONDS)
     simulated = testing.create(recording.parse(text), tmp_path / "host")
     for action, number, wanted in STEPS:
         store = f"{DRIVER}/{action}", controllers[number]

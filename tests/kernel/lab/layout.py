@@ -83,6 +83,7 @@ def chipset_options(folder: Path) -> list[str]:
         *("-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=single"),
         # Told that "rep movsb" is fast, guests copy with it, which QEMU emulates byte by byte.
         *("-cpu", "max,-erms,-fsrm"),
+        *("-name", "lab,debug-threads=on"),  # a thread says what it is for
         *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
         *("-serial", f"file:{folder / 'console.log'}"),
     ]

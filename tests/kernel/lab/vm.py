@@ -28,6 +28,8 @@ QEMU = "qemu-system-x86_64"
 BOOT_SECONDS = 180.0
 CALL_SECONDS = 60.0
 CONSOLE_TAIL = 60
+PROCESSORS = "ALL CPUs/TCG"
+"""QEMU's name for the thread that is the guest's processors."""
 
 
 def version_of_qemu() -> str:
@@ -179,6 +181,18 @@ class Machine:
             self._send({"id": number, "kill": worker})
             calls.append(Call(self, number, f"the kill of {worker}"))
         return [bool(call.result()) for call in calls]
+
+    def starved(self) -> float:
+        """How many seconds the guest could have run and did not: other processes had the computer.
+
+        Its clock has gone on meanwhile. To be taken off what it measures, where that is about the
+        guest's own work.
+        """
+        for thread in Path(f"/proc/{self._qemu.pid}/task").iterdir():
+            if (thread / "comm").read_text().strip() == PROCESSORS:
+                _, waited, _ = (thread / "schedstat").read_text().split()
+                return int(waited) / 1e9
+        raise LabError(f"{QEMU} has no thread {PROCESSORS!r}")
 
     def place_of(self, worker: str) -> str:
         """Name the function of the kernel in which a worker waits; ``0`` when it runs."""
