@@ -5,6 +5,8 @@ The start is a recording of the running machine, so that both kernels begin with
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +19,6 @@ from tests.kernel.simulated_host import copy
 from vfiohost import testing
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.kernel.cases.terms import Case
     from tests.kernel.lab.vm import Machine
     from vfiohost.recording import Recording
@@ -38,10 +38,11 @@ DIFFERENCES = {
 
 @pytest.fixture(scope="session")
 def first_hosts(
-    flavour: str, recorded: Recording, recorded_with_nvidia: Recording, memory: Path
+    recorded: Recording, recorded_with_nvidia: Recording, memory: Path
 ) -> tuple[Path, Path]:
     """Simulated hosts in the first state of the machine; the second one knows NVIDIA's driver."""
-    plain, knowing = memory / f"{flavour}-plain", memory / f"{flavour}-knowing"
+    folder = Path(tempfile.mkdtemp(dir=memory))
+    plain, knowing = folder / "plain", folder / "knowing"
     testing.create(recorded, plain).sysfs.close()
     # What it offers is only known where it was loaded.
     host = testing.create(recorded_with_nvidia, knowing)

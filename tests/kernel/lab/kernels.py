@@ -71,11 +71,13 @@ def extract_source(unpacked: Path, target: Path, is_wanted: Callable[[str], bool
     """Extract those files of an unpacked source package that are wanted, by their paths in it."""
     (archive,) = (unpacked / "usr" / "src").glob("linux-source-*.tar.xz")
     with tarfile.open(archive) as tar:
+        # Debian 12's own Python, 3.11.2, has no filters.
+        tar.extraction_filter = getattr(tarfile, "tar_filter", None)
         for member in tar:
             _top, _, inside = member.name.partition("/")
             if inside and is_wanted(inside):
                 member.name = inside
-                tar.extract(member, target, filter="tar")
+                tar.extract(member, target)
 
 
 def _find_debian(apt: Apt, series: str) -> tuple[Package, Package]:

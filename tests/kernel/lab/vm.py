@@ -190,8 +190,8 @@ class Machine:
         """
         for thread in Path(f"/proc/{self._qemu.pid}/task").iterdir():
             if (thread / "comm").read_text().strip() == PROCESSORS:
-                _, waited, _ = (thread / "schedstat").read_text().split()
-                return int(waited) / 1e9
+                _, waiting, _ = (thread / "schedstat").read_text().split()  # nanoseconds
+                return int(waiting) / 1e9
         raise LabError(f"{QEMU} has no thread {PROCESSORS!r}")
 
     def place_of(self, worker: str) -> str:
