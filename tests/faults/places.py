@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,7 +50,8 @@ class Simulation:
     def reset(self) -> None:
         """See :class:`Place`."""
         shutil.rmtree(self.root, ignore_errors=True)
-        shutil.copytree(self._made, self.root, symlinks=True)
+        # cp takes half the time of shutil.copytree.
+        subprocess.run(["cp", "-a", self._made, self.root], check=True)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """See :class:`Place`."""
