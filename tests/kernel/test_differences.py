@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.copying import copy_host
 from tests.kernel.cases import CASES
 from tests.kernel.lab import product, start
 from tests.kernel.scenario import Do, Load, run
 from tests.kernel.simulated import Simulated
-from tests.kernel.simulated_host import copy
 from vfiohost import testing
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def first_hosts(
 def simulated(case: Case, first_hosts: tuple[Path, Path], in_memory: Path) -> Simulated:
     """The simulated kernel in the first state of the machine."""
     needs_nvidia = Do(Load("nvidia")) in case.steps
-    return Simulated(copy(first_hosts[needs_nvidia], in_memory / "host"))
+    copy_host(first_hosts[needs_nvidia], in_memory / "host")
+    return Simulated(testing.SimulatedKernel(in_memory / "host"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -67,7 +67,7 @@ def test_unbind_of_a_device_in_use_comes_back_and_says_who_has_it(lab: Machine) 
         assert state_of(lab, nic) == "unbound"
         vfiohost(lab, "recover")
         assert driver(lab, nic) == "vfio-pci"
-    assert min(seconds) < SECONDS_PENDING, seconds
+    assert 3.0 <= min(seconds) < SECONDS_PENDING, seconds  # no more is taken off than was lost
 
 
 def test_gpu_in_use_is_left_to_its_driver(lab: Machine) -> None:
