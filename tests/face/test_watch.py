@@ -85,8 +85,13 @@ def told(process: subprocess.Popen[str], number: int) -> list[str]:
     return [process.stdout.readline().rstrip("\n") for _ in range(number)]
 
 
-BOUND = (["nouveau", "vfio-pci"], ["nouveau", "none", "vfio-pci"])
-"""The drivers of a function that is bound: a look may fall between two of the steps."""
+BOUND = [
+    ["nouveau", *between, "vfio-pci"]
+    for between in ([], ["releasing"], ["none"], ["releasing", "none"])
+]
+"""The drivers of a function that is bound: looks may fall between the steps of its unbind, which
+takes the link first and the uevent's DRIVER last (``__device_release_driver()``,
+``drivers/base/dd.c``), and between unbind and bind."""
 
 
 def until(process: subprocess.Popen[str], start: str, end: str) -> list[str]:
