@@ -267,19 +267,24 @@ class LockBusyError(VfioHostError):
 
     Args:
         path: the lock file.
-        holder: who holds it, as text ("pid 4242, vfiohost bind 65:00.0"), or ``None``.
+        holder: who took it, as text ("pid 4242, vfiohost bind 65:00.0"), or ``None``.
+        has_ended: whether that process is gone, so that only a helper of it keeps the lock.
     """
 
-    def __init__(self, path: str, holder: str | None) -> None:
+    def __init__(self, path: str, holder: str | None, has_ended: bool = False) -> None:  # noqa: FBT001, FBT002 - pickled by position
         self.path = path
         self.holder = holder
+        self.has_ended = has_ended
+        who = holder or "holder unknown"
+        if has_ended:
+            who += "; it has ended, but a helper process of it still waits in the kernel"
         super().__init__(
-            f"Another vfiohost is changing this host ({holder or 'holder unknown'}; lock {path}). "
+            f"Another vfiohost is changing this host ({who}; lock {path}). "
             "Wait for it to end, or look at what it waits for."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.path, self.holder))
+        return (type(self), (self.path, self.holder, self.has_ended))
 
 
 class UnsupportedError(VfioHostError):

@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import traceback
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +39,7 @@ from vfiohost.errors import (
     Refusal,
     RollbackError,
 )
-from vfiohost.journal import JOURNAL_PATH, Journal, JournalWriter, lock
+from vfiohost.journal import JOURNAL_PATH, Journal, JournalWriter, check_free, lock
 from vfiohost.plan.types import Plan, Store, WriteAttr
 
 if TYPE_CHECKING:
@@ -530,8 +531,9 @@ def test_two_recoveries_at_once(bench: Bench) -> None:
     assert len(bench.kernel.log) > stores
 
 
-def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Bench) -> None:
-    """The helper of a store inherits the lock's descriptor, as helpers.store_bounded lets it."""
+@contextmanager
+def killed_with_the_lock(bench: Bench, *after: str) -> Iterator[None]:
+    """A caller has been killed, and a process that it had forked has its lock: it runs this."""
     told, tell = os.pipe()
     inheritable = True
     caller = os.fork()
@@ -540,7 +542,7 @@ def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Ben
             helper = os.fork()
             if helper == 0:
                 os.set_inheritable(fd, inheritable)
-                os.execvp("sleep", ["sleep", "60"])
+                os.execvp(after[0], after)
             os.write(tell, f"{helper}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(caller, 0)
@@ -548,14 +550,31 @@ def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Ben
     os.close(told)
     os.close(tell)
     try:
-        with pytest.raises(
-            LockBusyError, match="has ended, but a helper process of it still waits"
-        ):
-            bench.apply(bind_plan(GPU))
+        yield
     finally:
-        os.kill(helper, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(helper, signal.SIGKILL)
+
+
+def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Bench) -> None:
+    """The helper of a store inherits the lock's descriptor, as helpers.store_bounded lets it."""
+    said = "has ended, but a helper process of it still waits"
+    with killed_with_the_lock(bench, "sleep", "60"):
+        with pytest.raises(LockBusyError, match=said) as caught:
+            bench.apply(bind_plan(GPU))
+        assert caught.value.has_ended
+        with pytest.raises(LockBusyError, match=said):
+            check_free(bench.sysfs)
     with lock(bench.sysfs, purpose="after", wait=10):
         pass
+
+
+def test_what_a_killed_caller_had_just_forked_is_waited_for(bench: Bench) -> None:
+    """A helper closes the lock that it has inherited as soon as it runs: nothing is stuck there."""
+    with killed_with_the_lock(bench, "sleep", "0.2"):
+        check_free(bench.sysfs)
+    with killed_with_the_lock(bench, "sleep", "0.2"):
+        bench.apply(bind_plan(GPU))
 
 
 def test_the_lock_is_released_for_a_helper_too_when_the_caller_ends_in_order(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -280,6 +281,16 @@ def test_what_takes_the_rescan_lock_waits_for_what_holds_it_anywhere(
     bench.apply(Plan("unbind", (OTHER_GPU,), (unbind(OTHER_GPU, "nouveau"),)))
 
 
+def where_it_waits(pid: int) -> str | None:
+    """The wait channel of a process that has just been started; ``None`` where none is shown."""
+    deadline = time.monotonic() + 2.0
+    while (channel := Path(f"/proc/{pid}/wchan").read_text()) in ("", "0"):
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.001)
+    return channel
+
+
 def test_an_error_names_who_has_the_device_open_and_where_the_helper_waits(
     bench: Bench, helper: subprocess.Popen[bytes]
 ) -> None:
@@ -289,13 +300,13 @@ def test_an_error_names_who_has_the_device_open_and_where_the_helper_waits(
     (process / "comm").write_text("qemu-guest\n")
     (process / "fd/10").symlink_to("/dev/vfio/7")
     (bench.root / DEVICES / GPU / "uevent").write_text("DRIVER=nouveau\n")
+    channel = where_it_waits(helper.pid)
     error = block(
         bench, Plan("unbind", (GPU,), (unbind(GPU, "nouveau"),)), 0, helper.pid, effect=True
     )
     assert error.users == ("pid 4242 ([qemu-guest])",)
     assert error.state == "releasing"
-    channel = Path(f"/proc/{helper.pid}/wchan").read_text()
-    assert error.wait_channel == (None if channel in ("", "0") else channel)
+    assert error.wait_channel == channel
     assert "In use by pid 4242 ([qemu-guest])." in str(error)
     with pytest.raises(PendingError, match=r"In use by pid 4242 \(\[qemu-guest\]\)") as again:
         bench.apply(Plan("bind", (GPU,), (override(GPU, None, "vfio-pci"),)))

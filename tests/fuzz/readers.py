@@ -165,10 +165,10 @@ def read_lock(data: bytes) -> str:
     fd = os.memfd_create("lock")
     try:
         os.write(fd, data)
-        holder = locking._read_holder(fd, "lock")
+        busy = locking._busy(fd, "lock")
     finally:
         os.close(fd)
-    return "nobody" if holder is None else f"holder {'ended' in holder}"
+    return "nobody" if busy.holder is None else f"holder {busy.has_ended}"
 
 
 # -- the simulation's state ----------------------------------------------------------------------

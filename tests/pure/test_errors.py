@@ -40,6 +40,7 @@ ERRORS = [
     PendingError("It waits."),
     RollbackError("It is half-way."),
     LockBusyError("/run/vfiohost/lock", "pid 4242"),
+    LockBusyError("/run/vfiohost/lock", "pid 4242", has_ended=True),
     UnsupportedError("It cannot."),
     StoreTimeoutError("/sys/x", "1", 4242, 20.0),
 ]

@@ -30,6 +30,8 @@ LOCK_PATH = "run/vfiohost/lock"
 _HOLDER_LIMIT = 4096
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _POLL_SECONDS = 0.05
+# What a killed process had just forked has its lock, too, until it has run for the first time.
+_LETTING_GO_SECONDS = 1.0
 
 
 @attrs.frozen
@@ -78,7 +80,8 @@ def lock(
     Args:
         sysfs: the host.
         purpose: what the lock is held for; others who want it are told.
-        wait: seconds to wait for it, 0 for not at all.
+        wait: seconds to wait for it, 0 for not at all; one second at least where who took it has
+            ended, since what that had just forked lets go of it in a moment.
         give_up: asked while it is waited for, with the ``time.monotonic()`` at which that began;
             ``True`` ends the wait.
 
@@ -109,7 +112,7 @@ def check_free(sysfs: Sysfs, *, wait: float = 0.0, give_up: GiveUp = never) -> N
 
     Args:
         sysfs: the host.
-        wait: seconds to wait for the end of who does, 0 for not at all.
+        wait: seconds to wait for the end of who does, 0 for not at all; as for :func:`lock`.
         give_up: as for :func:`lock`.
 
     Raises:
@@ -118,7 +121,7 @@ def check_free(sysfs: Sysfs, *, wait: float = 0.0, give_up: GiveUp = never) -> N
         UnsupportedError: the file or its directory is not private to us.
     """
     parent, _, name = LOCK_PATH.rpartition("/")
-    shown, began = sysfs.shown(LOCK_PATH), time.monotonic()
+    shown, waiting = sysfs.shown(LOCK_PATH), _Waiting(wait, give_up)
     try:
         directory = open_directory(sysfs, parent, create=False)
     except KernelError as error:
@@ -136,24 +139,36 @@ def check_free(sysfs: Sysfs, *, wait: float = 0.0, give_up: GiveUp = never) -> N
         stack.callback(os.close, fd)
         # Shared: two who look do not stand in each other's way.
         while not _take(fd, shown, fcntl.LOCK_SH):
-            if time.monotonic() >= began + wait or give_up(began):
-                raise LockBusyError(shown, _read_holder(fd, shown))
-            time.sleep(_POLL_SECONDS)
+            waiting.go_on_after(_busy(fd, shown))
         fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class _Waiting:
+    """A wait for the lock that is under way."""
+
+    def __init__(self, wait: float, give_up: GiveUp) -> None:
+        self._wait = wait
+        self._give_up = give_up
+        self._began = time.monotonic()
+
+    def go_on_after(self, busy: LockBusyError) -> None:
+        """Sleep until the next try, or raise this error of the last one."""
+        wait = max(self._wait, _LETTING_GO_SECONDS) if busy.has_ended else self._wait
+        if time.monotonic() >= self._began + wait or self._give_up(self._began):
+            raise busy
+        time.sleep(_POLL_SECONDS)
 
 
 def _acquire(sysfs: Sysfs, purpose: str, wait: float, give_up: GiveUp) -> int:
     parent, _, _ = LOCK_PATH.rpartition("/")
-    began = time.monotonic()
+    waiting = _Waiting(wait, give_up)
     directory = open_directory(sysfs, parent, create=True)
     try:
         while True:
             try:
                 fd = _try(directory, purpose, sysfs.shown(LOCK_PATH))
-            except LockBusyError:
-                if time.monotonic() >= began + wait or give_up(began):
-                    raise
-                time.sleep(_POLL_SECONDS)
+            except LockBusyError as busy:
+                waiting.go_on_after(busy)
             else:
                 if fd is not None:
                     return fd
@@ -172,7 +187,7 @@ def _try(directory: int, purpose: str, shown: str) -> int | None:
     with contextlib.ExitStack() as unless_taken:
         unless_taken.callback(os.close, fd)
         if not _take(fd, shown):
-            raise LockBusyError(shown, _read_holder(fd, shown))
+            raise _busy(fd, shown)
         if not _is_called(name, directory, fd):
             return None
         _write_holder(fd, purpose, shown)
@@ -211,8 +226,8 @@ def _write_holder(fd: int, purpose: str, shown: str) -> None:
         os.pwrite(fd, json.dumps(holder).encode() + b"\n", 0)
 
 
-def _read_holder(fd: int, shown: str) -> str | None:
-    """Say who holds the lock; ``None`` when the file does not say, which harms nobody."""
+def _busy(fd: int, shown: str) -> LockBusyError:
+    """The error that says who holds the lock. That a file does not say so harms nobody."""
     with as_kernel_error("read", shown):
         raw = os.pread(fd, _HOLDER_LIMIT, 0)
     try:
@@ -220,7 +235,5 @@ def _read_holder(fd: int, shown: str) -> str | None:
         process = Process(int(holder["pid"]), int(holder["start"]))
         text = f"pid {process.pid}, vfiohost {holder['purpose']}, since {holder['since']}"
     except (ValueError, OverflowError, TypeError, KeyError, RecursionError):
-        return None
-    if process.is_alive:
-        return text
-    return f"{text}; it has ended, but a helper process of it still waits in the kernel"
+        return LockBusyError(shown, None)
+    return LockBusyError(shown, text, not process.is_alive)

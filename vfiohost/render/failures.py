@@ -101,7 +101,7 @@ def failure_value(error: BaseException) -> dict[str, Any]:
         value |= {"op": error.op, "errno": error.errno, "errno_name": error.code}
         value |= {"path": error.path, "value": error.value}
     elif isinstance(error, LockBusyError):
-        value |= {"path": error.path, "holder": error.holder}
+        value |= {"path": error.path, "holder": error.holder, "has_ended": error.has_ended}
     elif isinstance(error, ApplyError):
         value["cause"] = failure_value(error.cause) if error.cause else None
         if isinstance(error, PendingError):
