@@ -1,11 +1,18 @@
-"""A run of many random sequences on Linux and on its simulation, and what it has shown."""
+"""A run of many random sequences on Linux and on its simulation, and what it has shown.
+
+Several at once, each in a process with a machine of its own, share the cores better than one:
+``python -m tests.kernel.campaign FILE.json...`` prints as one what ``--summary`` wrote of each.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import hypothesis
@@ -19,7 +26,6 @@ from tests.kernel.stepping import BLOCKS, Step, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tests.kernel.conftest import Machines
     from tests.kernel.differential import Difference
@@ -94,10 +100,11 @@ class Summary:
         compared: of these, how many were compared: a sequence ends with its first difference.
         blocked: how many did not come back at once.
         seconds: how long it took.
+        processes: how many shared it.
         kinds: actions by what they are about.
         outcomes: of actions on Linux.
         known: differences that have a name, by name.
-        differences: those without.
+        differences: those without, as text.
         broken: seeds of sequences that the machine did not survive.
     """
 
@@ -108,10 +115,11 @@ class Summary:
     compared: int = 0
     blocked: int = 0
     seconds: float = 0.0
+    processes: int = 1
     kinds: Counter[str] = attrs.field(factory=Counter)
     outcomes: Counter[str] = attrs.field(factory=Counter)
     known: Counter[str] = attrs.field(factory=Counter)
-    differences: list[Difference] = attrs.field(factory=list)
+    differences: list[str] = attrs.field(factory=list)
     broken: list[int] = attrs.field(factory=list)
 
     def count(
@@ -135,16 +143,49 @@ class Summary:
 
     def to_plain(self) -> dict[str, Any]:
         """All of it as JSON carries it."""
-        plain = attrs.asdict(self, recurse=False)
-        return {
-            **plain,
-            "hypothesis": hypothesis.__version__,
-            "differences": [str(each) for each in self.differences],
-        }
+        return attrs.asdict(self, recurse=False) | {"hypothesis": hypothesis.__version__}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """What :meth:`to_plain` has made.
+
+        Raises:
+            ValueError: by another Hypothesis, which draws other sequences from the same seeds.
+        """
+        if plain.pop("hypothesis") != hypothesis.__version__:
+            raise ValueError("the run was made with another version of Hypothesis")
+        counters = {name: Counter(plain[name]) for name in ("kinds", "outcomes", "known")}
+        return cls(**plain | counters)
+
+    def __add__(self, other: Summary) -> Summary:
+        """A run beside this one, with the seeds that follow, as one run.
+
+        Raises:
+            ValueError: it had another kernel, or other seeds.
+        """
+        following = self.first_seed + self.sequences + len(self.broken)
+        if (other.kernel, other.first_seed) != (self.kernel, following):
+            raise ValueError(f"not of {self.kernel} from seed {following} on")
+        return Summary(
+            kernel=self.kernel,
+            first_seed=self.first_seed,
+            sequences=self.sequences + other.sequences,
+            steps=self.steps + other.steps,
+            compared=self.compared + other.compared,
+            blocked=self.blocked + other.blocked,
+            seconds=max(self.seconds, other.seconds),
+            processes=self.processes + other.processes,
+            kinds=self.kinds + other.kinds,
+            outcomes=self.outcomes + other.outcomes,
+            known=self.known + other.known,
+            differences=self.differences + other.differences,
+            broken=self.broken + other.broken,
+        )
 
     def to_markdown(self) -> str:
         """The run as a table; see docs/lab.md for what it means."""
-        last = self.first_seed + self.sequences - 1
+        last = self.first_seed + self.sequences + len(self.broken) - 1
+        shared = "" if self.processes == 1 else f", {self.processes} processes side by side"
         rows = [
             ("kernel", self.kernel),
             ("seeds", f"{self.first_seed} to {last} (Hypothesis {hypothesis.__version__})"),
@@ -154,7 +195,7 @@ class Summary:
             ("differences without a name", f"{len(self.differences)}"),
             ("differences with a name", _counted(self.known) or "0"),
             ("machines lost", f"{len(self.broken)}"),
-            ("time", f"{self.seconds / 60:.0f} min"),
+            ("time", f"{self.seconds / 60:.0f} min{shared}"),
             ("actions", _counted(self.kinds)),
             ("outcomes on Linux", _counted(self.outcomes)),
         ]
@@ -206,6 +247,13 @@ def run(linux: LinuxInLab, simulations: Simulations, first_seed: int, steps: int
             if difference is not None and name_of(difference) is None:
                 found.setdefault(difference.signature, difference)
         actions = following
-    summary.differences = [cut_down(each, simulations.run, linux.ask) for each in found.values()]
+    summary.differences = [
+        str(cut_down(each, simulations.run, linux.ask)) for each in found.values()
+    ]
     summary.seconds = time.monotonic() - began
     return summary
+
+
+if __name__ == "__main__":
+    parts = [Summary.from_plain(json.loads(Path(name).read_text())) for name in sys.argv[1:]]
+    sys.stdout.write(reduce(Summary.__add__, parts).to_markdown())

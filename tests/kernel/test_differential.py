@@ -40,5 +40,5 @@ def test_random_sequences(
     if wanted:
         summary.write(Path(wanted))
     lost = [f"seed {seed}: the machine did not survive it" for seed in summary.broken]
-    shown = "\n\n".join([*map(str, summary.differences), *lost, *linux.broken])
+    shown = "\n\n".join([*summary.differences, *lost, *linux.broken])
     assert not shown, f"Linux and the simulation differ:\n\n{shown}"

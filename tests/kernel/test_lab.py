@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.kernel.campaign import Summary
 from tests.kernel.cases import CASES
 from tests.kernel.conftest import kernel_of, scope_of, turn_of
 from tests.kernel.lab.cache import Cache, digest
@@ -160,6 +164,7 @@ def test_failed_program_shows_what_it_said() -> None:
 _BORROWING = """
 import os, subprocess, sys
 from pathlib import Path
+from typing import Any
 from benchmarks.modules import kernel_modules, modules_of
 folder = Path(sys.argv[1])
 with modules_of("6.12", folder), kernel_modules(None, folder) as whose:
@@ -177,3 +182,33 @@ def test_a_benchmark_has_the_modules_of_a_kernel_and_leaves_none(tmp_path: Path)
     told = run("unshare", "--mount", *python, cwd=checkout).splitlines()
     assert told[-1].startswith(f"insmod /lib/modules/{os.uname().release}/kernel/drivers/vfio/")
     assert sorted(Path("/lib").glob("modules/*")) == before
+
+
+def summary(first_seed: int, sequences: int, **counts: Any) -> Summary:
+    return Summary("6.12", first_seed, sequences, sequences * 40, sequences * 39, **counts)
+
+
+def test_runs_side_by_side_are_summed_up_as_one() -> None:
+    one = summary(1, 3, seconds=120.0, kinds=Counter(bind=70, unbind=50), broken=[2])
+    other = summary(5, 2, seconds=180.0, kinds=Counter(unbind=80), differences=["seed 6: x"])
+    text = (one + Summary.from_plain(json.loads(json.dumps(other.to_plain())))).to_markdown()
+    for row in (
+        "| steps | 200, compared until a sequence's end: 195 |",
+        "| differences without a name | 1 |",
+        "| machines lost | 1 |",
+        "| time | 3 min, 2 processes side by side |",
+        "| actions | unbind 130, bind 70 |",
+    ):
+        assert row in text
+    assert "| seeds | 1 to 6 (Hypothesis" in text
+
+
+@pytest.mark.parametrize("other", [summary(4, 2), summary(6, 2), Summary("6.1", 5, 2)])
+def test_runs_that_leave_a_gap_or_have_another_kernel_are_not_summed_up(other: Summary) -> None:
+    with pytest.raises(ValueError, match=r"not of 6\.12 from seed 5 on"):
+        summary(1, 4) + other
+
+
+def test_runs_of_another_hypothesis_are_not_summed_up() -> None:
+    with pytest.raises(ValueError, match="another version of Hypothesis"):
+        Summary.from_plain(summary(1, 4).to_plain() | {"hypothesis": "6.0"})
