@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from vfiohost.errors import KernelOp
     from vfiohost.native.helpers import GiveUp
 
+    _Failure = tuple[KernelOp, str, str]
+    """Of which error: the ``op``, the path, and why."""
+
 
 class Sysfs:
     """A root directory: ``/`` of this machine, a container's view of it, or a recorded host.
@@ -316,9 +319,9 @@ class LiveKernel:
         root = self._sysfs.root
         where = [] if root == "/" else ["-d", root]
         command = [_modprobe(), *where, "--", name]
-        process = _start(command, keep_fd, ("load", name, "modprobe did not start."))
-        said = self._end(process, ("modprobe", name), timeout)
-        if process.returncode != 0:
+        failure: _Failure = ("load", name, "modprobe did not start.")
+        status, said = self._run(command, ("modprobe", name), timeout, keep_fd, failure)
+        if status != 0:
             raise _load_error(name, said)
 
     def _run_script(self, path: str, value: str, timeout: float, keep_fd: int | None) -> None:
@@ -335,11 +338,11 @@ class LiveKernel:
         where = [] if root == "/" else ["chroot", root]
         shown = self._sysfs.shown(path)
         command = [*where, f"/{path}", *value.split()]
-        process = _start(command, keep_fd, ("run", shown, "It did not start."))
-        said = self._end(process, (shown, value), timeout)
-        if process.returncode != 0:
+        failure: _Failure = ("run", shown, "It did not start.")
+        status, said = self._run(command, (shown, value), timeout, keep_fd, failure)
+        if status != 0:
             lines = said.strip().splitlines()
-            why = lines[-1] if lines else f"It ended with status {process.returncode}."
+            why = lines[-1] if lines else f"It ended with status {status}."
             raise KernelError("run", errno.EIO, shown, why)
 
     def _check_script(self, path: str) -> None:
@@ -355,41 +358,60 @@ class LiveKernel:
                 "else can write."
             )
 
-    def _end(self, process: subprocess.Popen[bytes], what: tuple[str, str], timeout: float) -> str:
-        """Wait for a process; what it wrote to stderr.
+    def _run(
+        self,
+        command: list[str],
+        what: tuple[str, str],
+        timeout: float,
+        keep_fd: int | None,
+        failure: _Failure,
+    ) -> tuple[int, str]:
+        """Run a program and wait for it; its exit status, and the end of what it wrote to stderr.
+
+        It outlives this process, and nothing of it depends on this one: stderr is a file in memory,
+        since a pipe that nobody reads any more would end it at its next word.
 
         Raises:
-            StoreTimeoutError: it has not ended in time, or was given up.
+            KernelError: it did not start.
+            StoreTimeoutError: it has not ended in time, was given up, or the wait was interrupted.
         """
         began = time.monotonic()
-        _running.append(process)
-        try:
-            said = _communicate(process, began, timeout, self.give_up)
-            if said is None:
+        with open(os.memfd_create("stderr"), "rb") as stderr:
+            process = _start(command, stderr.fileno(), keep_fd, failure)
+            try:
+                status = _wait(process, began, timeout, self.give_up)
+            except BaseException as interruption:
+                # A signal handler raised. It goes on, and somebody has to know which process it is.
+                raise StoreTimeoutError(
+                    *what, process.pid, time.monotonic() - began
+                ) from interruption
+            finally:
+                _running[:] = [p for p in _running if p.poll() is None]
+            if status is None:
                 raise StoreTimeoutError(*what, process.pid, time.monotonic() - began)
-        finally:
-            if process.stderr is not None:
-                process.stderr.close()
-            _running[:] = [p for p in _running if p.poll() is None]
-        return said.decode("utf-8", "backslashreplace")
+            size = os.fstat(stderr.fileno()).st_size
+            said = os.pread(stderr.fileno(), _SAID_LIMIT, max(0, size - _SAID_LIMIT))
+        return status, said.decode("utf-8", "backslashreplace")
 
 
 # Processes that were still at work when their caller stopped waiting, so that they get collected.
 _running: list[subprocess.Popen[bytes]] = []
 
+_SAID_LIMIT = 65536  # bytes of what a program has said
+
 
 def _start(
-    command: list[str], keep_fd: int | None, failure: tuple[KernelOp, str, str]
+    command: list[str], stderr: int, keep_fd: int | None, failure: _Failure
 ) -> subprocess.Popen[bytes]:
     """Start a process that outlives its caller; ``failure``: of which error, if it does not."""
     import subprocess
 
     try:
-        return subprocess.Popen(  # noqa: S603 - no shell, and what could be an option is checked
+        process = subprocess.Popen(  # noqa: S603 - no shell, and what could be an option is checked
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             env={**os.environ, "LC_ALL": "C"},
             start_new_session=True,
             pass_fds=() if keep_fd is None else (keep_fd,),
@@ -397,17 +419,19 @@ def _start(
     except OSError as error:  # no process was started: nothing was done
         op, path, why = failure
         raise KernelError(op, error.errno or 0, path, why) from error
+    _running.append(process)
+    return process
 
 
-def _communicate(
+def _wait(
     process: subprocess.Popen[bytes], began: float, timeout: float, give_up: GiveUp
-) -> bytes | None:
-    """What a process wrote to stderr up to its end, or ``None``: it has not ended."""
+) -> int | None:
+    """The exit status of a process, or ``None``: it has not ended."""
     from subprocess import TimeoutExpired
 
     while (left := began + timeout - time.monotonic()) > 0 and not give_up(began):
         with contextlib.suppress(TimeoutExpired):
-            return process.communicate(timeout=min(left, helpers.TICK))[1]
+            return process.wait(min(left, helpers.TICK))
     return None
 
 

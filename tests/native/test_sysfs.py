@@ -241,6 +241,51 @@ def test_a_modprobe_that_does_not_come_back_is_left_alone(
     assert_that_the_next_load_collects_it(modprobe("exit 0"))
 
 
+def test_a_modprobe_that_was_left_alone_may_still_say_something(
+    modprobe: Callable[[str], LiveKernel], tmp_path: Path
+) -> None:
+    """Nobody hears it, but it does not end of that before its work is done."""
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    os.mkfifo(gate)
+    body = f"read line < {shlex.quote(str(gate))}; echo a warning >&2"
+    kernel = modprobe(f"{body}; echo one more >&2 && touch {shlex.quote(str(done))}")
+    with pytest.raises(StoreTimeoutError):
+        kernel.load_module("x", timeout=0.2)
+    with gate.open("w"):
+        pass
+    deadline = time.monotonic() + 10
+    while not done.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert_that_the_next_load_collects_it(modprobe("exit 0"))
+
+
+def test_what_a_modprobe_leaves_running_is_not_waited_for(
+    modprobe: Callable[[str], LiveKernel], tmp_path: Path
+) -> None:
+    """An install command of modprobe.d may start a daemon, which has the same stderr."""
+    pid = tmp_path / "pid"
+    modprobe(f"sleep 60 & echo $! > {shlex.quote(str(pid))}").load_module("x", timeout=20)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_a_modprobe_whose_wait_is_interrupted_is_known_by_its_pid(
+    modprobe: Callable[[str], LiveKernel],
+) -> None:
+    kernel = modprobe("exec sleep 30")
+
+    def interrupt(_began: float) -> bool:
+        raise KeyboardInterrupt
+
+    kernel.give_up = interrupt
+    with pytest.raises(StoreTimeoutError) as caught:
+        kernel.load_module("x", timeout=60)
+    assert isinstance(caught.value.__cause__, KeyboardInterrupt)
+    assert caught.value.pid is not None
+    os.kill(caught.value.pid, signal.SIGKILL)
+    assert_that_the_next_load_collects_it(modprobe("exit 0"))
+
+
 def assert_that_the_next_load_collects_it(kernel: LiveKernel) -> None:
     deadline = time.monotonic() + 10
     while module._running and time.monotonic() < deadline:
