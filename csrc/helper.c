@@ -211,3 +211,15 @@ int vh_helper_ask(int socket, const struct vh_request *request, const char *body
 	memcpy(CMSG_DATA(header), fds, passed);
 	return sendmsg(socket, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
+
+/**
+ * vh_helper_end() - Let a helper end, now or when the kernel has let go of it.
+ * @socket: Of vh_helper_start(); it is closed.
+ *
+ * A fork of the caller may have the socket as well; the helper ends nevertheless.
+ */
+void vh_helper_end(int socket)
+{
+	shutdown(socket, SHUT_RDWR);
+	close(socket);
+}

@@ -53,6 +53,7 @@ struct vh_answer {
 int vh_helper_start(int options, int *socket);
 int vh_helper_ask(int socket, const struct vh_request *request, const char *body, size_t size,
 		  int root, int keep_fd);
+void vh_helper_end(int socket);
 
 /* scan.c */
 #define VH_SCAN_ENTRIES 4096	/* room for one getdents64(2), in units of 8 bytes */

@@ -268,7 +268,7 @@ class LockBusyError(VfioHostError):
     Args:
         path: the lock file.
         holder: who took it, as text ("pid 4242, vfiohost bind 65:00.0"), or ``None``.
-        has_ended: whether that process is gone, so that only a helper of it keeps the lock.
+        has_ended: whether that process is gone, so that only what it has started keeps the lock.
     """
 
     def __init__(self, path: str, holder: str | None, has_ended: bool = False) -> None:  # noqa: FBT001, FBT002 - pickled by position
@@ -277,7 +277,10 @@ class LockBusyError(VfioHostError):
         self.has_ended = has_ended
         who = holder or "holder unknown"
         if has_ended:
-            who += "; it has ended, but a helper process of it still waits in the kernel"
+            who += (
+                "; it has ended, but a process that it has started still has the lock, as a helper "
+                "process that waits in the kernel"
+            )
         super().__init__(
             f"Another vfiohost is changing this host ({who}; lock {path}). "
             "Wait for it to end, or look at what it waits for."

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vfiohost.boot import BootPlan
     from vfiohost.definitions import MdevDefinition
     from vfiohost.host_view import Devices
-    from vfiohost.journal import JournalEntry
+    from vfiohost.journal import HostLock, JournalEntry
     from vfiohost.model import Snapshot
     from vfiohost.native.helpers import GiveUp
     from vfiohost.plan.types import Plan, Report, Step, StepResult
@@ -73,7 +73,7 @@ class Host(HostBootPlanner):
     def __init__(self, root: str | os.PathLike[str] = "/", *, kernel: Kernel | None = None) -> None:
         super().__init__(root)
         self.kernel: Kernel = LiveKernel(self.sysfs) if kernel is None else kernel
-        self._lock: int | None = None
+        self._lock: HostLock | None = None
 
     def last_done(self, journal_id: str | None = None) -> JournalEntry:
         """What the journal says of a plan that was carried out.
@@ -349,8 +349,8 @@ class Host(HostBootPlanner):
         from vfiohost.journal import lock
 
         self.kernel.check_writable()
-        with lock(self.sysfs, purpose=purpose, wait=wait, give_up=give_up) as fd:
-            self._lock = fd
+        with lock(self.sysfs, purpose=purpose, wait=wait, give_up=give_up) as held:
+            self._lock = held
             try:
                 yield
             finally:

@@ -538,7 +538,8 @@ def killed_with_the_lock(bench: Bench, *after: str) -> Iterator[None]:
     inheritable = True
     caller = os.fork()
     if caller == 0:
-        with lock(bench.sysfs, purpose="bind x") as fd:
+        with lock(bench.sysfs, purpose="bind x") as held:
+            fd = held.fd
             helper = os.fork()
             if helper == 0:
                 os.set_inheritable(fd, inheritable)
@@ -558,7 +559,7 @@ def killed_with_the_lock(bench: Bench, *after: str) -> Iterator[None]:
 
 def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Bench) -> None:
     """The helper of a store inherits the lock's descriptor, as helpers.store_bounded lets it."""
-    said = "has ended, but a helper process of it still waits"
+    said = "has ended, but a process that it has started still has"
     with killed_with_the_lock(bench, "sleep", "60"):
         with pytest.raises(LockBusyError, match=said) as caught:
             bench.apply(bind_plan(GPU))
@@ -580,8 +581,8 @@ def test_what_a_killed_caller_had_just_forked_is_waited_for(bench: Bench) -> Non
 def test_the_lock_is_released_for_a_helper_too_when_the_caller_ends_in_order(
     bench: Bench,
 ) -> None:
-    with lock(bench.sysfs, purpose="bind x") as fd:
-        kept = os.dup(fd)
+    with lock(bench.sysfs, purpose="bind x") as held:
+        kept = os.dup(held.fd)
     with lock(bench.sysfs, purpose="another"), pytest.raises(BlockingIOError):
         fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(kept)

@@ -13,8 +13,14 @@ import pytest
 
 from tests.apply.fake import GPU, OTHER_GPU, Fault, bind_plan
 from tests.apply.test_crash import crash
-from vfiohost.errors import ApplyError, KernelError, UnsupportedError
-from vfiohost.journal import LOCK_PATH, DamagedJournal, Event, lock
+from vfiohost.errors import (
+    ApplyError,
+    KernelError,
+    LockBusyError,
+    PendingError,
+    UnsupportedError,
+)
+from vfiohost.journal import LOCK_PATH, DamagedJournal, Event, book, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,14 +306,14 @@ def test_a_full_disk_at_every_write(
     monkeypatch: pytest.MonkeyPatch,
     lasting: bool,  # noqa: FBT001
 ) -> None:
-    """Each write of lock and journal fails in turn, half of it written."""
+    """Each write of the journal fails in turn, half of it written; the lock's is the first."""
     before, plan = bench.state(), bind_plan(GPU, once=True)
     (bench.root / "sys/bus/pci/drivers/vfio-pci").mkdir()
     (bench.root / "sys/bus/pci/drivers/vfio-pci/bind").touch()
     (bench.root / "sys/bus/pci/drivers/vfio-pci/unbind").touch()
     real = os.pwrite
     failures = 0
-    for number in range(1, 100):
+    for number in range(2, 100):
         calls = 0
 
         def pwrite(fd: int, data: bytes, offset: int, at: int = number) -> int:
@@ -332,8 +338,8 @@ def test_a_full_disk_at_every_write(
         assert all(r.outcome == "recovered" for r in bench.recover())
         assert bench.state() == before
         assert not bench.journal.open_entries()
-    # The lock, the header, two lines for each of four steps, and the end.
-    assert failures == 11
+    # The header, two lines for each of four steps, and the end.
+    assert failures == 10
     assert bench.state()[GPU] == "vfio-pci"
 
 
@@ -345,7 +351,7 @@ def test_a_disk_that_cannot_save_at_every_write_and_fsync(
     bench.kernel.load_module("vfio_pci", timeout=1)
     sync, write = os.fsync, os.pwrite
     failures = 0
-    for number in range(1, 100):
+    for number in range(2, 100):  # the first is the lock's
         calls = 0
 
         def count(at: int = number) -> None:
@@ -375,8 +381,78 @@ def test_a_disk_that_cannot_save_at_every_write_and_fsync(
         assert bench.state() == before
         assert bench.recover() == ()
         assert all(entry.result == "rolled-back" for entry in bench.entries())
-    assert failures >= 11
+    assert failures >= 10
     assert bench.state()[GPU] == "vfio-pci"
+
+
+def test_who_holds_the_lock_need_not_be_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/run is a disk of its own, and it may be full."""
+    write, cut = os.pwrite, os.ftruncate
+    lock_file = bench.root / LOCK_PATH
+
+    def is_lock(fd: int) -> bool:
+        return os.path.samestat(os.fstat(fd), lock_file.stat())
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if is_lock(fd):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data, offset)
+
+    def ftruncate(fd: int, size: int) -> None:
+        if is_lock(fd):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        cut(fd, size)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    bench.apply(bind_plan(GPU))
+    assert bench.state()[GPU] == "vfio-pci"
+
+
+def test_a_store_that_goes_on_and_that_no_journal_knows_keeps_the_lock(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else `recover` would store behind it."""
+    write, store = os.pwrite, bench.kernel.store
+    helpers: list[int] = []
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if b'"event": "pending"' in data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data, offset)
+
+    def inherit(path: str, value: str, *, timeout: float, keep_fd: int | None = None) -> None:
+        if path.endswith("/unbind"):
+            assert keep_fd is not None
+            helpers.append(os.dup(keep_fd))  # the same open file, as in a helper
+        store(path, value, timeout=timeout, keep_fd=keep_fd)
+
+    before = bench.state()
+    bench.kernel.faults_of["unbind", GPU] = Fault("block", effect=True)
+    monkeypatch.setattr(bench.kernel, "store", inherit)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(PendingError, match=r"The journal could not be told of it .*ENOSPC"):
+        bench.apply(bind_plan(GPU))
+    with pytest.raises(LockBusyError):
+        bench.recover()
+    bench.kernel.faults_of.clear()
+    (helper,) = helpers
+    os.close(helper)
+    assert [each.outcome for each in bench.recover()] == ["recovered"]
+    assert bench.state() == before
+
+
+def test_a_plan_that_no_journal_holds_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "_LIMIT", 4096)
+    said = "A plan of 4 steps is more than a journal holds.*Nothing was changed"
+    with pytest.raises(ApplyError, match=said):
+        bench.apply(bind_plan(GPU))
+    assert bench.kernel.log == []
+    assert bench.entries() == []
 
 
 def test_a_line_that_was_not_saved_leaves_nothing_behind_the_next(
@@ -440,3 +516,4 @@ def test_a_failed_begin_makes_no_store(bench: Bench, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "rename", rename)
     rolled_back(bench, r"Cannot write .*jsonl.*EIO.*Nothing was changed")
+    assert list((bench.root / JOURNALS).iterdir()) == []

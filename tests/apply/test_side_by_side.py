@@ -217,6 +217,28 @@ def test_when_waiting_is_interrupted_both_stores_are_pending(bench: Bench) -> No
     assert threading.active_count() == threads
 
 
+def test_where_no_thread_can_be_started_nothing_is_called_and_all_is_taken_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with systemd's TasksMax. What was called already comes to its end."""
+    before = bench.state()
+    start, started = threading.Thread.start, []
+
+    def refuse(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    bench.kernel.faults_of["unbind", OTHER_GPU] = Fault("block", effect=True)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        bench.apply(BOTH)
+    assert len(started) == 2
+    assert bench.state() == before
+    assert all(value != OTHER_GPU for _, value in bench.kernel.log)
+
+
 def test_a_process_that_is_killed_with_two_stores_under_way_is_recovered(bench: Bench) -> None:
     before = bench.state()
     meet(bench, GPU, OTHER_GPU)

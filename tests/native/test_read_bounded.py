@@ -206,6 +206,39 @@ def test_a_kept_helper_that_was_killed_is_replaced(root: int, tmp_path: Path) ->
     assert not Path(f"/proc/{killed.pid}").exists()
 
 
+def test_a_fork_of_the_caller_does_not_keep_its_helpers(root: int, tmp_path: Path) -> None:
+    """As a worker of multiprocessing, which has all that was open when it was forked."""
+    (tmp_path / "a").write_text("A")
+    pool = helpers.Helpers()
+    with pool.kept():
+        assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        (helper,) = pool._idle
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        assert not Path(f"/proc/{helper.pid}").exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_helper_that_somebody_has_stopped_is_not_waited_for(root: int, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("A")
+    pool = helpers.Helpers()
+    with pool.kept():
+        assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
+        (stopped,) = pool._idle
+        os.kill(stopped.pid, signal.SIGSTOP)
+    assert stopped.pid in helpers._left
+    os.kill(stopped.pid, signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while stopped.pid in helpers._left:  # whoever reads next collects it
+        assert helpers.read_bounded(root, ["a"], timeout=20) == [b"A"]
+        assert time.monotonic() < deadline
+
+
 def test_a_fork_of_the_caller_has_helpers_of_its_own(root: int, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("A")
     pool = helpers.Helpers()

@@ -323,8 +323,8 @@ from vfiohost.sysfs import LiveKernel, Sysfs
 
 module._modprobe = lambda: sys.argv[2]
 Sysfs.is_live = lambda _: True
-with Sysfs(sys.argv[1]) as sysfs, lock(sysfs, purpose="bind 65:00.0") as fd:
-    LiveKernel(sysfs).load_module("vfio_pci", timeout=60, keep_fd=fd)
+with Sysfs(sys.argv[1]) as sysfs, lock(sysfs, purpose="bind 65:00.0") as held:
+    LiveKernel(sysfs).load_module("vfio_pci", timeout=60, keep_fd=held.fd)
 """
 
 
@@ -341,7 +341,7 @@ def test_a_modprobe_keeps_the_lock_of_a_caller_that_is_killed(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         caller.kill()
-    said = r"bind 65:00\.0.*it has ended, but a helper process"
+    said = r"bind 65:00\.0.*it has ended, but a process that it has started"
     with pytest.raises(LockBusyError, match=said), lock(sysfs, purpose="a test"):
         pass
     with (tmp_path / "gate").open("w"):

@@ -18,7 +18,7 @@ from vfiohost.plan.types import Report, StepResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from vfiohost.journal import EntryResult, EventKind, JournalWriter
+    from vfiohost.journal import EntryResult, EventKind, HostLock, JournalWriter
     from vfiohost.plan.types import NodeChange, Outcome, Plan
     from vfiohost.sysfs import Kernel, Sysfs
 
@@ -43,7 +43,7 @@ class Ledger:
         kernel: who answers the stores.
         begin: starts the plan's journal; it is called before the first change, if there is one.
         timeout: seconds for each store, load or read.
-        keep_fd: the lock's file descriptor, which a helper of the kernel seam inherits.
+        held: the lock, whose descriptor a helper of the kernel seam inherits.
         watch: told of each store and load when it is about to begin.
         results: what is known of each step beforehand; ``not-run`` for all by default.
 
@@ -63,7 +63,7 @@ class Ledger:
         kernel: Kernel,
         begin: Callable[[], JournalWriter],
         timeout: float,
-        keep_fd: int,
+        held: HostLock,
         watch: Watch | None = None,
         results: Iterable[StepResult] | None = None,
     ) -> None:
@@ -78,7 +78,7 @@ class Ledger:
         self._writer: JournalWriter | None = None
         self._timeout = timeout
         self._facts = Facts(sysfs, timeout=timeout)
-        self._keep_fd = keep_fd
+        self._held = held
         self._watch = watch
         self._results = (
             [StepResult(step, "not-run") for step in plan.steps]
@@ -165,6 +165,10 @@ class Ledger:
         self._note("pending", index, error=text, helper=helper)
         waiting = look(self._sysfs, self.plan.steps[index], pid)
         said = f"{waiting.sentences} " if waiting.sentences else ""
+        if self.journal_error is not None:
+            # Nobody can read that it goes on; so nobody gets the lock until it has ended.
+            self._held.is_left = True
+            said += f"The journal could not be told of it ({self.journal_error}). "
         return waiting.error(
             f"{text} {said}What was done before stays as it is. When the kernel has come back, "
             "`vfiohost recover` takes it back.",
@@ -180,10 +184,10 @@ class Ledger:
         self._results[index] = StepResult(self.plan.steps[index], outcome, error)
 
     def _load(self, name: str) -> None:
-        self._kernel.load_module(name, timeout=self._timeout, keep_fd=self._keep_fd)
+        self._kernel.load_module(name, timeout=self._timeout, keep_fd=self._held.fd)
 
     def _store(self, path: str, value: str) -> None:
-        self._kernel.store(path, value, timeout=self._timeout, keep_fd=self._keep_fd)
+        self._kernel.store(path, value, timeout=self._timeout, keep_fd=self._held.fd)
 
     @contextlib.contextmanager
     def _waiting(self, index: int, doing: str) -> Iterator[None]:

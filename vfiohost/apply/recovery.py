@@ -12,7 +12,7 @@ from vfiohost.apply.pending import still_waiting, where, who
 from vfiohost.apply.undoing import Undoing, reasons_of
 from vfiohost.apply.unfinished import shared_with
 from vfiohost.errors import KernelError, NotFoundError, PendingError, PlanRefused
-from vfiohost.journal import DamagedJournal, check_free, lock
+from vfiohost.journal import DamagedJournal, HostLock, check_free, lock
 from vfiohost.native.helpers import never
 from vfiohost.plan.types import Report, StepResult
 from vfiohost.plan.words import listed
@@ -135,8 +135,8 @@ def recover(
         found = reversed(_chosen(journal, keep))
         return tuple(looker.look(entry, keep=keep is not None) for entry in found)
     kernel.check_writable()
-    with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as fd, sysfs.helpers.kept():
-        recoverer = _Recoverer(sysfs, kernel, journal, judge, timeout, fd, watch)
+    with lock(sysfs, purpose="recover", wait=wait, give_up=give_up) as held, sysfs.helpers.kept():
+        recoverer = _Recoverer(sysfs, kernel, journal, judge, timeout, held, watch)
         for entry in reversed(_chosen(journal, keep)):
             recovery = recoverer.recover(entry, keep=keep is not None)
             recoveries.append(recovery)
@@ -175,7 +175,7 @@ class _Recoverer:
     journal: Journal
     judge: Callable[[Plan], object]
     timeout: float
-    keep_fd: int = -1
+    held: HostLock = attrs.field(factory=lambda: HostLock(-1))
     watch: Watch | None = None
 
     def look(self, entry: JournalEntry | DamagedJournal, *, keep: bool) -> Recovery:
@@ -219,7 +219,7 @@ class _Recoverer:
             kernel=self.kernel,
             begin=partial(self.journal.reopen, entry),
             timeout=self.timeout,
-            keep_fd=self.keep_fd,
+            held=self.held,
             watch=self.watch,
             results=_results(entry),
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vfiohost.apply.ledger import Watch
     from vfiohost.apply.undoing import UndoFailure
-    from vfiohost.journal import Journal
+    from vfiohost.journal import HostLock, Journal
     from vfiohost.plan.types import Plan, Step
     from vfiohost.sysfs import Kernel, Sysfs
 
@@ -52,7 +52,7 @@ def apply(
     cancel: Callable[[], bool] = never,
     progress: Callable[[StepResult], object] = ignored,
     watch: Watch | None = None,
-    held: int | None = None,
+    held: HostLock | None = None,
 ) -> Report:
     """Carry out a plan as one transaction.
 
@@ -73,7 +73,7 @@ def apply(
             treated like an interruption. It is not called for steps that are taken back: the report
             in the error has them.
         watch: told of each store and load when it is about to begin.
-        held: the descriptor of the lock, where the caller holds it already.
+        held: the lock, where the caller holds it already.
 
     Returns:
         What became of each step: ``done`` or ``already``.
@@ -98,7 +98,7 @@ def apply(
     purpose = " ".join((plan.verb, *plan.subjects))
     try:
         taken = lock(sysfs, purpose=purpose, wait=wait) if held is None else nullcontext(held)
-        with taken as fd:
+        with taken as its_lock:
             check_journals(plan, undoes, sysfs, journal)
             transaction = Transaction(
                 plan,
@@ -106,7 +106,7 @@ def apply(
                 kernel=kernel,
                 begin=lambda: journal.begin(plan, undoes=undoes),
                 timeout=timeout,
-                keep_fd=fd,
+                held=its_lock,
                 watch=watch,
             )
             driver = Driver(transaction, sysfs, kernel, cancel, progress)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -21,7 +22,6 @@ from vfiohost.native.helpers import TICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor, Future
 
     from vfiohost.apply.driving import Begun, Driver
     from vfiohost.apply.transaction import Call
@@ -39,12 +39,14 @@ class _Lane:
         at: the index of the one that is under way.
         step: what is under way.
         began: the ``time.monotonic()`` at which its last call began.
+        thread: in which that is waited for.
     """
 
     left: deque[int]
     at: int | None = None
     step: Begun | None = None
     began: float = 0.0
+    thread: Thread | None = None
 
 
 @attrs.frozen
@@ -75,8 +77,7 @@ def drive(driver: Driver, lanes: list[list[int]]) -> None:
         BaseException: the worst that happened; the rest is in its notes.
     """
     ready = [_Lane(deque(lane)) for lane in lanes]
-    with ThreadPoolExecutor(min(ABREAST, len(ready)), "vfiohost-store") as threads:
-        _Traffic(driver, ready, threads).run()
+    _Traffic(driver, ready).run()
 
 
 class _Traffic:
@@ -87,13 +88,11 @@ class _Traffic:
     Args:
         driver: for whom.
         ready: the lanes.
-        threads: in which each store is waited for.
     """
 
-    def __init__(self, driver: Driver, ready: list[_Lane], threads: Executor) -> None:
+    def __init__(self, driver: Driver, ready: list[_Lane]) -> None:
         self._driver = driver
         self._ready = deque(ready)
-        self._threads = threads
         self._flying: dict[Future[object], _Lane] = {}
         self._failures: list[_Failure] = []
         self._give_up = driver.kernel.give_up
@@ -125,7 +124,10 @@ class _Traffic:
             self._go_on(self._ready.popleft(), next)
         if self._flying:
             for future in self._landed():
-                self._go_on(self._flying.pop(future), partial(_hand_over, future))
+                lane = self._flying.pop(future)
+                if lane.thread is not None:
+                    lane.thread.join()  # which has nothing more to do
+                self._go_on(lane, partial(_hand_over, future))
 
     def _go_on(self, lane: _Lane, resume: Callable[[Begun], Call]) -> None:
         """Let a lane go on up to the next call that has to be waited for, or to its end."""
@@ -140,12 +142,23 @@ class _Traffic:
                     lane.at = lane.step = None
                     self._driver.progress(end.value)
                     continue
-                lane.began = time.monotonic()
-                self._flying[self._threads.submit(call)] = lane
+                self._take_off(lane, call)
                 return
         except BaseException as error:  # noqa: BLE001 - raised when nothing is under way any more
             at = None if lane.step is None else lane.at
             self._failures.append(_Failure(error, at))
+
+    def _take_off(self, lane: _Lane, call: Call) -> None:
+        """Wait for a call in a thread of its own: from its start on, until it has landed."""
+        future: Future[object] = Future()
+        lane.began = time.monotonic()
+        self._flying[future] = lane
+        lane.thread = Thread(target=_answer, args=(future, call), name="vfiohost-store")
+        try:
+            lane.thread.start()
+        except RuntimeError:  # no room for a thread: nothing was called
+            del self._flying[future]
+            raise
 
     def _landed(self) -> list[Future[object]]:
         """The calls that have come back, after a tick at most."""
@@ -164,6 +177,14 @@ class _Traffic:
             if other is not worst and isinstance(other.error, VfioHostError):
                 worst.error.add_note(f"Besides: {other.error}")
         return worst.error
+
+
+def _answer(future: Future[object], call: Call) -> None:
+    """Make a call, and put into the future what it returned or raised."""
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - for the thread that waits
+        future.set_exception(error)
 
 
 def _hand_over(future: Future[object], step: Begun) -> Call:

@@ -30,7 +30,7 @@ from vfiohost.journal.entry import (
     EventKind,
     JournalEntry,
 )
-from vfiohost.journal.locking import LOCK_PATH, Process, check_free, lock
+from vfiohost.journal.locking import LOCK_PATH, HostLock, Process, check_free, lock
 
 __all__ = [
     "JOURNAL_PATH",
@@ -40,6 +40,7 @@ __all__ = [
     "EntryResult",
     "Event",
     "EventKind",
+    "HostLock",
     "Journal",
     "JournalEntry",
     "JournalWriter",

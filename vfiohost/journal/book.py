@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -46,7 +47,8 @@ _UNFINISHED = ".new"
 _WRITING = os.O_RDWR | DURABLE
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
-_LIMIT = 16 << 20  # bytes of one journal; about 10,000 steps
+_LIMIT = 64 << 20  # bytes of one journal; about 50,000 steps
+_OF_A_STEP = 1024  # bytes of what can happen to a step: begun, failed with a reason, taken back
 _KEEP = 100
 _PRUNE_ABOVE = 200
 
@@ -157,7 +159,7 @@ class Journal:
 
         Raises:
             KernelError: it could not be written durably: nothing may be changed then.
-            UnsupportedError: the directory is not private to us.
+            UnsupportedError: the directory is not private to us, or the plan is too long.
         """
         directory = open_directory(self._sysfs, JOURNAL_PATH, create=True)
         try:
@@ -165,7 +167,13 @@ class Journal:
             if len(names) > _PRUNE_ABOVE:
                 self._prune(directory)
             entry_id = self._next_id(names)
-            return self._create(directory, entry_id, self._header(entry_id, plan, undoes))
+            header = self._header(entry_id, plan, undoes)
+            if len(header) + _OF_A_STEP * len(plan.steps) > _LIMIT:
+                raise UnsupportedError(
+                    f"A plan of {len(plan.steps):,} steps is more than a journal holds "
+                    f"({_LIMIT >> 20} MiB). Do it in parts."
+                )
+            return self._create(directory, entry_id, header)
         finally:
             os.close(directory)
 
@@ -193,6 +201,9 @@ class Journal:
                 os.fsync(directory)
         except BaseException:
             os.close(fd)
+            for made in (unfinished, name):
+                with contextlib.suppress(OSError):
+                    os.unlink(made, dir_fd=directory)
             raise
         return JournalWriter(entry_id, fd, len(header), shown=shown, now=self._now)
 

@@ -30,8 +30,9 @@ LOCK_PATH = "run/vfiohost/lock"
 _HOLDER_LIMIT = 4096
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _POLL_SECONDS = 0.05
-# What a killed process had just forked has its lock, too, until it has run for the first time.
-_LETTING_GO_SECONDS = 1.0
+# Some have the lock for a moment only: what a killed process had just forked, until it has run for
+# the first time; who looks whether it is free, and says nothing of itself in the file.
+_MOMENT_SECONDS = 1.0
 
 
 @attrs.frozen
@@ -71,40 +72,55 @@ def _start_of(pid: int) -> int | None:
     return None if state in (b"Z", b"X", b"x") else int(start)
 
 
+@attrs.define
+class HostLock:
+    """The lock of a host, while it is held.
+
+    Attributes:
+        fd: its file descriptor, which a helper of a store keeps open until the store has ended.
+        is_left: it is not given back but left to the helpers that have it: nobody else could know
+            that they still store, because no journal says so.
+    """
+
+    fd: int
+    is_left: bool = False
+
+
 @contextlib.contextmanager
 def lock(
     sysfs: Sysfs, *, purpose: str, wait: float = 0.0, give_up: GiveUp = never
-) -> Iterator[int]:
+) -> Iterator[HostLock]:
     """Hold the one lock under which a host is changed: ``ROOT/run/vfiohost/lock``.
 
     Args:
         sysfs: the host.
         purpose: what the lock is held for; others who want it are told.
         wait: seconds to wait for it, 0 for not at all; one second at least where who took it has
-            ended, since what that had just forked lets go of it in a moment.
+            ended or has not said who it is: both may let go of it in a moment.
         give_up: asked while it is waited for, with the ``time.monotonic()`` at which that began;
             ``True`` ends the wait.
 
     Yields:
-        The lock's file descriptor. A helper process that inherits it keeps the lock alive when its
-        caller is killed; when the block ends in order the lock is released for the helper, too.
+        The lock. A helper process that inherits its descriptor keeps it alive when the caller is
+        killed; when the block ends in order the lock is released for the helper, too, unless
+        :attr:`HostLock.is_left`.
 
     Raises:
         LockBusyError: somebody else holds it.
         KernelError: the file could not be made or opened.
         UnsupportedError: the file or its directory is not private to us.
     """
-    fd = _acquire(sysfs, purpose, wait, give_up)
+    held = HostLock(_acquire(sysfs, purpose, wait, give_up))
     try:
-        yield fd
+        yield held
     finally:
         # Unlock explicitly: a helper that still waits in the kernel shares this open file, and
         # closing our descriptor alone would leave everybody locked out until it comes back.
-        try:
-            os.ftruncate(fd, 0)
-        finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+        if not held.is_left:
+            with contextlib.suppress(OSError):  # what it says of its holder is for information
+                os.ftruncate(held.fd, 0)
+            fcntl.flock(held.fd, fcntl.LOCK_UN)
+        os.close(held.fd)
 
 
 def check_free(sysfs: Sysfs, *, wait: float = 0.0, give_up: GiveUp = never) -> None:
@@ -153,7 +169,8 @@ class _Waiting:
 
     def go_on_after(self, busy: LockBusyError) -> None:
         """Sleep until the next try, or raise this error of the last one."""
-        wait = max(self._wait, _LETTING_GO_SECONDS) if busy.has_ended else self._wait
+        is_momentary = busy.has_ended or busy.holder is None
+        wait = max(self._wait, _MOMENT_SECONDS) if is_momentary else self._wait
         if time.monotonic() >= self._began + wait or self._give_up(self._began):
             raise busy
         time.sleep(_POLL_SECONDS)
@@ -190,7 +207,7 @@ def _try(directory: int, purpose: str, shown: str) -> int | None:
             raise _busy(fd, shown)
         if not _is_called(name, directory, fd):
             return None
-        _write_holder(fd, purpose, shown)
+        _write_holder(fd, purpose)
         unless_taken.pop_all()
     return fd
 
@@ -213,7 +230,8 @@ def _take(fd: int, shown: str, kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def _write_holder(fd: int, purpose: str, shown: str) -> None:
+def _write_holder(fd: int, purpose: str) -> None:
+    """Say who holds the lock, if there is room for it: a full disk must not keep anybody out."""
     me = Process.of(os.getpid())
     holder = {
         "pid": me.pid,
@@ -221,7 +239,7 @@ def _write_holder(fd: int, purpose: str, shown: str) -> None:
         "purpose": purpose,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with as_kernel_error("write", shown):
+    with contextlib.suppress(OSError):
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps(holder).encode() + b"\n", 0)
 

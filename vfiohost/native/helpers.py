@@ -37,6 +37,9 @@ _MESSAGE: Final = _ANSWER.size + lib.VH_ANSWER_MAX
 _PATIENCE: Final = 1 / 8
 _PATIENCE_MAX: Final = 0.25
 
+# Seconds in which a helper with nothing to do ends, unless somebody has stopped it.
+_ENDING: Final = 1.0
+
 # Helpers that were still in the kernel when their caller stopped waiting.
 _left: set[int] = set()
 
@@ -82,9 +85,11 @@ class Helper:
         Args:
             ended: it has nothing to do, and so ends at once; else it is collected later.
         """
-        os.close(self.fd)
         if self.is_ours:
-            _reap(self.pid, wait=ended)
+            lib.vh_helper_end(self.fd)
+            _reap(self.pid, patience=_ENDING if ended else 0.0)
+        else:
+            os.close(self.fd)
 
     @property
     def is_ours(self) -> bool:
@@ -347,15 +352,26 @@ def _receive(helper: Helper, began: float, timeout: float, give_up: GiveUp) -> b
     return helper.answer()
 
 
-def _reap(pid: int, *, wait: bool) -> None:
-    """Collect a helper that has ended, and those that were left behind and have ended since."""
+def _reap(pid: int, *, patience: float) -> None:
+    """Collect a helper that has ended or does so soon, and those that had been left behind."""
     _left.add(pid)
     for child in tuple(_left):
-        # The caller's own handling of SIGCHLD may have been faster.
-        with contextlib.suppress(ChildProcessError):
-            if os.waitpid(child, 0 if wait and child == pid else os.WNOHANG) == (0, 0):
-                continue
-        _left.discard(child)
+        if _is_collected(child):
+            _left.discard(child)
+    until, pause = time.monotonic() + patience, 0.0001
+    while pid in _left and time.monotonic() < until:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+        if _is_collected(pid):
+            _left.discard(pid)
+
+
+def _is_collected(pid: int) -> bool:
+    """Whether a child has ended; then it is no zombie any more."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:
+        return True  # the caller's own handling of SIGCHLD was faster
 
 
 def _milliseconds(seconds: float) -> int:
