@@ -151,7 +151,7 @@ class HostPlanner(HostView):
         physfns: Devices,
         count: int | Literal["all"],
         *,
-        driver: str = "native",
+        driver: str | None = None,
         recreate: bool = False,
         load: bool = True,
         allow: Iterable[str] = (),
@@ -162,8 +162,9 @@ class HostPlanner(HostView):
         Args:
             physfns: which.
             count: how many each shall have; ``all``: as many as it can; 0 destroys them.
-            driver: of the virtual functions: a name, ``auto``, ``none``; ``native``, as the kernel
-                gives it.
+            driver: of the virtual functions: a name, ``auto``, ``none``; ``native``, what their ids
+                give them; by default new ones get what the kernel gives them, and those that exist
+                stay as they are.
             recreate: those that exist may be destroyed to get another number.
             load: load the driver's module when it is not there.
             allow: as for :meth:`plan_bind`, for virtual functions that somebody uses.

@@ -236,10 +236,10 @@ class Declared:
             )
 
     def _virtual(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
-        ways: dict[tuple[int | Literal["all"], str], list[PciAddress]] = {}
+        ways: dict[tuple[int | Literal["all"], str | None], list[PciAddress]] = {}
         for each in wanted:
             if each.table.vfs is not None:
-                way = (each.table.vfs, each.table.vf_driver or NATIVE)
+                way = (each.table.vfs, each.table.vf_driver)
                 ways.setdefault(way, []).append(each.address)
         for (count, driver), devices in ways.items():
             title = (
@@ -253,7 +253,7 @@ class Declared:
         self,
         devices: list[PciAddress],
         count: int | Literal["all"],
-        driver: str,
+        driver: str | None,
         now: Snapshot,
     ) -> Plan:
         return self.host.plan_vfs(devices, count, driver=driver, allow=self.allow, snapshot=now)

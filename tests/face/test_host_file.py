@@ -126,6 +126,18 @@ def test_virtual_functions(run: Runner, root: Path) -> None:
     assert run("diff", root=root).code == 0
 
 
+def test_virtual_functions_go_back_to_their_own_driver(run: Runner, root: Path) -> None:
+    say(root, VFS)
+    assert run("apply", root=root).code == 0
+    say(root, VFS.replace('vf-driver = "vfio-pci"', 'vf-driver = "native"'))
+    assert run("diff", root=root).code == 10
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+    assert run("apply", root=root).out == "nothing to do: the host is so already\n"
+    (pf,) = run("vf", "list", "17:00.0", "--json", root=root).value["physical_functions"]
+    assert [vf["driver"] for vf in pf["virtual_functions"]] == ["nvme", "nvme"]
+
+
 def test_another_number_of_virtual_functions_is_refused(run: Runner, root: Path) -> None:
     say(root, VFS)
     assert run("apply", root=root).code == 0

@@ -80,6 +80,23 @@ def test_so_already(run: Runner, root: Path) -> None:
     assert drivers(run, root) == ["vfio-pci", "vfio-pci"]
 
 
+@pytest.mark.parametrize("before", ["vfio-pci", "none"])
+def test_back_to_their_own_driver(run: Runner, root: Path, before: str) -> None:
+    native = ("vf", "set", NVME, "2", "--driver", "native")
+    assert run("vf", "set", NVME, "2", "--driver", before, root=root).code == 0
+    assert run("vf", "set", NVME, "2", root=root).code == 0
+    has = drivers(run, root)
+    assert has == [None if before == "none" else before] * 2  # nothing was said of a driver
+    assert run(*native, "-n", "--exit-code", root=root).code == 10
+    assert run(*native, root=root).code == 0
+    assert drivers(run, root) == ["nvme", "nvme"]
+    override = root / "sys/bus/pci/devices/0000:17:00.1/driver_override"
+    assert override.read_text() == "(null)\n"
+    assert run(*native, "-n", "--exit-code", root=root).code == 0
+    assert run("undo", root=root).code == 0
+    assert drivers(run, root) == has
+
+
 @pytest.mark.parametrize(
     "refused", ["*/sriov_numvfs", "*/0000:17:00.2/driver_override", "*/vfio-pci/bind"]
 )

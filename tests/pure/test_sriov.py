@@ -135,6 +135,34 @@ def test_the_number_that_there_is() -> None:
     assert plan(host(PF), 0).is_empty
 
 
+def test_their_own_driver() -> None:
+    on_vfio = host(PF, vf(1, "vfio-pci"), overrides={"0000:17:00.1": "vfio-pci"})
+    facts = attrs.evolve(FACTS, num_vfs=1)
+    assert plan(on_vfio, 1, facts).is_empty
+    assert stores(plan(on_vfio, 1, facts, driver="native")) == [
+        "vfio-pci/unbind=0000:17:00.1",
+        "0000:17:00.1/driver_override=nvme",
+        "nvme/bind=0000:17:00.1",
+        "0000:17:00.1/driver_override=",
+    ]
+    assert plan(host(PF, vf(1, "nvme")), 1, facts, driver="native").is_empty
+
+
+def test_a_driver_that_is_not_there_is_asked_for_once() -> None:
+    facts, none = attrs.evolve(FACTS, num_vfs=1), {"0000:17:00.1": "none"}
+    lacking = {name: each for name, each in (DRIVERS | VFIO).items() if name != "nvme"}
+    physfn = attrs.evolve(PF, driver="pci-stub")
+    kept = attrs.evolve(host(physfn, vf(1), overrides=none), drivers=lacking)
+    made = plan(kept, 1, facts, driver="native")
+    assert stores(made) == [
+        "0000:17:00.1/driver_override=",
+        "pci/drivers_probe=0000:17:00.1",
+    ]
+    assert "load the module nvme" in made.notes[0]
+    free = attrs.evolve(host(physfn, vf(1)), drivers=lacking)
+    assert plan(free, 1, facts, driver="native").is_empty
+
+
 def test_orphans_are_healed() -> None:
     orphaned = attrs.evolve(PF, driver=None)
     made = plan(host(orphaned, vf(1)), 0, attrs.evolve(FACTS, num_vfs=1))

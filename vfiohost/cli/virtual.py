@@ -77,7 +77,7 @@ def _change_some(
         return session.host.plan_vfs(
             devices,
             count,
-            driver="native" if options.driver is None else options.driver,
+            driver=options.driver,
             recreate=options.recreate,
             load=not options.no_load,
             allow=options.allowed,

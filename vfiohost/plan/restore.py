@@ -58,7 +58,7 @@ def plan_restore(
         if want is not None:
             draft.add(_change(drivers, device, now, want))
         else:
-            draft.add(_to_native(draft, device, now, coming))
+            draft.add(to_native(drivers, device, now, draft.notes, coming))
     return draft.finish()
 
 
@@ -75,9 +75,22 @@ def _coming(
     return tuple(sorted(name for name in names if name and name not in drivers.registered))
 
 
-def _to_native(draft: Draft, device: PciDevice, now: Binding, coming: Iterable[str]) -> Change:
-    """What brings a device, of which we know no past, to the driver that its ids give it."""
-    drivers = draft.drivers
+def to_native(
+    drivers: Drivers,
+    device: PciDevice,
+    now: Binding,
+    notes: list[str],
+    coming: Iterable[str] = (),
+) -> Change:
+    """What brings a device, of which we know no past, to the driver that its ids give it.
+
+    Args:
+        drivers: the host and its drivers.
+        device: the device.
+        now: what it has.
+        notes: gets a sentence where there is no such driver yet.
+        coming: drivers that are not there yet, and whose modules the plan loads.
+    """
     if now.driver is not None and _is_native(drivers, device, now):
         return _change(drivers, device, now, Binding(now.driver, None))
     native = drivers.native(device, coming)
@@ -86,7 +99,7 @@ def _to_native(draft: Draft, device: PciDevice, now: Binding, coming: Iterable[s
     candidates = drivers.candidate_modules(device)
     if candidates and not native:
         verb = "is" if len(candidates) == 1 else "are"
-        draft.notes.append(
+        notes.append(
             f"{device.address} gets no driver, unless one that is loaded takes it: "
             f"{listed(candidates)} would fit, but {verb} not loaded; load the module "
             f"{candidates[0]} to have its driver."

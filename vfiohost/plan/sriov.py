@@ -26,6 +26,7 @@ from vfiohost.plan.draft import find
 from vfiohost.plan.drivers import AUTO, VFIO_PCI, Drivers, check_name
 from vfiohost.plan.hazards import check_allow, hazards, read_binding
 from vfiohost.plan.in_use import use_hazards
+from vfiohost.plan.restore import to_native
 from vfiohost.plan.types import Expect, LoadModule, Plan, Store, WriteAttr
 from vfiohost.plan.words import counted
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from vfiohost.plan.types import Step
 
 NATIVE = "native"
-"""Of a virtual function: the driver that the kernel gives it by its ids."""
+"""Of a virtual function: the driver that its ids give it."""
 
 _LAST_BUS = 0xFF
 
@@ -50,7 +51,8 @@ class VfsRequest:
         physfns: the physical functions; together they are one transaction.
         count: how many each shall have; ``all``: as many as it can.
         driver: of the virtual functions: a driver's name, ``auto`` (the best VFIO driver),
-            ``none``, or :data:`NATIVE`.
+            ``none``, or :data:`NATIVE`; ``None``: new ones get what the kernel gives them, and
+            those that exist stay as they are.
         recreate: virtual functions that exist may be destroyed to get another number.
         load: a module may be loaded.
         allow: hazards that are permitted (:data:`vfiohost.plan.hazards.ALLOWABLE`).
@@ -58,7 +60,7 @@ class VfsRequest:
 
     physfns: tuple[PciAddress, ...]
     count: int | Literal["all"]
-    driver: str = NATIVE
+    driver: str | None = None
     recreate: bool = False
     load: bool = True
     allow: frozenset[str] = frozenset()
@@ -88,7 +90,7 @@ def plan_vfs(
         PlanRefused: for all reasons at once; the plan that would have been comes with them.
     """
     check_allow(request.allow)
-    if request.driver not in (AUTO, NO_DRIVER, NATIVE):
+    if request.driver not in (None, AUTO, NO_DRIVER, NATIVE):
         check_name(request.driver)
     planners = [
         _Planner(Drivers(snapshot, modules), request, physfn, facts[physfn.address])
@@ -258,7 +260,7 @@ class _Planner:
 
     def _make(self, wanted: int) -> None:
         if self.uses_script:
-            if self.request.driver != NATIVE:
+            if self.request.driver not in (None, NATIVE):
                 self._refuse(
                     "vgpu-vf",
                     f"The virtual functions of {self._name} belong to NVIDIA's vGPU driver, and no "
@@ -267,12 +269,13 @@ class _Planner:
                 )
             self._run_script("-e", 0, wanted)
             return
-        functions = [] if self.request.driver == NATIVE else list(self._coming(wanted))
+        as_they_come = self.request.driver in (None, NATIVE)
+        functions = [] if as_they_come else list(self._coming(wanted))
         off = self._probing_off("so that no driver takes them") if functions else []
         why = f"make {counted(wanted, 'virtual function')}"
         self.steps += [*off[:1], self._number_step(0, wanted, why)]
         for vf in functions:
-            self._bind(Change(vf.address, self._born, self._wanted(vf)), is_new=True)
+            self._bind(self._change(vf, self._born), is_new=True)
         self.steps += off[1:]
 
     @property
@@ -320,7 +323,7 @@ class _Planner:
 
     def _rebind(self) -> None:
         """The number is right: see to the driver alone."""
-        if self.request.driver == NATIVE:
+        if self.request.driver is None:
             return
         changes = []
         for vf in self._existing():
@@ -328,14 +331,22 @@ class _Planner:
             if isinstance(binding, Refusal):
                 self.refusals.append(binding)
             else:
-                changes.append(Change(vf.address, binding, self._wanted(vf), returns=False))
+                changes.append(self._change(vf, binding))
         self.refusals += hazards(self.snapshot, changes, self.request.allow)
         for change in changes:
             self._bind(change)
 
-    def _wanted(self, vf: PciDevice) -> Binding:
-        """What a virtual function shall have."""
+    def _change(self, vf: PciDevice, now: Binding) -> Change:
+        """What brings a virtual function to the driver that was asked for."""
         driver = self.request.driver
+        if driver not in (None, NATIVE):
+            return Change(vf.address, now, self._wanted(vf, driver), returns=False)
+        if driver is None or (now == Binding(None, None) and len(self.drivers.native(vf)) != 1):
+            return Change(vf.address, now, now)  # the kernel's choice, if it has one, was made
+        return to_native(self.drivers, vf, now, self.notes)
+
+    def _wanted(self, vf: PciDevice, driver: str) -> Binding:
+        """What a virtual function shall have."""
         if driver == AUTO:
             driver = self.drivers.best_vfio(vf)
         if driver == NO_DRIVER:
