@@ -148,6 +148,28 @@ def test_keep_going_removes_each_mdev_on_its_own(run: Runner, simulated: Maker) 
     assert run("mdev", "remove", "x", "--keep-going", root=root).code == 2
 
 
+@pytest.mark.parametrize("dry", [[], ["-n"]])
+def test_each_on_its_own_as_the_schema_has_it(
+    run: Runner, simulated: Maker, dry: list[str]
+) -> None:
+    root = simulated("few-vfs")
+    for parent in ("65:00.4", "65:00.5"):
+        assert run("mdev", "create", "-p", parent, "-t", "A10-12Q", root=root).code == 0
+    first, second = (m["uuid"] for m in run("mdev", "list", "--json", root=root).value["mdevs"])
+    for words in (
+        ["vgpu", "remove", first],
+        ["mdev", "remove", second],
+        ["vf", "clear", "65:00.0"],
+        ["vf", "clear", "65:00.0"],
+        ["bind", "65:00.0"],
+        ["reset", "65:00.0"],
+        ["unbind", "65:00.0"],
+        ["restore", "65:00.0"],
+    ):
+        (one,) = run(*words, "--keep-going", "--json", *dry, root=root).value["runs"]
+        assert one["exit_code"] in ((0, 4) if dry else (0,)), (words, one)
+
+
 def test_one_transaction_without_keep_going(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
     testing.SimulatedKernel(root).refuse("*/drivers/vfio-pci/bind", errno.EIO)
