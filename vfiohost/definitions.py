@@ -58,6 +58,8 @@ class MdevDefinition:
         mdev_type: the id of its type (``nvidia-595``).
         start: ``auto``, when the parent appears; ``manual``, when somebody asks for it.
         attributes: what is written to its attributes when it has been made, in this order.
+        file: the name of its file: the UUID, which mdevctl reads in either case; ``None``: as
+            ``uuid``. It makes no other definition.
     """
 
     uuid: str
@@ -65,6 +67,7 @@ class MdevDefinition:
     mdev_type: str
     start: Literal["auto", "manual"] = "manual"
     attributes: tuple[tuple[str, str], ...] = ()
+    file: str | None = attrs.field(default=None, eq=False, kw_only=True)
 
 
 def path_of(definition: MdevDefinition) -> str:
@@ -76,7 +79,9 @@ def path_of(definition: MdevDefinition) -> str:
     parent = definition.parent
     if not parent or parent.startswith(".") or "/" in parent or parent == NO_PARENT:
         raise ParseError(parent, "the name of a parent, such as 0000:65:00.4 or mtty")
-    return f"{FOLDER}/{parent}/{parse_uuid(definition.uuid)}"
+    uuid = parse_uuid(definition.uuid)
+    is_its_own = definition.file is not None and definition.file.lower() == uuid
+    return f"{FOLDER}/{parent}/{definition.file if is_its_own else uuid}"
 
 
 def parse(text: str, parent: str, uuid: str, *, where: str | None = None) -> MdevDefinition:
@@ -106,7 +111,8 @@ def parse(text: str, parent: str, uuid: str, *, where: str | None = None) -> Mde
         raise ParseError(_shown(mdev_type), "the id of a type (mdev_type)", where=where)
     if start not in ("auto", "manual"):  # no set: it may be a list
         raise ParseError(_shown(start), "auto or manual (start)", where=where)
-    made = MdevDefinition(name, parent, mdev_type, start, _attributes(data.get("attrs"), where))
+    pairs = _attributes(data.get("attrs"), where)
+    made = MdevDefinition(name, parent, mdev_type, start, pairs, file=uuid)
     _check_letters(made, where)
     return made
 
@@ -167,12 +173,15 @@ def find_defined(
     Raises:
         ParseError: the text is no UUID.
         NotFoundError: nothing of this UUID is defined.
-        AmbiguousError: it is defined on several parents, and none is named.
+        AmbiguousError: it is defined on several parents, and none is named, or in several files.
     """
     uuid, known = parse_uuid(uuid), tuple(definitions)
     found = [d for d in known if d.uuid == uuid and parent in (None, d.parent)]
     if len(found) > 1:
-        raise AmbiguousError(uuid, [f"--parent {d.parent}" for d in found])
+        is_one = len({d.parent for d in found}) == 1
+        raise AmbiguousError(
+            uuid, [f"/{path_of(d)}" if is_one else f"--parent {d.parent}" for d in found]
+        )
     if found:
         return found[0]
     elsewhere = [f"It is defined on {d.parent}." for d in known if d.uuid == uuid]

@@ -413,11 +413,13 @@ class Host(HostBootPlanner):
             KernelError: the file could not be written.
             LockBusyError: another vfiohost is changing this host.
         """
+        from attrs import evolve
+
         from vfiohost import definitions, rooted
 
         with self.locked("mdev modify"):
             before = self.mdev_definition(uuid, parent)
-            after = change(before)
+            after = evolve(change(before), file=before.file)
             if after != before:
                 self.heed_callouts("modifies", callouts=callouts)
                 text = definitions.render(after)

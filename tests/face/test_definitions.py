@@ -122,6 +122,40 @@ def test_nothing_is_defined(run: Runner, simulated: Maker) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "", "vfiohost: No mediated device is defined.\n")
 
 
+class TestCapitals:
+    """Files whose names mdevctl reads as UUIDs, too."""
+
+    UUID = "b716be33-0000-4000-8000-00000000abcd"
+
+    @pytest.fixture
+    def file(self, root: Path) -> Path:
+        define(root, "mtty", self.UUID.upper(), '{"mdev_type":"mtty-1","start":"auto"}')
+        return root / "etc/mdevctl.d/mtty" / self.UUID.upper()
+
+    def test_the_file_that_is_there_is_changed(self, run: Runner, root: Path, file: Path) -> None:
+        dry = run("mdev", "modify", self.UUID, "--manual", "-n", root=root)
+        assert f"would write /etc/mdevctl.d/mtty/{self.UUID.upper()}" in dry.out
+        assert run("mdev", "modify", self.UUID, "--manual", root=root).code == 0
+        assert '"manual"' in file.read_text()
+        assert run("mdev", "modify", self.UUID, "--jsonfile", str(file), root=root).code == 0
+        assert not (file.parent / self.UUID).exists()
+        assert run("mdev", "start", self.UUID, root=root).code == 0
+
+    def test_the_file_that_is_there_is_removed(self, run: Runner, root: Path, file: Path) -> None:
+        ran = run("mdev", "undefine", self.UUID, root=root)
+        assert (ran.code, ran.out) == (0, f"/etc/mdevctl.d/mtty/{file.name}  removed\n")
+        assert not file.exists()
+
+    def test_two_files_of_one_uuid(self, run: Runner, root: Path, file: Path) -> None:
+        define(root, "mtty", self.UUID, file.read_text())
+        ran = run("mdev", "start", self.UUID, root=root)
+        assert ran.code == 2
+        assert f"/etc/mdevctl.d/mtty/{file.name}, /etc/mdevctl.d/mtty/{self.UUID}" in ran.err
+        assert run("mdev", "undefine", self.UUID, root=root).code == 0
+        assert not (root / "etc/mdevctl.d/mtty" / self.UUID).exists()
+        assert not file.exists()
+
+
 class TestStart:
     def test_what_is_defined_runs_and_can_be_taken_back(self, run: Runner, root: Path) -> None:
         dry = run("mdev", "start", SECOND, "-n", "--exit-code", root=root)
