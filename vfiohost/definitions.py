@@ -190,6 +190,24 @@ def find_defined(
     raise NotFoundError("definition of a mediated device", uuid, near=near, detail=detail)
 
 
+def check_new(definitions: Iterable[MdevDefinition], wanted: MdevDefinition) -> None:
+    """Check that a definition is the first of its UUID.
+
+    Raises:
+        PlanRefused: there is one already, on any parent.
+    """
+    for known in definitions:
+        if known.uuid == wanted.uuid:
+            refusal = Refusal(
+                "uuid-exists",
+                known.uuid,
+                f"{known.uuid} is defined already, on {known.parent}.",
+                f"Choose another UUID, or take it away first: `vfiohost mdev undefine "
+                f"{known.uuid}`.",
+            )
+            raise PlanRefused([refusal])
+
+
 def modified(
     definition: MdevDefinition,
     *,

@@ -22,7 +22,6 @@ from vfiohost.errors import (
     NotFoundError,
     PendingError,
     RollbackError,
-    UnsupportedError,
     VfioHostError,
 )
 from vfiohost.host_boot import HostBootPlanner
@@ -356,20 +355,24 @@ class Host(HostBootPlanner):
             finally:
                 self._lock = None
 
-    def define_mdev(self, definition: MdevDefinition, *, callouts: bool = True) -> str:
+    def define_mdev(
+        self, definition: MdevDefinition, *, callouts: bool = True, dry_run: bool = False
+    ) -> str:
         """Define a mediated device as mdevctl does, in one step: the file is there whole or not.
 
         Args:
             definition: what to define.
             callouts: respect mdevctl's callout scripts, which are not run here: where there are
                 any, nothing is defined.
+            dry_run: only check whether it can be defined.
 
         Returns:
             The path of the file, relative to the root.
 
         Raises:
             ParseError: the parent or the UUID can be none.
-            UnsupportedError: it is defined already, or there are callout scripts.
+            PlanRefused: it is defined already.
+            UnsupportedError: there are callout scripts.
             KernelError: the file could not be written.
             LockBusyError: another vfiohost is changing this host.
         """
@@ -377,14 +380,11 @@ class Host(HostBootPlanner):
 
         path = definitions.path_of(definition)
         self.heed_callouts("defines", callouts=callouts)
-        with self.locked("mdev define"):
-            for known in self.mdev_definitions()[0]:
-                if known.uuid == definition.uuid:
-                    raise UnsupportedError(
-                        f"{known.uuid} is defined already, on {known.parent}. Take it away first: "
-                        f"`vfiohost mdev undefine {known.uuid}`."
-                    )
-            rooted.write_file(self.sysfs, path, definitions.render(definition))
+        text = definitions.render(definition)
+        with nullcontext() if dry_run else self.locked("mdev define"):
+            definitions.check_new(self.mdev_definitions()[0], definition)
+            if not dry_run:
+                rooted.write_file(self.sysfs, path, text)
         return path
 
     def modify_mdev(
@@ -394,6 +394,7 @@ class Host(HostBootPlanner):
         *,
         parent: str | None = None,
         callouts: bool = True,
+        dry_run: bool = False,
     ) -> MdevDefinition:
         """Change the definition of a mediated device; one that runs stays as it is.
 
@@ -403,6 +404,7 @@ class Host(HostBootPlanner):
                 and parent: :func:`vfiohost.definitions.modified`.
             parent: the one on this parent; one UUID may be defined on several.
             callouts: respect mdevctl's callout scripts, as :meth:`define_mdev`.
+            dry_run: only check whether it can be changed, and to what.
 
         Returns:
             The definition as it is now. Where nothing changes, nothing is written.
@@ -417,19 +419,24 @@ class Host(HostBootPlanner):
 
         from vfiohost import definitions, rooted
 
-        with self.locked("mdev modify"):
+        with nullcontext() if dry_run else self.locked("mdev modify"):
             before = self.mdev_definition(uuid, parent)
             after = evolve(change(before), file=before.file)
             if after != before:
                 self.heed_callouts("modifies", callouts=callouts)
-                text = definitions.render(after)
-                rooted.write_file(self.sysfs, definitions.path_of(after), text)
+                path, text = definitions.path_of(after), definitions.render(after)
+                if not dry_run:
+                    rooted.write_file(self.sysfs, path, text)
         return after
 
-    def undefine_mdev(self, uuid: str) -> tuple[str, ...]:
+    def undefine_mdev(self, uuid: str, *, dry_run: bool = False) -> tuple[str, ...]:
         """Take the definition of a mediated device away, on every parent that has one.
 
         A device that exists stays. A parent's folder goes with its last definition.
+
+        Args:
+            uuid: which.
+            dry_run: only look which files are to go.
 
         Returns:
             The paths of the files, relative to the root.
@@ -444,12 +451,12 @@ class Host(HostBootPlanner):
         from vfiohost.plan.mdev import parse_uuid
 
         uuid = parse_uuid(uuid)
-        with self.locked("mdev undefine"):
+        with nullcontext() if dry_run else self.locked("mdev undefine"):
             known = self.mdev_definitions()[0]
             paths = tuple(definitions.path_of(d) for d in known if d.uuid == uuid)
             if not paths:
                 raise NotFoundError("definition of a mediated device", uuid)
-            for path in paths:
+            for path in () if dry_run else paths:
                 rooted.remove_file(self.sysfs, path, folder_too=True)
         return paths
 

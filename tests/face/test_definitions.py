@@ -40,6 +40,12 @@ def define(root: Path, parent: str, uuid: str, text: str) -> None:
     (folder / uuid).write_text(text)
 
 
+def files(root: Path) -> dict[Path, str]:
+    """The definitions, as they are written."""
+    found = (root / "etc/mdevctl.d").rglob("*")
+    return {path: path.read_text() for path in found if path.is_file()}
+
+
 def mdevctl(root: Path, *words: str) -> str:
     """What mdevctl says in a mount namespace where the root's definitions are its own."""
     done = under_mounts(root, ["etc/mdevctl.d"], "mdevctl", *words)
@@ -82,7 +88,9 @@ def test_mdevctl_has_what_is_defined_here(run: Runner, root: Path) -> None:
     asked = ("mdev", "define", "-p", "matrix", "-t", "vfio_ap-passthrough", "-u", uuid, "--auto")
     assert run(*asked, "--attr", "a=5", "--attr", "a=6", root=root).out == f"{uuid}\n"
     text = (root / "etc/mdevctl.d/matrix" / uuid).read_text()
-    assert run(*asked, root=root).code == 9  # it is there
+    again = run(*asked, root=root)
+    assert again.code == 4
+    assert f"{uuid} is defined already, on matrix." in again.err
     listed = mdevctl(root, "list", "-d", "-u", uuid)
     assert listed.split() == [uuid, "matrix", "vfio_ap-passthrough", "auto"]
     mdevctl(root, "modify", "-u", uuid, "--auto")
@@ -154,6 +162,49 @@ class TestCapitals:
         assert run("mdev", "undefine", self.UUID, root=root).code == 0
         assert not (root / "etc/mdevctl.d/mtty" / self.UUID).exists()
         assert not file.exists()
+
+
+class TestDryRun:
+    """It says what the same without --dry-run would come to, and writes nothing."""
+
+    NEW = "b716be33-0000-4000-8000-00000000000b"
+    DEFINE = ("mdev", "define", "-p", "mtty", "-t", "mtty-1", "-u")
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [
+            ((*DEFINE, NEW), 0),
+            ((*DEFINE, FIRST), 4),
+            (("mdev", "modify", FIRST, "--manual"), 0),
+            (("mdev", "modify", NEW, "--manual"), 3),
+            (("mdev", "undefine", FIRST), 0),
+            (("mdev", "undefine", NEW), 3),
+            (("mdev", "undefine", "x"), 2),
+        ],
+    )
+    def test_as_the_real_one(
+        self, run: Runner, root: Path, words: tuple[str, ...], code: int
+    ) -> None:
+        before = files(root)
+        dry = run(*words, "-n", "--exit-code", root=root)
+        assert dry.code == (10 if code == 0 else code)
+        if code == 0:
+            assert "would " in dry.out
+            assert "/etc/mdevctl.d/mtty/" in dry.out
+        assert files(root) == before
+        real = run(*words, root=root)
+        assert real.code == code
+        if code:
+            assert real.err == dry.err
+        assert (files(root) != before) == (code == 0)
+
+    @pytest.mark.parametrize(
+        "words", [(*DEFINE, NEW), ("mdev", "modify", FIRST, "--manual")], ids=["define", "modify"]
+    )
+    def test_callouts(self, run: Runner, root: Path, words: tuple[str, ...]) -> None:
+        (root / "etc/mdevctl.d/scripts.d/callouts/ap.sh").write_text("#!/bin/sh\n")
+        assert run(*words, "-n", root=root).code == 9
+        assert run(*words, "-n", "--ignore-callouts", root=root).code == 0
 
 
 class TestStart:

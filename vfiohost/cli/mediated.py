@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -145,18 +146,19 @@ def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
 
 def define(session: Session) -> None:
     """``vfiohost mdev define -p PARENT -t TYPE``: as mdevctl keeps it."""
-    from vfiohost.definitions import path_of
     from vfiohost.render.values import definition_value
 
     options = session.options
     made = _defined(options)
     session.value |= {"dry_run": options.dry_run, "definitions": [definition_value(made)]}
+    with nullcontext() if options.dry_run else session.writing():
+        path = session.host.define_mdev(
+            made, callouts=not options.ignore_callouts, dry_run=options.dry_run
+        )
     if options.dry_run:
-        _would_write(session, path_of(made))
-        return
-    with session.writing():
-        session.host.define_mdev(made, callouts=not options.ignore_callouts)
-    session.lines.append(made.uuid)
+        _would(session, f"write /{path}")
+    else:
+        session.lines.append(made.uuid)
 
 
 def _defined(options: Options) -> MdevDefinition:
@@ -191,15 +193,16 @@ def modify(session: Session) -> None:
     options, host = session.options, session.host
     uuid, change = options.uuid or "", _modification(options)
     before = host.mdev_definition(uuid, options.parent)
-    if options.dry_run:
-        after = change(before)
-        if after != before:
-            _would_write(session, path_of(after))
-    else:
-        with session.writing():
-            after = host.modify_mdev(
-                uuid, change, parent=options.parent, callouts=not options.ignore_callouts
-            )
+    with nullcontext() if options.dry_run else session.writing():
+        after = host.modify_mdev(
+            uuid,
+            change,
+            parent=options.parent,
+            callouts=not options.ignore_callouts,
+            dry_run=options.dry_run,
+        )
+    if options.dry_run and after != before:
+        _would(session, f"write /{path_of(after)}")
     session.value |= {"dry_run": options.dry_run, "definitions": [definition_value(after)]}
     if not options.quiet:
         lines = listing.definition_table([after], session.output.paint_for(sys.stdout))
@@ -241,8 +244,8 @@ def _modification(options: Options) -> Callable[[MdevDefinition], MdevDefinition
     )
 
 
-def _would_write(session: Session, path: str) -> None:
-    session.lines.append(f"would write /{path}")
+def _would(session: Session, do: str) -> None:
+    session.lines.append(f"would {do}")
     if session.options.exit_code:
         session.exit_code = EXIT_CHANGES
 
@@ -261,13 +264,13 @@ def undefine(session: Session) -> None:
     """``vfiohost mdev undefine UUID``: take a definition away."""
     uuid = parse_uuid(session.options.uuid or "")
     session.value |= {"dry_run": session.options.dry_run}
-    if session.options.dry_run:
-        found = [d for d in session.host.mdev_definitions()[0] if d.uuid == uuid]
-        session.lines += [f"would remove the definition of {uuid} on {d.parent}" for d in found]
-        return
-    with session.writing():
-        paths = session.host.undefine_mdev(uuid)
-    if not session.options.quiet:
+    dry_run = session.options.dry_run
+    with nullcontext() if dry_run else session.writing():
+        paths = session.host.undefine_mdev(uuid, dry_run=dry_run)
+    if dry_run:
+        for path in paths:
+            _would(session, f"remove /{path}")
+    elif not session.options.quiet:
         session.lines += [f"/{path}  removed" for path in paths]
 
 
