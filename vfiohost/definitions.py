@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from vfiohost.errors import AmbiguousError, NotFoundError, ParseError, PlanRefused, Refusal
+from vfiohost.model import PciAddress
 from vfiohost.plan.capacity import Room
 from vfiohost.plan.mdev import (
     SEEN_EARLY,
@@ -24,6 +25,7 @@ from vfiohost.plan.mdev import (
     no_parent,
     no_type,
     parse_uuid,
+    type_called,
 )
 from vfiohost.plan.types import Plan
 
@@ -168,7 +170,7 @@ def find_defined(
     Args:
         definitions: all that there are.
         uuid: which, in either case.
-        parent: on this parent only; one UUID may be defined on several.
+        parent: on this parent only, a name or an address; one UUID may be defined on several.
 
     Raises:
         ParseError: the text is no UUID.
@@ -176,7 +178,8 @@ def find_defined(
         AmbiguousError: it is defined on several parents, and none is named, or in several files.
     """
     uuid, known = parse_uuid(uuid), tuple(definitions)
-    found = [d for d in known if d.uuid == uuid and parent in (None, d.parent)]
+    named = parent if parent is None else parent_name(parent)
+    found = [d for d in known if d.uuid == uuid and (named is None or d.parent in (parent, named))]
     if len(found) > 1:
         is_one = len({d.parent for d in found}) == 1
         raise AmbiguousError(
@@ -188,6 +191,49 @@ def find_defined(
     near = get_close_matches(uuid, [d.uuid for d in known if d.uuid != uuid], n=3, cutoff=0.75)
     detail = elsewhere[0] if elsewhere else "`vfiohost mdev list -d` lists what is defined."
     raise NotFoundError("definition of a mediated device", uuid, near=near, detail=detail)
+
+
+def parent_name(text: str) -> str:
+    """The name of the parent that a text stands for: of an address in any form, the full one."""
+    try:
+        return str(PciAddress.parse(text))
+    except ParseError:
+        return text
+
+
+def on_host(definition: MdevDefinition, bus: MdevBus) -> MdevDefinition:
+    """A definition whose parent and type are called as the kernel calls them, as they must be.
+
+    Args:
+        definition: its parent may be an address in any form, its type a name.
+        bus: the parents that exist. One that is not there may come later.
+
+    Raises:
+        NotFoundError: the parent makes no mediated devices, but its virtual functions do.
+        AmbiguousError: several types have the name.
+    """
+    there = {each.name for each in bus.parents}
+    name = definition.parent if definition.parent in there else parent_name(definition.parent)
+    functions = [each.name for each in bus.parents if str(each.physfn) == name]
+    if functions and name not in there:
+        raise NotFoundError(
+            "parent of mediated devices",
+            definition.parent,
+            sentence=f"{name} makes no mediated devices itself, but its virtual functions do.",
+            detail=f"Name one of them as the parent, such as {functions[0]}.",
+        )
+    return with_type_id(attrs.evolve(definition, parent=name), bus)
+
+
+def with_type_id(definition: MdevDefinition, bus: MdevBus) -> MdevDefinition:
+    """A definition whose type is given by its id, where the host knows its name.
+
+    Raises:
+        AmbiguousError: several types have the name.
+    """
+    own = [each for each in bus.parents if each.name == definition.parent]
+    kind = type_called(own or bus.parents, definition.mdev_type)
+    return definition if kind is None else attrs.evolve(definition, mdev_type=kind.type_id)
 
 
 def check_new(definitions: Iterable[MdevDefinition], wanted: MdevDefinition) -> None:
@@ -262,7 +308,7 @@ def automatic(
     Args:
         definitions: all that there are.
         bus: the parents that exist.
-        parent: on this parent only, which must exist.
+        parent: on this parent only, a name or an address, which must exist.
 
     Returns:
         Those whose parent is there, and those whose parent is not.
@@ -273,7 +319,9 @@ def automatic(
     """
     there = {each.name for each in bus.parents}
     if parent is not None and parent not in there:
-        raise no_parent(bus, parent)
+        if parent_name(parent) not in there:
+            raise no_parent(bus, parent)
+        parent = parent_name(parent)
     wanted = [d for d in definitions if d.start == "auto" and parent in (None, d.parent)]
     found = tuple(d for d in wanted if d.parent in there)
     for uuid, count in Counter(d.uuid for d in found).items():

@@ -229,7 +229,7 @@ class HostPlanner(HostView):
         Args:
             uuids: which; ``None`` for all that are to start when their parents appear, of the
                 parents that are there.
-            parent: those defined on this parent only, by the name that its folder has.
+            parent: those defined on this parent only, a name or an address.
             callouts: respect mdevctl's callout scripts, which are not run here: where there are
                 any, nothing is started.
             bus: the mediated devices as they are; by default a new scan.

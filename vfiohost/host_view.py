@@ -316,7 +316,7 @@ class HostView:
 
         Args:
             uuid: which.
-            parent: on this parent only; one UUID may be defined on several.
+            parent: on this parent only, a name or an address; one UUID may be defined on several.
 
         Raises:
             ParseError: the text is no UUID.

@@ -164,6 +164,42 @@ class TestCapitals:
         assert not file.exists()
 
 
+class TestNames:
+    """Addresses and types in all the ways that the other verbs take them."""
+
+    UUID = "b716be33-0000-4000-8000-00000000000c"
+
+    @pytest.mark.parametrize("parent", ["ca:00.4", "CA:00.4", "0000:CA:00.4", "0000:ca:00.4"])
+    def test_what_is_written_can_start(self, run: Runner, simulated: Maker, parent: str) -> None:
+        root = simulated("few-vfs")
+        asked = ("mdev", "define", "-p", parent, "-t", "A10-12Q", "-u", self.UUID, "--json")
+        (made,) = run(*asked, root=root).value["definitions"]
+        assert (made["parent"], made["type_id"]) == ("0000:ca:00.4", "nvidia-596")
+        file = root / "etc/mdevctl.d/0000:ca:00.4" / self.UUID
+        assert '"nvidia-596"' in file.read_text()
+        other = ("mdev", "modify", self.UUID, "-p", parent, "-a", "-t")
+        assert run(*other, "NVIDIA A10-8Q", root=root).code == 0
+        assert '"nvidia-595"' in file.read_text()
+        assert run("mdev", "start", "--auto", "-p", parent, root=root).out.startswith(self.UUID)
+        assert run("mdev", "start", self.UUID, "-p", parent, root=root).code == 0
+
+    def test_a_physical_function_whose_virtual_ones_are_parents(
+        self, run: Runner, simulated: Maker
+    ) -> None:
+        root = simulated("few-vfs")
+        ran = run("mdev", "define", "-p", "65:00.0", "-t", "A10-12Q", root=root)
+        assert ran.code == 3
+        assert "0000:65:00.0 makes no mediated devices itself" in ran.err
+        assert "such as 0000:65:00.4" in ran.err
+        assert not (root / "etc/mdevctl.d").exists()
+
+    def test_a_parent_that_may_come_later(self, run: Runner, simulated: Maker) -> None:
+        root = simulated("few-vfs")
+        asked = ("mdev", "define", "-p", "0A:00.1", "-t", "other-1", "--json")
+        (made,) = run(*asked, root=root).value["definitions"]
+        assert (made["parent"], made["type_id"]) == ("0000:0a:00.1", "other-1")
+
+
 class TestDryRun:
     """It says what the same without --dry-run would come to, and writes nothing."""
 

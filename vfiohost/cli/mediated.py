@@ -146,10 +146,11 @@ def _remove(session: Session, uuids: Iterable[str]) -> dict[str, Any]:
 
 def define(session: Session) -> None:
     """``vfiohost mdev define -p PARENT -t TYPE``: as mdevctl keeps it."""
+    from vfiohost.definitions import on_host
     from vfiohost.render.values import definition_value
 
     options = session.options
-    made = _defined(options)
+    made = on_host(_defined(options), session.host.mdev_bus()[0])
     session.value |= {"dry_run": options.dry_run, "definitions": [definition_value(made)]}
     with nullcontext() if options.dry_run else session.writing():
         path = session.host.define_mdev(
@@ -187,11 +188,18 @@ def _defined(options: Options) -> MdevDefinition:
 
 def modify(session: Session) -> None:
     """``vfiohost mdev modify UUID``: change a definition, as mdevctl does."""
-    from vfiohost.definitions import path_of
+    from vfiohost.definitions import path_of, with_type_id
     from vfiohost.render.values import definition_value
 
     options, host = session.options, session.host
-    uuid, change = options.uuid or "", _modification(options)
+    uuid, asked = options.uuid or "", _modification(options)
+
+    def change(definition: MdevDefinition) -> MdevDefinition:
+        after = asked(definition)
+        if options.type is None and options.jsonfile is None:
+            return after
+        return with_type_id(after, host.mdev_bus()[0])
+
     before = host.mdev_definition(uuid, options.parent)
     with nullcontext() if options.dry_run else session.writing():
         after = host.modify_mdev(

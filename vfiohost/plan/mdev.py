@@ -270,16 +270,26 @@ def _find_type(bus: MdevBus, parents: Sequence[MdevParent], request: CreateReque
         NotFoundError: none of them offers it.
         AmbiguousError: several types have this name.
     """
+    found = type_called(parents, request.type)
+    if found is None:
+        raise no_type(bus, parents, request.parent, request.type)
+    return found
+
+
+def type_called(parents: Iterable[MdevParent], text: str) -> MdevType | None:
+    """The type of some parents that has an id or else a name; ``None``: none of theirs has.
+
+    Raises:
+        AmbiguousError: several types have this name.
+    """
     offered = {t.type_id: t for parent in parents for t in parent.types}
-    if request.type in offered:
-        return offered[request.type]
-    wanted = short_name(request.type)
+    if text in offered:
+        return offered[text]
+    wanted = short_name(text)
     named = [t for t in offered.values() if t.name is not None and short_name(t.name) == wanted]
     if len(named) > 1:
-        raise AmbiguousError(request.type, [t.type_id for t in named])
-    if named:
-        return named[0]
-    raise no_type(bus, parents, request.parent, request.type)
+        raise AmbiguousError(text, [t.type_id for t in named])
+    return named[0] if named else None
 
 
 def no_type(

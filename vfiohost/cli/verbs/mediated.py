@@ -38,8 +38,8 @@ def _mdev_create(parser: ArgumentParser) -> None:
 
 def _mdev_define(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("-p", "--parent", metavar="PARENT", help="full address or name of the parent")
-    add("-t", "--type", metavar="TYPE", help="type id (nvidia-595)")
+    add("-p", "--parent", metavar="PARENT", help="address or name of the parent")
+    add("-t", "--type", metavar="TYPE", help="type id (nvidia-595) or name (A10-8Q)")
     add("--jsonfile", metavar="FILE", help="a definition, in place of type, start and attributes")
     add("-u", "--uuid", metavar="UUID", help="its UUID (default: a random one)")
     add("-a", "--auto", action="store_true", help="start it when its parent appears")
@@ -55,8 +55,8 @@ def _mdev_define(parser: ArgumentParser) -> None:
 def _mdev_modify(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("uuid", metavar="UUID", help="which definition")
-    add("-p", "--parent", metavar="PARENT", help="the one on this parent, by its full name")
-    add("-t", "--type", metavar="TYPE", help="give it another type, by its id")
+    add("-p", "--parent", metavar="PARENT", help="the one on this parent, an address or a name")
+    add("-t", "--type", metavar="TYPE", help="give it another type, by its id or name")
     add("-a", "--auto", action="store_true", help="start it when its parent appears")
     add("-m", "--manual", action="store_true", help="start it when somebody asks for it")
     add("--addattr", metavar="K", help="add the attribute K, with --value")
@@ -71,7 +71,9 @@ def _mdev_start(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("uuids", metavar="UUID", nargs="*", help="which of those that are defined")
     add("-a", "--auto", action="store_true", help="all that start when their parent appears")
-    add("-p", "--parent", metavar="PARENT", help="defined on this parent only, by its full name")
+    add(
+        "-p", "--parent", metavar="PARENT", help="defined on this parent only, an address or a name"
+    )
     add("--ignore-callouts", action="store_true", help="start it without mdevctl's scripts")
 
 
