@@ -266,6 +266,16 @@ def test_modes_of_vgpu_hosts(run: Runner, simulated: Maker) -> None:
     assert run("mode", "container", root=root).out == "nothing to do: the host is so already\n"
 
 
+def test_a_mode_says_why_a_device_has_no_driver(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair")
+    for words in (("mode", "container"), ("mode", "container", "-n")):
+        ran = run(*words, root=root)
+        assert ran.code == 0
+        assert ran.out.startswith("note: 0000:65:00.0 gets no driver, unless one that is loaded")
+        assert ran.out.endswith("nothing to do: the host is so already\n")
+    assert run("mode", "container", "-q", root=root).out == ""
+
+
 def test_a_mode_takes_the_whole_card(run: Runner, simulated: Maker) -> None:
     root = simulated("rtx-workstation")
     assert run("mode", "vm-passthrough", root=root).code == 4

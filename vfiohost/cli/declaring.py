@@ -105,6 +105,8 @@ def show_stages(session: Session, stages: Sequence[Stage], snapshot: Snapshot) -
             session.lines.append(f"then {stage.title}, planned when the above is done")
         elif not made.is_empty:
             session.lines += plan_lines(made, session.root, session.output.paint_for(sys.stdout))
+        else:
+            session.lines += [f"note: {note}" for note in made.notes]
         is_changed |= made is None or not made.is_empty
         value = {"title": stage.title, "plan": None if made is None else made.to_json()}
         session.value["stages"].append(value)
@@ -176,6 +178,7 @@ def apply_stages(session: Session, stages: Sequence[Stage], purpose: str) -> Non
             session.notes += [f"note: {note}" for note in report.plan.notes]
             session.notes += incomplete_lines(report.plan)
     if not any(report.writes for report in reports) and not options.quiet:
+        session.lines += [f"note: {note}" for report in reports for note in report.plan.notes]
         session.lines.append("nothing to do: the host is so already")
 
 
