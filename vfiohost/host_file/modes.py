@@ -65,4 +65,5 @@ def _table(mode: Mode, device: PciDevice) -> DeviceTable:
         driver=AUTO if mode == "vm-passthrough" else NATIVE,
         group=mode == "vm-passthrough",
         vfs=vfs,
+        vf_driver=NATIVE if vfs == ALL else None,
     )
