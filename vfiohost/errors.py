@@ -59,13 +59,16 @@ class AmbiguousError(VfioHostError, LookupError):
     Args:
         selector: the selector as it was given.
         matches: what it hits, each as the text that would select it alone.
+        where: where the text stood (a table of a file), or ``None``.
     """
 
-    def __init__(self, selector: str, matches: Sequence[str]) -> None:
+    def __init__(self, selector: str, matches: Sequence[str], *, where: str | None = None) -> None:
         self.selector = selector
         self.matches = tuple(matches)
+        self.where = where
+        place = f"{where}: " if where else ""
         super().__init__(
-            f"{selector!r} hits {len(self.matches)} things where one is needed: "
+            f"{place}{selector!r} hits {len(self.matches)} things where one is needed: "
             f"{', '.join(self.matches)}."
         )
 

@@ -18,12 +18,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from vfiohost.errors import (
-    NotFoundError,
-    PendingError,
-    RollbackError,
-    VfioHostError,
-)
+from vfiohost.errors import NotFoundError, PendingError, RollbackError
 from vfiohost.host_boot import HostBootPlanner
 from vfiohost.native.helpers import never
 from vfiohost.sysfs import LiveKernel
@@ -278,8 +273,8 @@ class Host(HostBootPlanner):
 
         Raises:
             PlanRefused, ApplyError: one was refused or failed, and those before it were taken back,
-                the last one first; a note of the error says so. After a ``PendingError`` or a
-                ``RollbackError`` of a plan those before it stay as they are.
+                the last one first, as after any other error; a note of it says so. After a
+                ``PendingError`` or a ``RollbackError`` of a plan those before it stay as they are.
             RollbackError: one that was carried out could not be taken back.
             LockBusyError: another vfiohost is changing this host.
         """
@@ -295,12 +290,12 @@ class Host(HostBootPlanner):
                         plan, timeout=timeout, cancel=cancel, progress=progress, watch=watch
                     )
                     done.append(report)
-            except VfioHostError as error:
+            except BaseException as error:
                 self._take_back([r for r in done if r.journal_id is not None], error, timeout)
                 raise
         return tuple(done)
 
-    def _take_back(self, done: list[Report], error: VfioHostError, timeout: float) -> None:
+    def _take_back(self, done: list[Report], error: BaseException, timeout: float) -> None:
         """Take back the plans that were carried out before one that failed; the last one first."""
         if not done:
             return
@@ -316,11 +311,12 @@ class Host(HostBootPlanner):
             entry = self.journal.get(done[-1].journal_id or "")
             try:
                 self.apply(self.plan_undo(entry), undoes=entry.id, timeout=timeout)
-            except VfioHostError as failed:
+            except BaseException as failed:
                 program = "vfiohost" if self.root == "/" else f"vfiohost --root {quote(self.root)}"
                 commands = tuple(f"{program} undo {r.journal_id}" for r in reversed(done))
                 worse = RollbackError(
-                    f"{error} What was done before it ({what}) could not be taken back: {failed} "
+                    f"{str(error) or type(error).__name__} What was done before it ({what}) could "
+                    f"not be taken back: {str(failed) or type(failed).__name__} "
                     f"When that is over, finish by hand: {'; '.join(commands)}",
                     cause=error,
                 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from vfiohost.errors import KernelError, NotFoundError, UnsupportedError
+from vfiohost.errors import AmbiguousError, KernelError, NotFoundError, UnsupportedError
 from vfiohost.host_file.resolving import differences, resolve
 from vfiohost.host_file.types import NATIVE, Difference
 from vfiohost.model import MdevBus, PciAddress, is_vfio_driver
@@ -340,12 +340,18 @@ class Declared:
         return table.type == device.type_id or short_name(table.type) == short_name(name)
 
     def _parent(self, table: MdevTable, now: Snapshot) -> str:
-        """The parent's name: the address that a selector hits, or the name as it stands there."""
+        """The parent's name: the address that a selector hits, or the name as it stands there.
+
+        Raises:
+            AmbiguousError: the selector hits several devices.
+        """
         names = {parent.name for parent in (now.mdev.parents if now.mdev else ())}
         if table.parent in names:
             return table.parent
-        (device,) = self.host.select(table.parent, now)
-        return str(device.address)
+        found = [str(device.address) for device in self.host.select(table.parent, now)]
+        if len(found) > 1:
+            raise AmbiguousError(table.parent, found, where=f"{table.where}: parent")
+        return found[0]
 
     def _mdev_differences(self, snapshot: Snapshot) -> Iterator[Difference]:
         bus = snapshot.mdev or MdevBus((), ())

@@ -378,3 +378,19 @@ def test_a_gpu_without_mediated_devices(run: Runner, simulated: Maker) -> None:
     assert ran.code == 0, ran.err
     assert [name for _, name in vgpus(run, root)] == ["NVIDIA L40S-24Q"] * 2
     assert run("diff", root=root).code == 0
+
+
+UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+
+
+def mdev(parent: str, kind: str = "mtty-1") -> str:
+    return f'\n[[mdev]]\nuuid = "{UUID}"\nparent = "{parent}"\ntype = "{kind}"\n'
+
+
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+def test_a_parent_that_may_be_several_devices(run: Runner, root: Path, verb: str) -> None:
+    say(root, A10S + mdev("10de:2236"))
+    ran = run(verb, root=root)
+    assert ran.code == 2
+    assert f"[[mdev]] 1 ({UUID}): parent: '10de:2236' hits 2 things" in ran.err
+    assert drivers(run, root, "10de:2236") == ["nouveau", "nouveau"]

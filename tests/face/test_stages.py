@@ -74,6 +74,19 @@ def test_what_was_done_before_a_failure_is_taken_back(host: Host) -> None:
     assert message_of(failed.value).endswith("was taken back: bind 0000:65:00.0.")
 
 
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_what_was_done_before_any_other_error_is_taken_back(
+    host: Host, error: BaseException
+) -> None:
+    def fail(_: Snapshot) -> Plan:
+        raise error
+
+    with pytest.raises(type(error)) as failed:
+        host.apply_stages([binding(host, FIRST), fail], "one card")
+    assert drivers(host) == ["nouveau", "nouveau"]
+    assert failed.value.__notes__ == ["What was done before it was taken back: bind 0000:65:00.0."]
+
+
 def test_nothing_done_leaves_nothing_to_take_back(host: Host) -> None:
     with pytest.raises(PlanRefused) as refused:
         host.apply_stages([refuse], "nothing")
