@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from vfiohost.errors import AmbiguousError, KernelError, NotFoundError, UnsupportedError
+from vfiohost.errors import KernelError, NotFoundError, PlanRefused
+from vfiohost.host_file.mediated import (
+    find_existing,
+    find_parent,
+    mdev_differences,
+    missing_parents,
+    not_there,
+    uuid_exists,
+)
 from vfiohost.host_file.resolving import differences, resolve
 from vfiohost.host_file.types import NATIVE, Difference
 from vfiohost.model import MdevBus, PciAddress, is_vfio_driver
-from vfiohost.nvidia import short_name
 from vfiohost.plan.changes import NO_DRIVER
 from vfiohost.plan.words import listed
 from vfiohost.vgpus import vgpu_gpus
@@ -29,9 +36,9 @@ if TYPE_CHECKING:
     from vfiohost.host_boot import HostBootPlanner
     from vfiohost.host_file.types import HostFile, MdevTable, Wanted
     from vfiohost.host_file.writing import Table
-    from vfiohost.model import MediatedDevice, Snapshot
+    from vfiohost.model import Snapshot
     from vfiohost.plan.types import Plan
-    from vfiohost.selectors import ByName
+    from vfiohost.selectors import ByName, Lookup
 
 HOST_FILE = "etc/vfiohost/host.toml"
 """Where the host file is, relative to the root."""
@@ -100,13 +107,17 @@ class Declared:
         Raises:
             PlanRefused: the file does not fit the host; all reasons at once.
         """
+        return resolve(self.file, snapshot, self._lookup(snapshot))
+
+    def _lookup(self, snapshot: Snapshot) -> Lookup:
+        """Who knows the names of the host."""
 
         def lookup(by: ByName) -> tuple[PciAddress, ...]:
             from vfiohost.identities import find_named
 
             return find_named(self.host.sysfs, snapshot, by)
 
-        return resolve(self.file, snapshot, lookup)
+        return lookup
 
     def differences(self, snapshot: Snapshot) -> tuple[Difference, ...]:
         """In what the host differs from the file, in the order of the file.
@@ -126,7 +137,11 @@ class Declared:
         power = self._power(each.address for each in wanted if each.table.power is not None)
         found = [
             *differences(wanted, snapshot, power, self._idle(wanted, snapshot)),
-            *self._mdev_differences(snapshot),
+            *(
+                difference
+                for table in self.file.mdevs
+                for difference in mdev_differences(table, snapshot, self._lookup(snapshot))
+            ),
         ]
         return tuple(found)
 
@@ -134,12 +149,18 @@ class Declared:
         """The plans that make the host what the file says, in order; few of them do anything.
 
         Args:
-            snapshot: the host as it is.
+            snapshot: the host as it is, with its mediated devices.
 
         Raises:
-            PlanRefused: the file does not fit the host; all reasons at once.
+            PlanRefused: the file does not fit the host, or a mediated device has no parent there,
+                and would get none.
+            AmbiguousError: the parent of a mediated device may be several devices.
         """
         wanted = self.wanted(snapshot)
+        lookup = self._lookup(snapshot)
+        refusals = [*missing_parents(self.file.mdevs, wanted, snapshot, lookup)]
+        if refusals:
+            raise PlanRefused(refusals)
         return (
             *self._without_vgpus(wanted),
             *self._native(wanted),
@@ -308,60 +329,23 @@ class Declared:
     def _mdev(self, table: MdevTable, now: Snapshot) -> Plan:
         from vfiohost.plan.types import Plan
 
-        bus = now.mdev or MdevBus((), ())
-        if self._existing(table, bus) is not None:
+        lookup = self._lookup(now)
+        found = find_existing(table, now)
+        if found is not None:
+            if any(mdev_differences(table, now, lookup)):
+                raise PlanRefused([uuid_exists(table, found)])
             return Plan("mdev create", (table.uuid,), ())
+        try:
+            parent = find_parent(table, now, lookup)
+        except NotFoundError as error:
+            raise PlanRefused([not_there(table, error)]) from error
         return self.host.plan_mdev_create(
-            self._parent(table, now),
+            parent,
             table.type,
             uuids=[table.uuid],
             attributes=table.attributes,
-            bus=bus,
+            bus=now.mdev,
         )
-
-    def _existing(self, table: MdevTable, bus: MdevBus) -> MediatedDevice | None:
-        """The device with a table's UUID, which must be what the table says.
-
-        Raises:
-            UnsupportedError: it is of another type, or elsewhere.
-        """
-        found = next((device for device in bus.devices if device.uuid == table.uuid), None)
-        if found is not None and not self._is_type(found, table):
-            raise UnsupportedError(
-                f"{table.where}: {table.uuid} exists already, as {found.type_id} on "
-                f"{found.parent}, and the file says {table.type} on {table.parent}. Remove it "
-                f"(`vfiohost mdev remove {table.uuid}`) when nobody uses it, or correct the file."
-            )
-        return found
-
-    @staticmethod
-    def _is_type(device: MediatedDevice, table: MdevTable) -> bool:
-        name = device.type_name if isinstance(device.type_name, str) else ""
-        return table.type == device.type_id or short_name(table.type) == short_name(name)
-
-    def _parent(self, table: MdevTable, now: Snapshot) -> str:
-        """The parent's name: the address that a selector hits, or the name as it stands there.
-
-        Raises:
-            AmbiguousError: the selector hits several devices.
-        """
-        names = {parent.name for parent in (now.mdev.parents if now.mdev else ())}
-        if table.parent in names:
-            return table.parent
-        found = [str(device.address) for device in self.host.select(table.parent, now)]
-        if len(found) > 1:
-            raise AmbiguousError(table.parent, found, where=f"{table.where}: parent")
-        return found[0]
-
-    def _mdev_differences(self, snapshot: Snapshot) -> Iterator[Difference]:
-        bus = snapshot.mdev or MdevBus((), ())
-        devices = {device.uuid: device for device in bus.devices}
-        for table in self.file.mdevs:
-            found = devices.get(table.uuid)
-            if found is None:
-                yield Difference(table.uuid, "type", "not there", table.type, table.where)
-            elif not self._is_type(found, table):
-                yield Difference(table.uuid, "type", str(found.type_id), table.type, table.where)
 
     def _power(self, addresses: Iterable[PciAddress]) -> dict[PciAddress, str]:
         from vfiohost.plan.changes import DEVICES

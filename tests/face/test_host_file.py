@@ -394,3 +394,69 @@ def test_a_parent_that_may_be_several_devices(run: Runner, root: Path, verb: str
     assert ran.code == 2
     assert f"[[mdev]] 1 ({UUID}): parent: '10de:2236' hits 2 things" in ran.err
     assert drivers(run, root, "10de:2236") == ["nouveau", "nouveau"]
+
+
+OTHER_UUID = UUID.replace("1001", "1002")
+
+
+def test_a_mediated_device_on_another_parent(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    made = run("mdev", "create", "-p65:00.4", "-tnvidia-591", f"-u{UUID}", root=root)
+    assert made.code == 0, made.err
+    for parent in ("0000:65:00.4", "65:00.0", "path:pci0000:64/02.0/00.0"):
+        say(root, "version = 1\n" + mdev(parent, "nvidia-591"))
+        assert run("diff", root=root).code == 0, parent
+    for parent in ("0000:ca:00.4", "65:00.5", "mtty"):
+        say(root, "version = 1\n" + mdev(parent, "nvidia-591"))
+        (drift,) = run("diff", "--json", root=root).value["differences"]
+        assert (drift["what"], drift["found"]) == ("parent", "0000:65:00.4")
+        assert drift["wanted"] == parent
+        ran = run("apply", root=root)
+        assert ran.code == 4
+        assert "[uuid-exists]" in ran.err
+        assert f"as nvidia-591 on 0000:65:00.4, and the file says nvidia-591 on {parent}" in ran.err
+
+
+def test_a_parent_that_is_not_there(run: Runner, root: Path) -> None:
+    say(root, A10S + mdev("mtty") + mdev("65:00.0").replace(UUID, OTHER_UUID))
+    drift = run("diff", "--json", root=root).value["differences"]
+    assert [d["wanted"] for d in drift if d["what"] == "parent"] == ["mtty", "65:00.0"]
+    for verb in ("plan", "apply"):
+        ran = run(verb, root=root)
+        assert (ran.code, ran.out) == (4, "")
+        assert f"refused: /etc/vfiohost/host.toml: [[mdev]] 1 ({UUID}): There is no" in ran.err
+        assert ran.err.count("[not-there]") == 2
+        assert f"[[mdev]] 2 ({OTHER_UUID})" in ran.err
+    assert not SimulatedKernel(root).answers
+
+
+def test_a_parent_that_comes_is_waited_for(
+    run: Runner, simulated: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = simulated("mtty")
+    say(root, "version = 1\n" + mdev("mtty"))
+    parent = root / "sys/class/mdev_bus/mtty"
+    target = parent.readlink()
+    parent.unlink()
+
+    def load(_: float) -> None:
+        if not parent.is_symlink():
+            parent.symlink_to(target)
+
+    monkeypatch.setattr("time.sleep", load)
+    ran = run("apply", "--wait", "20", root=root)
+    assert ran.code == 0, ran.err
+    assert run("diff", root=root).code == 0
+
+
+def test_a_parent_that_the_file_makes(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    assert run("mode", "container", root=root).code == 0  # no virtual functions
+    device = '[[device]]\nselect = "65:00.0"\nids = "10de:2236"\ndriver = "native"\n'
+    say(root, f"version = 1\n{device}{mdev('65:00.4', 'nvidia-591')}")
+    assert run("apply", root=root).code == 4
+    say(root, f'version = 1\n{device}vfs = "all"\n{mdev("65:00.4", "nvidia-591")}')
+    assert run("plan", root=root).code == 0
+    ran = run("apply", root=root)
+    assert ran.code == 0, ran.err
+    assert run("diff", root=root).code == 0

@@ -70,14 +70,14 @@ def apply(session: Session) -> None:
 
 
 def _await(session: Session, declared: Declared) -> None:
-    """Wait until the devices of the file are there, at most ``--wait`` seconds."""
+    """Wait until the devices and parents of the file are there, at most ``--wait`` seconds."""
     options = session.options
     if options.wait is None:
         return
     end = time.monotonic() + seconds_of(options.wait, "--wait")
     while time.monotonic() < end:
         try:
-            declared.wanted(session.scan())
+            declared.stages(session.scan(mdev=True))
         except PlanRefused:
             time.sleep(_TICK)
         else:
