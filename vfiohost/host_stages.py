@@ -30,7 +30,7 @@ from vfiohost.plan.words import listed
 from vfiohost.vgpus import vgpu_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from vfiohost.boot import BootPlan
     from vfiohost.host_boot import HostBootPlanner
@@ -387,18 +387,23 @@ def driverctl_stages(
     )
 
 
-def export_tables(host: HostBootPlanner, snapshot: Snapshot) -> tuple[list[Table], list[Table]]:
+def export_tables(
+    snapshot: Snapshot, uuids: Collection[str] = ()
+) -> tuple[dict[PciAddress, Table], list[Table]]:
     """The tables of a host file for a host as it is: devices, and mediated devices.
 
     Args:
-        host: the host.
-        snapshot: as it is, with its mediated devices.
+        snapshot: the host as it is, with the details of its devices, and with its mediated devices.
+        uuids: of mediated devices that have tables; the vGPUs of a GPU are said by such tables if
+            one of them is.
     """
     from vfiohost.host_file.writing import device_tables, mdev_tables
 
-    snapshot = host.with_details(snapshot, [d for d in snapshot.devices if not d.is_vf])
     bus = snapshot.mdev or MdevBus((), ())
-    gpus = vgpu_gpus(snapshot)
+    said = {device.parent for device in bus.devices if device.uuid in uuids}
+    gpus = [
+        gpu for gpu in vgpu_gpus(snapshot) if said.isdisjoint(place.name for place in gpu.places)
+    ]
     vgpus = {gpu.address: gpu.held for gpu in gpus if gpu.vgpus}
     places = {place.name for gpu in gpus for place in gpu.places}
     return device_tables(snapshot, vgpus), mdev_tables(bus, places.__contains__, snapshot)

@@ -29,6 +29,7 @@ select = "ca:00.0"
 ids = "10de:2236"
 driver = "native"
 """
+UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 BOTH = 'version = 1\n\n[[device]]\nselect = "10de:2236"\ncount = 2\ndriver = "vfio-pci"\n'
 
 
@@ -43,6 +44,10 @@ def say(root: Path, text: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     return file
+
+
+def mdev(parent: str, kind: str = "mtty-1") -> str:
+    return f'\n[[mdev]]\nuuid = "{UUID}"\nparent = "{parent}"\ntype = "{kind}"\n'
 
 
 @pytest.mark.parametrize("verb", ["diff", "plan", "apply"])
@@ -237,6 +242,79 @@ def test_an_update_keeps_the_comments(run: Runner, root: Path) -> None:
     assert run("diff", root=root).code == 0
 
 
+@pytest.mark.parametrize("selector", ["10de:2236", "class:3d"])
+def test_an_update_keeps_what_a_person_wrote(run: Runner, root: Path, selector: str) -> None:
+    text = f"""\
+version = 1
+
+# All A10s are for guests.
+[[device]]
+select = "{selector}"  # whatever the slot
+count = 2
+driver = "vfio-pci"
+owner = "root:root"
+mode = "0660"
+
+# It must not sleep.
+[[device]]
+select = "17:00.0"
+ids = "1b36:0010"
+power = "on"
+"""
+    file = say(root, text)
+    assert run("apply", root=root).code == 0
+    assert run("export", str(file), "--update", root=root).code == 0
+    assert file.read_text() == text
+    assert run("vf", "set", "17:00.0", "2", root=root).code == 0
+    assert run("export", str(file), "--update", root=root).code == 0
+    assert file.read_text() == text + "vfs = 2\n"
+    assert run("diff", root=root).code == 0
+
+
+def test_an_update_keeps_vgpus_as_they_are_said(run: Runner, simulated: Maker) -> None:
+    root = simulated("a10-pair-vgpu")
+    text = f"version = 1  # mine\n{mdev('65:00.4', 'nvidia-591')}# the end\n"
+    file = say(root, text)
+    assert run("apply", root=root).code == 0
+    assert run("export", str(file), "--update", root=root).code == 0
+    made = file.read_text()
+    assert made.startswith(text)
+    assert "vgpus" not in made
+    assert run("diff", root=root).code == 0
+    file.write_text(VGPUS)
+    assert run("apply", root=root).code == 0
+    file.write_text(VGPUS.replace('"A10-12Q"', '"A10-8Q"').replace("}", "}  # for all", 1))
+    assert run("export", str(file), "--update", root=root).code == 0
+    assert file.read_text() == VGPUS.replace("}", "}  # for all", 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"version = 1\n# caf\xe9\n",
+        b'version = 1\n[device]\nselect = "10de:2236"\n',
+        b'version = 1\ndevice = "x"\n',
+        b"version = 2\n",
+        b"version = 1\n" + b"#\n" * (1 << 19),
+    ],
+)
+def test_an_update_of_no_host_file(run: Runner, root: Path, tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "host.toml"
+    file.write_bytes(text)
+    ran = run("export", str(file), "--update", root=root)
+    assert (ran.code, ran.out) == (2, "")
+    assert str(file) in ran.err
+    assert file.read_bytes() == text
+
+
+def test_a_file_that_is_too_large(run: Runner, root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "host.toml"
+    file.write_text("version = 1\n" + "#\n" * (1 << 19) + A10S.partition("\n")[2])
+    ran = run("diff", "-f", str(file), root=root)
+    assert ran.code == 2
+    assert "It is larger than" in ran.err
+
+
 def test_an_update_of_nothing(run: Runner, root: Path, tmp_path: Path) -> None:
     assert run("export", str(tmp_path / "none.toml"), "--update", root=root).code == 1
 
@@ -378,13 +456,6 @@ def test_a_gpu_without_mediated_devices(run: Runner, simulated: Maker) -> None:
     assert ran.code == 0, ran.err
     assert [name for _, name in vgpus(run, root)] == ["NVIDIA L40S-24Q"] * 2
     assert run("diff", root=root).code == 0
-
-
-UUID = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
-
-
-def mdev(parent: str, kind: str = "mtty-1") -> str:
-    return f'\n[[mdev]]\nuuid = "{UUID}"\nparent = "{parent}"\ntype = "{kind}"\n'
 
 
 @pytest.mark.parametrize("verb", ["plan", "apply"])

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pure.hosts import device
-from vfiohost.errors import ParseError, PlanRefused
+from vfiohost.errors import ParseError, PlanRefused, UnsupportedError
 from vfiohost.host_file.reading import parse
 from vfiohost.host_file.resolving import differences, resolve
 from vfiohost.host_file.types import Ids
-from vfiohost.host_file.writing import device_tables, update, write
+from vfiohost.host_file.updating import update
+from vfiohost.host_file.writing import device_tables, write
 from vfiohost.model import Details, PciAddress, Snapshot
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def test_what_is_exported_is_what_is() -> None:
         NIC,
         overrides={"0000:65:00.0": "vfio-pci"},
     )
-    made = device_tables(snapshot, {OTHER.address: {"A10-8Q": 3}})
+    made = [*device_tables(snapshot, {OTHER.address: {"A10-8Q": 3}}).values()]
     # The last line is a contradiction that only a test can make: a guest's VFs and vGPUs at once.
     assert [{k: v for k, v in table.items() if k not in ("select", "ids")} for table in made] == [
         {"driver": "vfio-pci"},
@@ -285,35 +286,104 @@ def test_what_is_exported_is_what_is() -> None:
     assert [each.what for each in left] == ["vgpus"]  # of which this snapshot has none
 
 
+def updated(text: str, snapshot: Snapshot) -> str:
+    return update(text, "FILE", snapshot, device_tables(snapshot, {}), [])
+
+
 def test_an_update_keeps_comments_and_own_keys() -> None:
     text = """\
 # who: the platform team
 version = 1
 
+# the network
 [[device]]
 select = "8086:10d3"   # went back to the host
 driver = "vfio-pci"
 
 [[device]]
 # for the guests
-select = "path:pci0000:00/00.0"
+select = "path:pci0000:64/02.0/00.0"
 ids = "10de:2236:10de:1482"  # an A10
 driver = "nouveau"  # wrong by now
 power = "on"
+
+# the end
 """
-    a10 = {"select": "path:pci0000:00/00.0", "ids": "10de:2236:10de:1482", "driver": "vfio-pci"}
-    new = {"select": "path:pci0000:00/01.0", "ids": "10de:2236", "vfs": "all"}
-    updated = update(text, "FILE", [a10, new], [])
-    assert "# who: the platform team" in updated
-    assert "# for the guests" in updated
-    assert 'ids = "10de:2236:10de:1482"  # an A10' in updated
-    assert 'power = "on"' in updated
-    assert "8086:10d3" not in updated
-    data = tomllib.loads(updated)
-    assert [table.get("driver") for table in data["device"]] == ["vfio-pci", None]
-    assert len(parse(updated).devices) == 2
+    snapshot = host(attrs.evolve(A10, driver="vfio-pci"), attrs.evolve(OTHER, driver="none"), NIC)
+    snapshot = attrs.evolve(snapshot, details=host(overrides={"0000:ca:00.0": "none"}).details)
+    made = updated(text, snapshot)
+    kept = text.replace("nouveau", "vfio-pci").replace(
+        '[[device]]\nselect = "8086:10d3"   # went back to the host\ndriver = "vfio-pci"\n\n', ""
+    )
+    new = 'select = "path:pci0000:c9/02.0/00.0"\nids = "10de:2236:10de:1482"\ndriver = "none"\n'
+    assert made == f"{kept}\n[[device]]\n{new}"
+    assert updated(made, snapshot) == made
 
 
-def test_an_update_of_no_toml() -> None:
-    with pytest.raises(ParseError, match="FILE"):
-        update("version = ", "FILE", [], [])
+SET = tables(
+    "[[device]]  # both",
+    'select = "10de:2236"',
+    "count = 2",
+    'driver = "auto"',
+    'owner = "qemu"',
+    'power = "on"  # they sleep badly',
+    "",
+)
+
+
+def test_an_update_of_a_set_that_is_so() -> None:
+    cards = [attrs.evolve(each, driver="vfio-pci") for each in (A10, OTHER)]
+    assert updated(SET, host(*cards)) == SET
+
+
+def test_an_update_of_a_set_that_has_become_two() -> None:
+    made = updated(SET, host(attrs.evolve(A10, driver="vfio-pci"), OTHER))
+    assert "[[device]]  # both" in made
+    assert "# they sleep badly" in made
+    first, second = tomllib.loads(made)["device"]
+    assert first == {
+        "select": "path:pci0000:64/02.0/00.0",
+        "ids": "10de:2236:10de:1482",
+        "driver": "auto",
+        "owner": "qemu",
+        "power": "on",
+    }
+    assert second["select"] == "path:pci0000:c9/02.0/00.0"
+    assert (second["driver"], second["power"]) == ("native", "on")
+
+
+def test_an_update_of_a_group() -> None:
+    text = one('driver = "vfio-pci"', "group = true", "")
+    card = attrs.evolve(A10, driver="vfio-pci")
+    audio = attrs.evolve(OTHER, driver="vfio-pci", iommu_group=A10.iommu_group)
+    assert updated(text, host(card, audio)) == text
+
+
+def test_an_update_of_what_the_host_knows_nothing() -> None:
+    text = one('power = "on"  # always', "")
+    assert updated(text, host(A10)) == text
+    assert updated(text, host(NIC)) == text  # nor is it lost with its device
+    bound = host(attrs.evolve(A10, driver="vfio-pci"))
+    assert updated(text, bound) == f'{text}driver = "vfio-pci"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("version = ", "FILE"),
+        ("version = 2", "version"),
+        ('version = 1\ndevice = "x"', "device"),
+        (one('power = "on"').replace("[[device]]", "[device]"), "device"),
+        (tables("# caf\udce9"), "Line 2"),
+        (tables("#" * (1 << 20)), "larger than 1048576"),
+    ],
+)
+def test_an_update_of_no_host_file(text: str, said: str) -> None:
+    with pytest.raises(ParseError, match=said):
+        updated(text, host(A10))
+
+
+@pytest.mark.parametrize("text", ['device = [{select = "10de:2236"}]\nversion = 1'])
+def test_an_update_of_tables_in_another_form(text: str) -> None:
+    with pytest.raises(UnsupportedError, match="FILE has tables"):
+        updated(text, host(A10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vfiohost.cli.carrying import EXIT_CHANGES
@@ -12,8 +13,10 @@ from vfiohost.cli.options import seconds_of
 from vfiohost.errors import ApplyError, NotFoundError, PlanRefused
 from vfiohost.host_file.modes import MODES, gpus_and_switches, mode_file
 from vfiohost.host_file.reading import MOST_BYTES, parse
-from vfiohost.host_file.writing import update, write
+from vfiohost.host_file.updating import update
+from vfiohost.host_file.writing import write
 from vfiohost.host_stages import Declared, export_tables, read_host_file
+from vfiohost.identities import find_named
 from vfiohost.plan.types import Report
 from vfiohost.plan.words import counted
 from vfiohost.render.differences import difference_lines, difference_value
@@ -21,7 +24,7 @@ from vfiohost.render.plans import incomplete_lines, plan_lines, step_line
 from vfiohost.render.values import report_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Sized
 
     from vfiohost.cli.session import Session
     from vfiohost.host_file.types import HostFile
@@ -201,9 +204,9 @@ def _declared(session: Session) -> Declared:
 def _given(name: str) -> HostFile:
     """A host file that the user names: not below the root; ``-`` for standard input."""
     if name == "-":
-        return parse(sys.stdin.read(MOST_BYTES), "standard input")
+        return parse(sys.stdin.read(MOST_BYTES + 1), "standard input")
     with open(name, encoding="utf-8", errors="surrogateescape") as stream:
-        return parse(stream.read(MOST_BYTES), name)
+        return parse(stream.read(MOST_BYTES + 1), name)
 
 
 def export(session: Session) -> None:
@@ -211,13 +214,18 @@ def export(session: Session) -> None:
     options = session.options
     file = options.file or STDOUT
     snapshot = session.scan(mdev=True)
-    devices, mdevs = export_tables(session.host, snapshot)
+    snapshot = session.host.with_details(snapshot, [d for d in snapshot.devices if not d.is_vf])
     if options.update:
-        with open(file, encoding="utf-8") as stream:
-            text = update(stream.read(MOST_BYTES), file, devices, mdevs)
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            before = stream.read(MOST_BYTES + 1)
+        uuids = {table.uuid for table in parse(before, file).mdevs}
+        devices, mdevs = export_tables(snapshot, uuids)
+        lookup = partial(find_named, session.host.sysfs, snapshot)
+        text = update(before, file, snapshot, devices, mdevs, lookup=lookup)
     else:
         check_file(file, overwrite=options.overwrite)
-        text = write(devices, mdevs)
+        devices, mdevs = export_tables(snapshot)
+        text = write(devices.values(), mdevs)
     said = {"file": None if file == STDOUT else file, "devices": len(devices), "mdevs": len(mdevs)}
     session.value |= {"dry_run": options.dry_run, "host_file": said}
     if file == STDOUT:
@@ -230,7 +238,7 @@ def export(session: Session) -> None:
         session.lines += [] if options.quiet else [f"{file}: {_counts(devices, mdevs)}"]
 
 
-def _counts(devices: Sequence[object], mdevs: Sequence[object]) -> str:
+def _counts(devices: Sized, mdevs: Sized) -> str:
     return f"{counted(len(devices), 'device')}, {counted(len(mdevs), 'mediated device')}"
 
 

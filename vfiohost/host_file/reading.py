@@ -69,6 +69,8 @@ def parse(text: str, name: str = "host.toml") -> HostFile:
     Raises:
         ParseError: what is wrong with it: file, table and key, and what it should be.
     """
+    if len(text) > MOST_BYTES:
+        raise ParseError(name, "a host file", hint=f"It is larger than {MOST_BYTES} bytes.")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

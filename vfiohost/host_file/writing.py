@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from vfiohost.errors import ParseError, UnsupportedError
 from vfiohost.host_file.reading import VERSION
 from vfiohost.host_file.types import Ids
 from vfiohost.model import is_vfio_driver
@@ -19,43 +18,36 @@ if TYPE_CHECKING:
 Table = dict[str, Any]
 """The keys of one table and their values, as TOML has them."""
 
-_SHAPE = ("driver", "vfs", "vf-driver", "vgpus")
-"""The keys that an export sets; the others (owner, power …) are the writer's own."""
 
-
-def device_tables(snapshot: Snapshot, vgpus: Mapping[PciAddress, Mapping[str, int]]) -> list[Table]:
+def device_tables(
+    snapshot: Snapshot, vgpus: Mapping[PciAddress, Mapping[str, int]]
+) -> dict[PciAddress, Table]:
     """The ``[[device]]`` tables for the devices that are not as a new start would make them.
 
     Args:
         snapshot: the host, with the details of all functions that are no VFs.
         vgpus: the vGPUs of each GPU that has some, by type.
     """
-    vfs: dict[PciAddress, list[PciDevice]] = {}
-    for device in snapshot.devices:
-        if device.is_vf:
-            vfs.setdefault(device.physfn, []).append(device)  # type: ignore[arg-type]  # is_vf says so
-    tables = []
+    tables = {}
     for device in snapshot.devices:
         if device.is_vf or device.is_bridge:
             continue
-        shape = _shape(device, snapshot, vfs.get(device.address, []), vgpus.get(device.address))
+        shape = shape_of(device, snapshot, vgpus.get(device.address))
         if shape:
-            tables.append(_identity(device) | shape)
+            tables[device.address] = identity_of(device) | shape
     return tables
 
 
-def _identity(device: PciDevice) -> Table:
+def identity_of(device: PciDevice) -> Table:
+    """The keys that say which device is meant."""
     place = place_of(device)
     select = str(device.address) if place is None else f"path:{place}"
     return {"select": select, "ids": str(Ids.of(device))}
 
 
-def _shape(
-    device: PciDevice,
-    snapshot: Snapshot,
-    vfs: list[PciDevice],
-    vgpus: Mapping[str, int] | None,
-) -> Table:
+def shape_of(device: PciDevice, snapshot: Snapshot, vgpus: Mapping[str, int] | None) -> Table:
+    """The keys that say how a device differs from what a new start would make of it."""
+    vfs = snapshot.virtual_functions.get(device.address, ())
     shape: Table = {}
     details = snapshot.details.get(device.address)
     override = details.driver_override if details is not None else None
@@ -99,78 +91,22 @@ def write(devices: Iterable[Table], mdevs: Iterable[Table]) -> str:
     lines = [f"version = {VERSION}"]
     for kind, tables in (("device", devices), ("mdev", mdevs)):
         for table in tables:
-            lines += ["", f"[[{kind}]]", *(f"{key} = {_value(v)}" for key, v in table.items())]
+            lines += table_lines(kind, table)
     return "\n".join(lines) + "\n"
 
 
-def update(text: str, name: str, devices: Iterable[Table], mdevs: Iterable[Table]) -> str:
-    """A host file that says what there is now and keeps its comments, its order and its own keys.
-
-    A table is known by ``select``, or by ``uuid``. What is about a device that needs no table any
-    more goes; new tables come last.
-
-    Args:
-        text: the file as it is.
-        name: its name, for messages.
-        devices: what :func:`device_tables` gives.
-        mdevs: what :func:`mdev_tables` gives.
-
-    Raises:
-        UnsupportedError: tomlkit is not installed.
-        ParseError: the file is no TOML.
-    """
-    try:
-        import tomlkit  # noqa: PLC0415 - of an extra, and slow
-        from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            "To change a host file and keep its comments takes tomlkit, which is not installed: "
-            "`pip install 'vfiohost[toml]'`. `vfiohost export` without a file prints a new one."
-        ) from error
-    try:
-        document = tomlkit.parse(text)
-    except TOMLKitError as error:
-        raise ParseError(name, "TOML", hint=f"{error}.") from error
-    for kind, key, own, tables in (
-        ("device", "select", _SHAPE, devices),
-        ("mdev", "uuid", (), mdevs),
-    ):
-        now = {table[key]: table for table in tables}
-        kept = document.get(kind) or tomlkit.aot()
-        _merge(kept, now, key, own)
-        for table in now.values():
-            kept.append(tomlkit.item(table))
-        if len(kept) and kind not in document:
-            document.append(kind, kept)
-    return tomlkit.dumps(document)
+def table_lines(kind: str, table: Table) -> list[str]:
+    """The lines of one table, below an empty one."""
+    return ["", f"[[{kind}]]", *(f"{key} = {value_text(value)}" for key, value in table.items())]
 
 
-def _merge(kept: Any, now: dict[str, Table], key: str, own: Iterable[str]) -> None:
-    """Bring tables up to date, and take those that are brought from ``now``.
-
-    Args:
-        kept: the tables of the document; those of which there is nothing now go.
-        now: what there is, by the key's value.
-        key: by which a table is known.
-        own: the keys that go where there is nothing to say of them.
-    """
-    for index in reversed(range(len(kept))):
-        table = kept[index]
-        wanted = now.pop(str(table.get(key)), None)
-        if wanted is None:
-            del kept[index]
-            continue
-        for each in [each for each in own if each in table and each not in wanted]:
-            del table[each]
-        for each, value in wanted.items():
-            if table.get(each) != value:
-                table[each] = value
-
-
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """A value as TOML has it, on one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_value(k)} = {_value(v)}" for k, v in value.items()) + " }"
+        return (
+            "{ " + ", ".join(f"{value_text(k)} = {value_text(v)}" for k, v in value.items()) + " }"
+        )
     if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_text, value))}]"
     # JSON's texts are TOML's, but for DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
