@@ -531,3 +531,24 @@ def test_a_parent_that_the_file_makes(run: Runner, simulated: Maker) -> None:
     ran = run("apply", root=root)
     assert ran.code == 0, ran.err
     assert run("diff", root=root).code == 0
+
+
+CARD = '\n[[device]]\nselect = "{}"\nids = "{}"\ndriver = "{}"\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (CARD.format("ca:00.0", "10de:2236", "vfio-pcix"), 4, "[missing-driver]"),
+        (CARD.format("ca:00.0", "10de:2236", "vfio-pci") + 'owner = "nobody-here"', 3, "user"),
+        (CARD.format("64:02.0", "1b36:000c", "none"), 4, "[bridge]"),
+    ],
+)
+def test_a_plan_says_what_will_be_refused(
+    run: Runner, root: Path, more: str, code: int, said: str
+) -> None:
+    bound = CARD.format("65:00.0", "10de:2236", "vfio-pci")
+    say(root, f"version = 1\n{bound}{more}\n")
+    for argv in (["plan"], ["apply", "-n"], ["apply"]):
+        ran = run(*argv, root=root)
+        assert (ran.code, said in ran.err) == (code, True), ran

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
 
     from vfiohost.cli.session import Session
+    from vfiohost.errors import Refusal
     from vfiohost.host_file.types import HostFile
     from vfiohost.host_stages import Stage
     from vfiohost.model import Snapshot
@@ -34,6 +35,23 @@ if TYPE_CHECKING:
 
 
 _TICK = 0.25  # seconds between two looks for devices that are not there yet
+# What drivers, virtual functions and vGPUs that come or go in an earlier stage can change.
+_MAY_PASS = frozenset(
+    {
+        "group-not-viable",
+        "mdevs-exist",
+        "no-instances",
+        "no-pf-driver",
+        "no-room",
+        "no-vgpus",
+        "not-there",
+        "pf-for-guests",
+        "pf-with-vfs",
+        "room-unknown",
+        "uuid-exists",
+    }
+)
+_NEVER_MADE = ("user", "group", "mdev type")  # a parent has its types from the start
 
 
 def mode(session: Session) -> None:
@@ -123,10 +141,19 @@ def _preview(stage: Stage, snapshot: Snapshot, *, is_changed: bool) -> Plan | No
     """The plan of a stage; ``None`` when it cannot be made before those before it are done."""
     try:
         return stage(snapshot)
-    except (PlanRefused, NotFoundError):
-        if is_changed:
-            return None
-        raise
+    except PlanRefused as error:
+        for_good = [each for each in error.refusals if not (is_changed and _may_pass(each))]
+        if for_good:
+            raise PlanRefused(for_good, error.plan) from error
+    except NotFoundError as error:
+        if not is_changed or error.kind in _NEVER_MADE:
+            raise
+    return None
+
+
+def _may_pass(refusal: Refusal) -> bool:
+    """Whether a plan that is carried out before may take the reason of a refusal away."""
+    return refusal.code in _MAY_PASS or (refusal.code == "in-use" and refusal.kind == "vgpu")
 
 
 def _apply(session: Session, declared: Declared) -> None:
