@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vfiohost.model import MdevBus
     from vfiohost.plan.owners import Ownership
     from vfiohost.plan.types import Plan
+    from vfiohost.sysfs import Sysfs
     from vfiohost.usage import Usage
 
 
@@ -487,20 +488,7 @@ class HostPlanner(HostView):
         return plan_undo(plan, snapshot=snapshot, allow=frozenset(allow))
 
     def _ownership(self, owner: str | None, mode: str | None) -> Ownership | None:
-        if owner is None and mode is None:
-            return None
-        from vfiohost.plan.owners import parse_ownership
-
-        return parse_ownership(owner, mode, *map(self._text, ("etc/passwd", "etc/group")))
-
-    def _text(self, path: str) -> str:
-        """A file's text, empty where there is no such file."""
-        try:
-            return self.sysfs.read(path, limit=1 << 20)
-        except KernelError as error:
-            if error.errno == ENOENT:
-                return ""
-            raise
+        return None if owner is None and mode is None else read_ownership(self.sysfs, owner, mode)
 
     def _bus(self) -> MdevBus:
         bus = self.scan(mdev=True).mdev
@@ -509,6 +497,26 @@ class HostPlanner(HostView):
 
             return MdevBus((), ())
         return bus
+
+
+def read_ownership(sysfs: Sysfs, owner: str | None, mode: str | None) -> Ownership:
+    """Whose nodes shall be, by the host's ``etc/passwd`` and ``etc/group``.
+
+    Raises:
+        ParseError, NotFoundError: as :func:`vfiohost.plan.owners.parse_ownership`.
+        KernelError: a file cannot be read.
+    """
+    from vfiohost.plan.owners import parse_ownership
+
+    def text(path: str) -> str:
+        try:
+            return sysfs.read(path, limit=1 << 20)
+        except KernelError as error:
+            if error.errno == ENOENT:
+                return ""
+            raise
+
+    return parse_ownership(owner, mode, text("etc/passwd"), text("etc/group"))
 
 
 def _random_uuids() -> Iterator[str]:

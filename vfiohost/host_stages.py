@@ -24,7 +24,9 @@ from vfiohost.host_file.mediated import (
 )
 from vfiohost.host_file.resolving import differences, resolve
 from vfiohost.host_file.types import NATIVE, Difference
+from vfiohost.host_planner import read_ownership
 from vfiohost.model import MdevBus, PciAddress, is_vfio_driver
+from vfiohost.nodes import accesses
 from vfiohost.plan.changes import NO_DRIVER
 from vfiohost.plan.words import listed
 from vfiohost.vgpus import vgpu_gpus
@@ -122,7 +124,8 @@ class Declared:
     def differences(self, snapshot: Snapshot) -> tuple[Difference, ...]:
         """In what the host differs from the file, in the order of the file.
 
-        Reads what :meth:`vfiohost.Host.with_details` reads, and ``power/control``.
+        Reads what :meth:`vfiohost.Host.with_details` reads, ``power/control``, and whose the VFIO
+        nodes are where the file says it.
 
         Args:
             snapshot: the host, with its mediated devices.
@@ -136,7 +139,9 @@ class Declared:
         snapshot = self.host.with_details(snapshot, devices)
         power = self._power(each.address for each in wanted if each.table.power is not None)
         found = [
-            *differences(wanted, snapshot, power, self._idle(wanted, snapshot)),
+            *differences(
+                wanted, snapshot, power, self._idle(wanted, snapshot), self._foreign(wanted)
+            ),
             *(
                 difference
                 for table in self.file.mdevs
@@ -346,6 +351,22 @@ class Declared:
             attributes=table.attributes,
             bus=now.mdev,
         )
+
+    def _foreign(self, wanted: Iterable[Wanted]) -> dict[PciAddress, dict[str, str]]:
+        """Owner and mode of VFIO nodes that have others than they shall."""
+        found: dict[PciAddress, dict[str, str]] = {}
+        for each in wanted:
+            owner, mode = each.table.owner, each.table.mode
+            driver = each.device.driver
+            if (owner or mode) and isinstance(driver, str) and is_vfio_driver(driver):
+                shall = read_ownership(self.host.sysfs, owner, mode)
+                has = found.setdefault(each.address, {})
+                for now in accesses(self.host.sysfs, str(each.address)):
+                    if shall.uid not in (None, now.uid) or shall.gid not in (None, now.gid):
+                        has["owner"] = f"{now.uid}:{now.gid}"
+                    if shall.mode not in (None, now.mode):
+                        has["mode"] = f"{now.mode:04o}"
+        return found
 
     def _power(self, addresses: Iterable[PciAddress]) -> dict[PciAddress, str]:
         from vfiohost.plan.changes import DEVICES

@@ -76,6 +76,15 @@ def nodes_of(sysfs: Sysfs, address: str) -> tuple[str, ...]:
     return tuple(node for node in found if node is not None)
 
 
+def accesses(sysfs: Sysfs, address: str) -> tuple[Access, ...]:
+    """What a device's nodes have now; those that cannot be looked at are left out."""
+    found = []
+    for node in nodes_of(sysfs, address):
+        with contextlib.suppress(KernelError), _opened(sysfs, node) as (_, _, now):
+            found.append(now)
+    return tuple(found)
+
+
 def await_nodes(sysfs: Sysfs, address: str, *, timeout: float) -> tuple[str, ...]:
     """Wait until a device's nodes are there, and udev is done with them.
 

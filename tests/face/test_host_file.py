@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -199,6 +200,22 @@ def test_a_file_elsewhere(run: Runner, root: Path, tmp_path: Path) -> None:
     assert run("diff", "-f", str(tmp_path / "none"), root=root).code == 1
 
 
+def test_nodes_of_others_have_drifted(run: Runner, root: Path) -> None:
+    me = f"{os.getuid()}:{os.getgid()}"
+    say(root, f'{BOTH}owner = "{me}"\nmode = "0660"\n')
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+    nodes = [each for each in (root / "dev/vfio").iterdir() if each.name.isdecimal()]
+    nodes[0].chmod(0o600)
+    (drift,) = run("diff", "--json", root=root).value["differences"]
+    assert (drift["what"], drift["found"], drift["wanted"]) == ("mode", "0600", "0660")
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+    say(root, f'{BOTH}owner = "12345:{os.getgid()}"\n')
+    drift = run("diff", "--json", root=root).value["differences"]
+    assert [(d["what"], d["found"]) for d in drift] == [("owner", me)] * 2
+
+
 def test_no_host_file(run: Runner, root: Path) -> None:
     ran = run("diff", root=root)
     assert ran.code == 3
@@ -313,6 +330,18 @@ def test_a_file_that_is_too_large(run: Runner, root: Path, tmp_path: Path) -> No
     ran = run("diff", "-f", str(file), root=root)
     assert ran.code == 2
     assert "It is larger than" in ran.err
+
+
+def test_an_update_says_whether_it_would_change_anything(run: Runner, root: Path) -> None:
+    file = say(root, A10S)
+    dry = ("export", str(file), "--update", "-n", "--exit-code")
+    assert run("bind", "65:00.0", root=root).code == 0
+    same = run(*dry, root=root)
+    assert (same.code, same.out) == (0, f"nothing to do: {file} says so already\n")
+    assert run("bind", "ca:00.0", root=root).code == 0
+    assert run(*dry, root=root).code == 10
+    assert run(*dry[:-1], root=root).code == 0
+    assert run("export", f"{file}.new", "-n", "--exit-code", root=root).code == 10
 
 
 def test_an_update_of_nothing(run: Runner, root: Path, tmp_path: Path) -> None:

@@ -259,10 +259,22 @@ def export(session: Session) -> None:
         session.document = text
         said["text"] = text
     elif options.dry_run:
-        session.lines.append(f"would write {file}: {_counts(devices, mdevs)}")
+        _preview_file(session, file, text, f"would write {file}: {_counts(devices, mdevs)}")
     else:
         write_whole(file, text, overwrite=options.overwrite or options.update)
         session.lines += [] if options.quiet else [f"{file}: {_counts(devices, mdevs)}"]
+
+
+def _preview_file(session: Session, file: str, text: str, line: str) -> None:
+    """Say whether a file would get another text, and write nothing."""
+    try:
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            is_so = stream.read(len(text) + 1) == text
+    except FileNotFoundError:
+        is_so = False
+    session.lines.append(f"nothing to do: {file} says so already" if is_so else line)
+    if session.options.exit_code and not is_so:
+        session.exit_code = EXIT_CHANGES
 
 
 def _counts(devices: Sized, mdevs: Sized) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from vfiohost.errors import NotFoundError, PlanRefused, Refusal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vfiohost.host_file.types import DeviceTable, HostFile
     from vfiohost.model import PciAddress, PciDevice, Snapshot
     from vfiohost.selectors import Lookup
+    from vfiohost.vgpus import VgpuGpu
 
 _NONE = "none"
 
@@ -106,14 +108,16 @@ def differences(
     snapshot: Snapshot,
     power: Mapping[PciAddress, str],
     idle: Collection[PciAddress] = (),
+    foreign: Mapping[PciAddress, Mapping[str, str]] = MappingProxyType({}),
 ) -> Iterator[Difference]:
-    """Say in what devices are not as they shall be: drivers, power, virtual functions, vGPUs.
+    """Say in what devices are not as they shall be: drivers, nodes, power, VFs, vGPUs.
 
     Args:
         wanted: what shall be.
         snapshot: what is, with the details of the devices, and with the mediated devices.
         power: what ``power/control`` of the devices says.
         idle: devices that no driver has, though one of the host's is there that would take them.
+        foreign: ``owner`` and ``mode`` of VFIO nodes that are not what shall be.
     """
     vfs: dict[PciAddress, list[PciDevice]] = {}
     for device in snapshot.devices:
@@ -126,15 +130,22 @@ def differences(
             yield _differs(device, "driver", "no driver", table.driver, table)
         elif table.driver is not None:
             yield from _driver(device, table.driver, table, snapshot, "driver")
+        for what, found in foreign.get(each.address, {}).items():
+            yield _differs(device, what, found, getattr(table, what), table)
         if table.power is not None and power.get(each.address) not in (None, table.power):
             yield _differs(device, "power", power[each.address], table.power, table)
         if table.vfs is not None:
             yield from _functions(device, vfs.get(each.address, []), table, snapshot)
         if table.vgpus is not None:
-            gpu = makers.get(each.address)
-            if gpu is None or not gpu.has_just(table.vgpus):
-                has = "no GPU of NVIDIA's" if gpu is None else vgpus_text(gpu.held)
-                yield _differs(device, "vgpus", has, vgpus_text(table.vgpus), table)
+            yield from _vgpus(device, makers.get(each.address), table.vgpus, table)
+
+
+def _vgpus(
+    device: PciDevice, gpu: VgpuGpu | None, want: Mapping[str, int], table: DeviceTable
+) -> Iterator[Difference]:
+    if gpu is None or not gpu.has_just(want):
+        has = "no GPU of NVIDIA's" if gpu is None else vgpus_text(gpu.held)
+        yield _differs(device, "vgpus", has, vgpus_text(want), table)
 
 
 def _functions(
