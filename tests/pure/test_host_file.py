@@ -352,6 +352,16 @@ def test_an_update_of_a_set_that_has_become_two() -> None:
     assert (second["driver"], second["power"]) == ("native", "on")
 
 
+def test_an_update_of_a_set_that_virtual_functions_have_joined() -> None:
+    text = tables("[[device]]", 'select = "10de:2236"  # it', 'power = "on"', "")
+    snapshot = host(A10, attrs.evolve(vf(4, None), device_id=A10.device_id))
+    made = updated(text, snapshot)
+    (table,) = tomllib.loads(made)["device"]
+    assert (table["select"], table["vfs"]) == ("path:pci0000:64/02.0/00.0", 1)
+    assert "# it" in made
+    assert len(resolve(parse(made), snapshot)) == 1
+
+
 def test_an_update_of_a_group() -> None:
     text = one('driver = "vfio-pci"', "group = true", "")
     card = attrs.evolve(A10, driver="vfio-pci")

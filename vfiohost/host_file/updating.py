@@ -149,7 +149,7 @@ class _Host:
     def bring_device(self, chunk: _Chunk, table: DeviceTable) -> None:
         """Make a table say what its devices are; those are said then."""
         keys = _read(chunk, self.name)
-        devices = self._find(table)
+        devices, is_fit = self._find(table)
         said = [self._said(table, device, keys) for device in devices]
         for device in devices:
             self.devices.pop(device.address, None)
@@ -159,7 +159,7 @@ class _Host:
             if all(key in (*_IDENTITY, *_SHAPE) for key in keys):
                 chunk.remove()
             return
-        if len(devices) != table.count or any(each != said[0] for each in said):
+        if not is_fit or any(each != said[0] for each in said):
             self._part(keys, devices, said)
         before = [key for key in keys if key not in _IDENTITY]
         for key in _SHAPE:
@@ -193,16 +193,19 @@ class _Host:
                 if {key: now[key] for key in now if key in _SHAPE} == just_driver:
                     del self.devices[address]
 
-    def _find(self, table: DeviceTable) -> list[PciDevice]:
-        """The devices of a table; virtual functions only if it hits nothing else."""
+    def _find(self, table: DeviceTable) -> tuple[list[PciDevice], bool]:
+        """The devices of a table, and whether its selector hits as many as it says.
+
+        If not, virtual functions are meant only where there is nothing else.
+        """
         try:
             found = select(table.select, self.snapshot, self.lookup)
         except NotFoundError:
-            return []
-        found = tuple(d for d in found if table.ids is None or table.ids.fits(d))
-        if len(found) == table.count:
-            return [*found]
-        return [device for device in found if not device.is_vf] or [*found]
+            return [], True
+        fit = [device for device in found if table.ids is None or table.ids.fits(device)]
+        if len(fit) == len(found) == table.count:
+            return fit, True
+        return [device for device in fit if not device.is_vf] or fit, False
 
     def _said(self, table: DeviceTable, device: PciDevice, keys: Mapping[str, Any]) -> Table:
         """The keys that say what a device is; those that say so already stay as they are."""
