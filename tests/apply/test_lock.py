@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -108,6 +109,17 @@ def test_waiting_for_it(bench: Bench) -> None:
     with lock(bench.sysfs, purpose="y", wait=10):
         assert release.is_set()
     thread.join()
+
+
+def test_who_only_looks_whether_it_is_free_is_waited_for(bench: Bench) -> None:
+    """It has the lock for a moment, shared, and says nothing of itself in the file."""
+    with lock(bench.sysfs, purpose="x"):
+        pass
+    looking = os.open(bench.root / LOCK_PATH, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.2, os.close, [looking]).start()
+    with lock(bench.sysfs, purpose="y"):
+        assert b'"purpose": "y"' in (bench.root / LOCK_PATH).read_bytes()
 
 
 @pytest.mark.parametrize("replace", [Path.unlink, lambda path: path.with_name("x").rename(path)])
