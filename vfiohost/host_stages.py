@@ -8,7 +8,7 @@ take what is theirs, and what lives on devices comes last.
 from __future__ import annotations
 
 from errno import ENOENT
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -355,11 +355,12 @@ class Declared:
     def _foreign(self, wanted: Iterable[Wanted]) -> dict[PciAddress, dict[str, str]]:
         """Owner and mode of VFIO nodes that have others than they shall."""
         found: dict[PciAddress, dict[str, str]] = {}
+        read = cache(partial(read_ownership, self.host.sysfs))  # once for all devices of a table
         for each in wanted:
             owner, mode = each.table.owner, each.table.mode
             driver = each.device.driver
             if (owner or mode) and isinstance(driver, str) and is_vfio_driver(driver):
-                shall = read_ownership(self.host.sysfs, owner, mode)
+                shall = read(owner, mode)
                 has = found.setdefault(each.address, {})
                 for now in accesses(self.host.sysfs, str(each.address)):
                     if shall.uid not in (None, now.uid) or shall.gid not in (None, now.gid):
