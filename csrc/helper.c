@@ -62,6 +62,7 @@ static int send_answer(int socket, const struct vh_answer *answer, const char *c
 	return sendmsg(socket, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
+/* Closes `root` before its last answer, as answer_store() does: see there. */
 static int answer_reads(int socket, const struct vh_request *request, const char *path, int root)
 {
 	char content[VH_ANSWER_MAX];
@@ -71,6 +72,8 @@ static int answer_reads(int socket, const struct vh_request *request, const char
 	for (answer.index = 0; rc == 0 && answer.index < request->count; answer.index++) {
 		answer.result = vh_read(root, path, content, sizeof(content), request->options,
 					&answer.phase);
+		if (answer.index + 1 == request->count)
+			close(root);
 		rc = send_answer(socket, &answer, content);
 		path += strlen(path) + 1;
 	}
@@ -85,7 +88,8 @@ static int answer_store(int socket, const struct vh_request *request, const char
 
 	answer.result = vh_store(fds[ROOT], path, data, (size_t)request->size, request->options,
 				 &answer.phase);
-	/* Before the caller knows: what it then unlocks, nobody holds any more. */
+	/* Before the caller knows: what it then unlocks or unmounts, nobody holds any more. */
+	close(fds[ROOT]);
 	if (fds[KEPT] >= 0)
 		close(fds[KEPT]);
 	return send_answer(socket, &answer, NULL);
@@ -126,7 +130,6 @@ static void serve(int socket)
 			rc = answer_store(socket, &request, body, fds);
 		else
 			rc = answer_reads(socket, &request, body, fds[ROOT]);
-		close(fds[ROOT]);
 	}
 }
 
