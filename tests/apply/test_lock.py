@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from tests.apply.fake import GPU, bind_plan
 from vfiohost.errors import LockBusyError
-from vfiohost.journal import LOCK_PATH, lock, locking
+from vfiohost.journal import LOCK_PATH, check_free, lock, locking
 from vfiohost.journal.files import open_file
 from vfiohost.journal.locking import Process
 
@@ -86,8 +87,23 @@ def test_stale_content_is_harmless(
 
 @pytest.mark.parametrize("pid", [-1, 0, 1 << 22 | 1, 10**300], ids=len_of_digits)
 def test_a_process_that_cannot_be_has_ended(pid: int) -> None:
-    assert Process.of(pid) == Process(pid, None)
+    assert Process.of(pid).start is None
     assert not Process(pid, 5).is_alive
+
+
+def test_of_another_pid_namespace_nobody_says_that_it_has_ended(bench: Bench) -> None:
+    with lock(bench.sysfs, purpose="x"):
+        path = bench.root / LOCK_PATH
+        holder = json.loads(path.read_text())
+        assert holder["namespace"] == os.stat("/proc/self/ns/pid").st_ino
+        path.write_text(json.dumps(holder | {"namespace": 1, "start": 1}))
+        with pytest.raises(LockBusyError, match="of another PID namespace") as caught:
+            check_free(bench.sysfs)
+        assert not caught.value.has_ended
+        path.write_text(json.dumps(holder | {"start": 1}))
+        with pytest.raises(LockBusyError) as caught:
+            check_free(bench.sysfs)
+        assert caught.value.has_ended
 
 
 def test_waiting_for_it(bench: Bench) -> None:

@@ -199,7 +199,25 @@ def test_a_zombie_waits_for_nothing() -> None:
     alive.append(known.is_alive)
     assert alive == [True, False]
     process.wait()
-    assert Process.of(process.pid) == Process(process.pid, None)
+    assert Process.of(process.pid).start is None
+
+
+def test_of_another_pid_namespace_the_device_tells_whether_its_helper_waits(
+    bench: Bench, helper: subprocess.Popen[bytes]
+) -> None:
+    """As in a container that was started again: there the helper's number is somebody else's."""
+    uevent = bench.root / DEVICES / GPU / "uevent"
+    uevent.write_text("DRIVER=nouveau\n")
+    block(bench, Plan("unbind", (GPU,), (unbind(GPU, "nouveau"),)), 0, helper.pid, effect=True)
+    journal = next((bench.root / "var/lib/vfiohost/journal").iterdir())
+    here = f'"namespace": {os.stat("/proc/self/ns/pid").st_ino}'
+    text = journal.read_text()
+    assert here in text
+    journal.write_text(text.replace(here, '"namespace": 1'))
+    end(helper)
+    assert [(r.outcome, r.pid) for r in bench.recover()] == [("pending", None)]
+    uevent.write_text("")
+    assert [r.outcome for r in bench.recover()] == ["recovered"]
 
 
 def test_an_undo_that_does_not_come_back_stops_the_undoing(

@@ -326,6 +326,9 @@ def test_a_lock_of_a_process_that_ended_is_stale(tree: Tree) -> None:
         start = int(file.read().rpartition(b")")[2].split()[19])
     tree.write("run/vfiohost/lock", json.dumps(holder | {"pid": os.getpid(), "start": start}))
     assert "lock-held" in [f.code for f in found_at(tree.root)]
+    tree.write("run/vfiohost/lock", json.dumps(holder | {"namespace": 1}))
+    (held,) = (f for f in found_at(tree.root) if f.code == "lock-held")
+    assert "pid 1 of another PID namespace" in held.evidence[0].value
 
 
 def test_a_damaged_journal_is_found(tree: Tree) -> None:

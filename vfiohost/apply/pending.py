@@ -121,7 +121,8 @@ def where(waiting: tuple[Waiting, ...]) -> str:
 def still_waiting(sysfs: Sysfs, entry: JournalEntry) -> tuple[Waiting, ...]:
     """The stores of an open journal that the kernel has not come back from.
 
-    Their helpers still wait, or nothing is known of a helper and the device is still releasing.
+    Their helpers still wait, or a helper is not known, or not from here (another container's), and
+    the device is still releasing.
     """
     waiting = []
     for index, event in entry.last_events.items():
@@ -130,7 +131,7 @@ def still_waiting(sysfs: Sysfs, entry: JournalEntry) -> tuple[Waiting, ...]:
             continue
         if helper is not None and helper.is_alive:
             waiting.append(look(sysfs, step, helper.pid))
-        elif helper is None and _releasing(sysfs, step):
+        elif (helper is None or helper.is_elsewhere) and _releasing(sysfs, step):
             waiting.append(look(sysfs, step, None))
     return tuple(waiting)
 

@@ -8,7 +8,6 @@ one that does, the configuration space is not read (:mod:`vfiohost.config_space.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import posixpath
 from fnmatch import fnmatchcase
@@ -18,8 +17,8 @@ from vfiohost.config_space import decode, find_sleepers
 from vfiohost.details_scan import with_details
 from vfiohost.doctor import sources
 from vfiohost.doctor.facts import HostFacts, Own
-from vfiohost.errors import KernelError, UnsupportedError
-from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, Process
+from vfiohost.errors import KernelError, ParseError, UnsupportedError
+from vfiohost.journal import LOCK_PATH, DamagedJournal, Journal, holder_of
 from vfiohost.model import Unavailable
 from vfiohost.module_scan import read_modules
 from vfiohost.native import helpers
@@ -279,9 +278,7 @@ def _read_own(sysfs: Sysfs) -> Own:
 def _read_lock(sysfs: Sysfs) -> tuple[str | None, bool]:
     """Who is named in the lock's file, and whether that process lives. Takes no lock."""
     try:
-        holder = json.loads(sysfs.read(LOCK_PATH, limit=_LOCK_LIMIT) or "null")
-        process = Process(int(holder["pid"]), int(holder["start"]))
-        text = f"pid {process.pid}, vfiohost {holder['purpose']}, since {holder['since']}"
-    except (KernelError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        process, text = holder_of(sysfs.read(LOCK_PATH, limit=_LOCK_LIMIT))
+    except (KernelError, ParseError):
         return None, False
-    return text, process.is_alive
+    return text, process.is_alive or process.is_elsewhere

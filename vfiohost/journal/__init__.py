@@ -10,11 +10,11 @@ on the disk before what it announces is done::
     {"event": "end", "time": "…", "result": "committed"}
 
 The events of a step are ``begin`` (its store may happen from now on), ``done`` (it happened and was
-read back), ``failed``, ``pending`` (the kernel has not come back; with the ``pid`` and ``start`` of
-the helper that waits), ``undo-begin``, ``undone`` and ``undo-failed``. A file without ``end`` is
-open: its process was killed, or waits for the kernel. A last line without its newline was cut off
-in the middle of the write; what it announced was not begun, so it is ignored. Anything else that
-makes no sense makes the file damaged: it is reported and never replayed.
+read back), ``failed``, ``pending`` (the kernel has not come back; with the helper that waits: its
+``pid``, ``start`` and ``namespace``), ``undo-begin``, ``undone`` and ``undo-failed``. A file
+without ``end`` is open: its process was killed, or waits for the kernel. A last line without its
+newline was cut off in the middle of the write; what it announced was not begun, so it is ignored.
+Anything else that makes no sense makes the file damaged: it is reported and never replayed.
 
 A journal counts for the boot in which it was written: sysfs forgets everything at a reboot.
 """
@@ -30,7 +30,14 @@ from vfiohost.journal.entry import (
     EventKind,
     JournalEntry,
 )
-from vfiohost.journal.locking import LOCK_PATH, HostLock, Process, check_free, lock
+from vfiohost.journal.locking import (
+    LOCK_PATH,
+    HostLock,
+    Process,
+    check_free,
+    holder_of,
+    lock,
+)
 
 __all__ = [
     "JOURNAL_PATH",
@@ -46,5 +53,6 @@ __all__ = [
     "JournalWriter",
     "Process",
     "check_free",
+    "holder_of",
     "lock",
 ]

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from vfiohost.errors import KernelError, NotFoundError, ParseError, UnsupportedError
 from vfiohost.journal.entry import (
     SCHEMA,
@@ -76,7 +78,7 @@ class JournalWriter:
         if event.error is not None:
             line["error"] = event.error
         if event.helper is not None:
-            line["pid"], line["start"] = event.helper.pid, event.helper.start
+            line |= attrs.asdict(event.helper)
         if event.nodes:
             line["nodes"] = node_changes_to_json(event.nodes)
         self._append(line)

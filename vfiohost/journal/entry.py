@@ -110,7 +110,7 @@ class JournalEntry:
     def waiting(self) -> tuple[tuple[Step, Process], ...]:
         """The steps that the kernel has not come back from, and the helper processes that wait.
 
-        Looks at ``/proc`` now: a helper that has ended, or is not known, waits no more.
+        Looks at ``/proc`` now: a helper that has ended, or cannot be seen, waits no more.
         """
         return tuple(
             (self.plan.steps[event.step], event.helper)
@@ -223,8 +223,11 @@ def _event(fields: dict[str, Any], steps: int, where: str) -> Event:
     if "error" in fields:
         error = _text(fields, "error", where)
     if "pid" in fields:
-        start = None if fields.get("start") is None else _number(fields, "start", where)
-        helper = Process(_number(fields, "pid", where), start)
+        helper = Process(
+            _number(fields, "pid", where),
+            None if fields.get("start") is None else _number(fields, "start", where),
+            None if fields.get("namespace") is None else _number(fields, "namespace", where),
+        )
     try:
         nodes = node_changes_from_json(fields.get("nodes", []))
     except ParseError as exc:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from vfiohost.errors import KernelError, LockBusyError
+from vfiohost.errors import KernelError, LockBusyError, ParseError
 from vfiohost.journal.files import as_kernel_error, open_directory, open_file
 from vfiohost.native.helpers import never
 
@@ -43,20 +43,40 @@ class Process:
         pid: its number.
         start: when it started, in clock ticks after boot (field 22 of ``/proc/PID/stat``), or
             ``None`` if it had ended when it was looked at.
+        namespace: the PID namespace in which it has that number (the inode of
+            ``/proc/self/ns/pid``, ``pid_namespaces(7)``), or ``None`` if that is not known.
     """
 
     pid: int
     start: int | None
+    namespace: int | None = None
 
     @classmethod
     def of(cls, pid: int) -> Process:
         """The process that has this number now."""
-        return cls(pid, _start_of(pid))
+        return cls(pid, _start_of(pid), _namespace())
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its number means nothing here: another container's, or an earlier run's of ours.
+
+        Nobody can tell by it whether the process has ended.
+        """
+        return self.namespace not in (None, _namespace())
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs or waits; a zombie has ended."""
-        return self.start is not None and _start_of(self.pid) == self.start
+        """Whether it still runs or waits, as far as that is seen here; a zombie has ended."""
+        if self.start is None or self.is_elsewhere:
+            return False
+        return _start_of(self.pid) == self.start
+
+
+def _namespace() -> int | None:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None  # no /proc, or a kernel without PID namespaces
 
 
 def _start_of(pid: int) -> int | None:
@@ -236,6 +256,7 @@ def _write_holder(fd: int, purpose: str) -> None:
     holder = {
         "pid": me.pid,
         "start": me.start,
+        "namespace": me.namespace,
         "purpose": purpose,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -249,9 +270,28 @@ def _busy(fd: int, shown: str) -> LockBusyError:
     with as_kernel_error("read", shown):
         raw = os.pread(fd, _HOLDER_LIMIT, 0)
     try:
-        holder = json.loads(raw)
-        process = Process(int(holder["pid"]), int(holder["start"]))
-        text = f"pid {process.pid}, vfiohost {holder['purpose']}, since {holder['since']}"
-    except (ValueError, OverflowError, TypeError, KeyError, RecursionError):
+        process, text = holder_of(raw)
+    except ParseError:
         return LockBusyError(shown, None)
-    return LockBusyError(shown, text, not process.is_alive)
+    return LockBusyError(shown, text, not (process.is_alive or process.is_elsewhere))
+
+
+def holder_of(raw: str | bytes) -> tuple[Process, str]:
+    """Who holds the lock, by the content of its file: the process, and a text that names it.
+
+    Raises:
+        ParseError: it does not say.
+    """
+    try:
+        holder = json.loads(raw)
+        namespace = holder.get("namespace")
+        process = Process(
+            int(holder["pid"]),
+            int(holder["start"]),
+            None if namespace is None else int(namespace),
+        )
+        where = " of another PID namespace" if process.is_elsewhere else ""
+        text = f"pid {process.pid}{where}, vfiohost {holder['purpose']}, since {holder['since']}"
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise ParseError("", "the holder of a lock (a JSON object)") from exc
+    return process, text
