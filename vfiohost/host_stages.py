@@ -221,19 +221,25 @@ class Declared:
         )
 
     def _idle(self, wanted: Iterable[Wanted], snapshot: Snapshot) -> list[PciAddress]:
-        """The devices without a driver that :meth:`stages` give to one of the host's."""
+        """The functions without a driver that :meth:`stages` give to one of the host's."""
         from vfiohost.module_scan import read_modules
         from vfiohost.plan.drivers import Drivers
 
-        idle = [
-            each.device
-            for each in wanted
-            if each.table.driver == NATIVE and each.device.driver is None
+        virtual = snapshot.virtual_functions
+        tables = [(each.device, each.table) for each in wanted]
+        own = [device for device, table in tables if table.driver == NATIVE]
+        own += [
+            vf
+            for device, table in tables
+            if table.vf_driver == NATIVE
+            for vf in virtual.get(device.address, ())
         ]
+        idle = [device for device in own if device.driver is None]
         if not idle or not snapshot.kernel:
             return []
         drivers = Drivers(snapshot, read_modules(self.host.sysfs, snapshot.kernel))
-        return [device.address for device in idle if drivers.native(device)]
+        # Which of several would take a virtual function is for the kernel to say.
+        return [d.address for d in idle if (n := drivers.native(d)) and not (d.is_vf and n[1:])]
 
     def _without_vgpus(self, wanted: Iterable[Wanted]) -> Iterator[Stage]:
         """What makes room for what follows: virtual functions with vGPUs cannot go."""

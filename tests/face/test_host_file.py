@@ -142,6 +142,23 @@ def test_virtual_functions_go_back_to_their_own_driver(run: Runner, root: Path) 
     assert run("apply", root=root).out == "nothing to do: the host is so already\n"
     (pf,) = run("vf", "list", "17:00.0", "--json", root=root).value["physical_functions"]
     assert [vf["driver"] for vf in pf["virtual_functions"]] == ["nvme", "nvme"]
+    run("unbind", "17:00.2", root=root)
+    drift = run("diff", root=root)
+    assert drift.out.splitlines()[1].split()[:4] == ["0000:17:00.2", "vf-driver", "no", "driver"]
+    assert run("apply", root=root).code == 0
+    assert run("diff", root=root).code == 0
+
+
+def test_virtual_functions_that_no_driver_may_have(run: Runner, root: Path) -> None:
+    say(root, VFS.replace('vf-driver = "vfio-pci"', 'vf-driver = "none"'))
+    assert run("apply", root=root).code == 0
+    exported = run("export", root=root).out
+    assert 'vf-driver = "none"' in exported
+    say(root, exported)
+    assert run("diff", root=root).code == 0
+    assert run("restore", "17:00.2", root=root).code == 0
+    assert "0000:17:00.2  vf-driver" in run("diff", root=root).out
+    assert "vf-driver" not in run("export", root=root).out  # they differ
 
 
 def test_another_number_of_virtual_functions_is_refused(run: Runner, root: Path) -> None:

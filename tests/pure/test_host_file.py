@@ -245,13 +245,20 @@ def vf(number: int, driver: str | None) -> PciDevice:
         ),
         (["vfs = 1", 'vf-driver = "vfio-pci"'], [vf(4, "vfio-pci")], []),
         (["vfs = 1"], [vf(4, None)], []),
+        (["vfs = 1", 'vf-driver = "native"'], [vf(4, None)], []),
+        (
+            ["vfs = 1", 'vf-driver = "native"'],
+            [vf(5, None)],
+            [("vf-driver", "no driver", "native")],
+        ),
     ],
 )
 def test_functions(
     says: list[str], vfs: list[PciDevice], expected: list[tuple[str, str, str]]
 ) -> None:
     snapshot = host(A10, *vfs)
-    found = differences(resolve(parse(one(*says)), snapshot), snapshot, {})
+    idle = [vf(5, None).address]
+    found = differences(resolve(parse(one(*says)), snapshot), snapshot, {}, idle)
     assert [(each.what, each.found, each.wanted) for each in found] == expected
 
 

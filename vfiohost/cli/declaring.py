@@ -241,7 +241,7 @@ def export(session: Session) -> None:
     options = session.options
     file = options.file or STDOUT
     snapshot = session.scan(mdev=True)
-    snapshot = session.host.with_details(snapshot, [d for d in snapshot.devices if not d.is_vf])
+    snapshot = session.host.with_details(snapshot, snapshot.devices)
     if options.update:
         with open(file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             before = stream.read(MOST_BYTES + 1)

@@ -116,7 +116,7 @@ def differences(
         wanted: what shall be.
         snapshot: what is, with the details of the devices, and with the mediated devices.
         power: what ``power/control`` of the devices says.
-        idle: devices that no driver has, though one of the host's is there that would take them.
+        idle: functions that no driver has, though one of the host's is there that would take them.
         foreign: ``owner`` and ``mode`` of VFIO nodes that are not what shall be.
     """
     vfs: dict[PciAddress, list[PciDevice]] = {}
@@ -126,16 +126,14 @@ def differences(
     makers = {gpu.address: gpu for gpu in vgpu_gpus(snapshot)}
     for each in wanted:
         table, device = each.table, each.device
-        if table.driver == NATIVE and each.address in idle:
-            yield _differs(device, "driver", "no driver", table.driver, table)
-        elif table.driver is not None:
-            yield from _driver(device, table.driver, table, snapshot, "driver")
+        if table.driver is not None:
+            yield from _driver(device, table.driver, table, snapshot, idle=idle)
         for what, found in foreign.get(each.address, {}).items():
             yield _differs(device, what, found, getattr(table, what), table)
         if table.power is not None and power.get(each.address) not in (None, table.power):
             yield _differs(device, "power", power[each.address], table.power, table)
         if table.vfs is not None:
-            yield from _functions(device, vfs.get(each.address, []), table, snapshot)
+            yield from _functions(device, vfs.get(each.address, []), table, snapshot, idle)
         if table.vgpus is not None:
             yield from _vgpus(device, makers.get(each.address), table.vgpus, table)
 
@@ -149,7 +147,11 @@ def _vgpus(
 
 
 def _functions(
-    device: PciDevice, vfs: list[PciDevice], table: DeviceTable, snapshot: Snapshot
+    device: PciDevice,
+    vfs: list[PciDevice],
+    table: DeviceTable,
+    snapshot: Snapshot,
+    idle: Collection[PciAddress],
 ) -> Iterator[Difference]:
     total = device.total_vfs if isinstance(device.total_vfs, int) else 0
     want = total if table.vfs == ALL else table.vfs
@@ -157,17 +159,24 @@ def _functions(
         yield _differs(device, "vfs", str(len(vfs)), str(want), table)
     elif table.vf_driver is not None:
         for vf in vfs:
-            yield from _driver(vf, table.vf_driver, table, snapshot, "vf-driver")
+            yield from _driver(vf, table.vf_driver, table, snapshot, idle=idle, what="vf-driver")
 
 
 def _driver(
-    device: PciDevice, want: str, table: DeviceTable, snapshot: Snapshot, what: str
+    device: PciDevice,
+    want: str,
+    table: DeviceTable,
+    snapshot: Snapshot,
+    *,
+    idle: Collection[PciAddress],
+    what: str = "driver",
 ) -> Iterator[Difference]:
     details = snapshot.details.get(device.address)
     override = details.driver_override if details is not None else None
     has = device.driver if isinstance(device.driver, str) else None
     if want == NATIVE:
-        is_so = override is None and not (has is not None and is_vfio_driver(has))
+        is_guests = has is not None and is_vfio_driver(has)
+        is_so = override is None and not is_guests and device.address not in idle
     elif want == _NONE:
         is_so = has is None and override == _NONE
     elif want == AUTO:

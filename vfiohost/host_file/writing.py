@@ -49,20 +49,28 @@ def shape_of(device: PciDevice, snapshot: Snapshot, vgpus: Mapping[str, int] | N
     """The keys that say how a device differs from what a new start would make of it."""
     vfs = snapshot.virtual_functions.get(device.address, ())
     shape: Table = {}
-    details = snapshot.details.get(device.address)
-    override = details.driver_override if details is not None else None
-    driver = override if isinstance(override, str) else device.driver
-    if isinstance(override, str) or (isinstance(driver, str) and is_vfio_driver(driver)):
+    driver = _given_driver(device, snapshot)
+    if driver is not None:
         shape["driver"] = driver
     if vfs:
         shape["vfs"] = "all" if len(vfs) == device.total_vfs else len(vfs)
-        drivers = {vf.driver for vf in vfs}
+        drivers = {_given_driver(vf, snapshot) for vf in vfs}
         driver = drivers.pop()
-        if not drivers and isinstance(driver, str) and is_vfio_driver(driver):
+        if driver is not None and not drivers:
             shape["vf-driver"] = driver
     if vgpus:
         shape["vgpus"] = dict(sorted(vgpus.items()))
     return shape
+
+
+def _given_driver(device: PciDevice, snapshot: Snapshot) -> str | None:
+    """The driver that somebody gave to a function, or ``None``: it has what the kernel gave."""
+    details = snapshot.details.get(device.address)
+    override = details.driver_override if details is not None else None
+    if isinstance(override, str):
+        return override
+    is_guests = isinstance(device.driver, str) and is_vfio_driver(device.driver)
+    return device.driver if is_guests else None  # type: ignore[return-value]
 
 
 def mdev_tables(bus: MdevBus, is_vgpu: Callable[[str], bool], snapshot: Snapshot) -> list[Table]:
