@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shutil
@@ -68,6 +69,14 @@ def ring(path: Path, times: int = 1) -> None:
         pytest.skip(f"{path}: {error.strerror}")
     finally:
         os.close(fd)
+
+
+@pytest.fixture(autouse=True)
+def no_events_of_other_tests() -> Iterator[None]:
+    """The kernel's events are everybody's: those that ring here go one by one in all workers."""
+    with open(ELSEWHERE, "rb") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
