@@ -59,12 +59,14 @@ def restore(ids: list[list[str]]) -> None:
     for address in listdir(DEVICES):  # a stored "(null)" reads as if there were none
         store(f"{DEVICES}/{address}/driver_override", "\n")
     settle()
-    for _ in range(3):  # what comes back may have to be undone, too
+    for attempt in range(3):  # what comes back may have to be undone, too
         state = hoststate.read("/")
         if state == base and _order() == order:
             return
         _undo(base, state)
-        if _order() != order:
+        # A virtual function that was given to another driver and back meanwhile has another VFIO
+        # device, whose number nothing but making it again changes.
+        if attempt or _order() != order:
             _make_again(REMOVABLE)
         settle()
     state = hoststate.read("/")
