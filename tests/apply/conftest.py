@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from tests.apply.fake import FakeKernel, Fault, make_host, state
-from vfiohost.apply import Recovery, apply, ignored, permit, recover
+from vfiohost.apply import Recovery, apply, ignored, pending, permit, recover
 from vfiohost.journal import Journal, JournalEntry
 from vfiohost.sysfs import Sysfs
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vfiohost.plan.types import Plan, Report, StepResult
+
+
+PATIENCE = 60.0
+"""Seconds after which a read counts as one that does not come back. All of these do, in the end."""
 
 
 @attrs.frozen
@@ -41,7 +45,7 @@ class Bench:
             sysfs=self.sysfs,
             kernel=self.kernel,
             journal=self.journal,
-            timeout=2.0,
+            timeout=PATIENCE,
             undoes=undoes,
             cancel=cancel,
             progress=progress,
@@ -56,7 +60,7 @@ class Bench:
             journal=self.journal,
             judge=judge,
             keep=keep,
-            timeout=2.0,
+            timeout=PATIENCE,
         )
 
     def state(self) -> dict[str, str]:
@@ -78,6 +82,14 @@ def make_bench(root: Path) -> Bench:
     make_host(root)
     sysfs = Sysfs(root)
     return Bench(root, sysfs, FakeKernel(root), Journal(sysfs))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_busy_machine_is_no_locked_device() -> Iterator[None]:
+    """What answers late for want of a processor must not be taken for what waits in the kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pending, "_LOOK_SECONDS", PATIENCE)
+        yield
 
 
 @pytest.fixture

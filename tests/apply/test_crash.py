@@ -39,7 +39,7 @@ from vfiohost.errors import (
     Refusal,
     RollbackError,
 )
-from vfiohost.journal import JOURNAL_PATH, Journal, JournalWriter, check_free, lock
+from vfiohost.journal import JOURNAL_PATH, Journal, JournalWriter, check_free, lock, locking
 from vfiohost.plan.types import Plan, Store, WriteAttr
 
 if TYPE_CHECKING:
@@ -570,8 +570,11 @@ def test_the_lock_outlives_a_killed_caller_until_its_helper_has_ended(bench: Ben
         pass
 
 
-def test_what_a_killed_caller_had_just_forked_is_waited_for(bench: Bench) -> None:
+def test_what_a_killed_caller_had_just_forked_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A helper closes the lock that it has inherited as soon as it runs: nothing is stuck there."""
+    monkeypatch.setattr(locking, "_MOMENT_SECONDS", 60.0)
     with killed_with_the_lock(bench, "sleep", "0.2"):
         check_free(bench.sysfs)
     with killed_with_the_lock(bench, "sleep", "0.2"):

@@ -300,9 +300,12 @@ def test_what_takes_the_rescan_lock_waits_for_what_holds_it_anywhere(
 
 
 def where_it_waits(pid: int) -> str | None:
-    """The wait channel of a process that has just been started; ``None`` where none is shown."""
-    deadline = time.monotonic() + 2.0
-    while (channel := Path(f"/proc/{pid}/wchan").read_text()) in ("", "0"):
+    """The wait channel of a process that sleeps; ``None`` where none is shown.
+
+    One that has just been started may wait for something else before, as for a page of its own.
+    """
+    deadline = time.monotonic() + 20.0
+    while "nanosleep" not in (channel := Path(f"/proc/{pid}/wchan").read_text()):
         if time.monotonic() > deadline:
             return None
         time.sleep(0.001)

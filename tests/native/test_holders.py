@@ -126,6 +126,11 @@ class TestNodesOfAnyClass:
 class TestVgpusWithoutMediatedDevices:
     VF = "0000:65:00.4"
 
+    @pytest.fixture(autouse=True)
+    def a_busy_machine_is_no_locked_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What answers late for want of a processor does answer."""
+        monkeypatch.setattr("vfiohost.holders.vgpus._LOOK_SECONDS", 60.0)
+
     def card(self, machine: Machine, text: str) -> Path:
         machine.function(sriov_totalvfs="32\n")
         vf = machine.function(self.VF, **{"nvidia/current_vgpu_type": text})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import resource
+import select
 import sys
 import time
 from pathlib import Path
@@ -115,6 +117,7 @@ def _region(_fd: int, index: int, *, shown: str) -> vfio.RegionInfo:
 def said_by(root: Path, *, cdev: str | None = None) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     request = steps.Request(str(root), str(A10), 15, cdev, reset=False, vf_token=None)
+    gc.collect()  # what earlier tests have left open is closed now, and not while it is counted
     before = len(os.listdir("/proc/self/fd"))
     with Sysfs(root) as sysfs:
         steps.run(sysfs, request, lines.append)
@@ -449,7 +452,17 @@ REQUEST = steps.Request("/", str(A10), 15, None, reset=False, vf_token=None)
 def test_a_helper_that_does_not_come_back_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     code = 'import sys, time; print(\'{"begin": "open"}\', flush=True); time.sleep(600)'
     monkeypatch.setattr(helper, "_CODE", code)
-    told = helper.ask(REQUEST, timeout=3)
+    start = helper._start
+
+    def started(request: steps.Request) -> Any:
+        """Its time begins when it has said something: to start a Python may take long."""
+        process = start(request)
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 60)[0]
+        return process
+
+    monkeypatch.setattr(helper, "_start", started)
+    told = helper.ask(REQUEST, timeout=0.3)
     assert told.lines == ({"begin": "open"},)
     assert told.pid is not None
     deadline = time.monotonic() + 30

@@ -34,6 +34,12 @@ def root(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has nothing to do is waited for until it has ended, on a busy machine, too."""
+    monkeypatch.setattr(helpers, "_ENDING", 60.0)
+
+
 @BOTH
 def test_each_path_has_its_answer(root: int, tmp_path: Path, *, fallback: bool) -> None:
     (tmp_path / "text").write_bytes(b"vfio-pci\n")
@@ -76,7 +82,8 @@ class Stuck:
         self.real = lib
         self.stuck = stuck
         self.asked: list[list[bytes]] = []
-        self.processes: list[subprocess.Popen[bytes]] = []
+        # Started here: a test has no time for it while what is stuck is waited for.
+        self.processes = [subprocess.Popen(["/bin/sh", "-c", ":"]) for _ in range(3)]
         self.ends: list[socket.socket] = []
         monkeypatch.setattr(helpers, "lib", self)
 
@@ -87,8 +94,7 @@ class Stuck:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ends.append(ours)
         fd[0] = theirs.detach()
-        self.processes.append(subprocess.Popen(["/bin/sh", "-c", ":"]))
-        return self.processes[-1].pid
+        return self.processes[len(self.ends) - 1].pid
 
     def vh_helper_ask(
         self, _fd: int, request: Any, body: bytes, _size: int, _root: int, _keep: int
@@ -121,10 +127,10 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
 
 def test_what_is_stuck_hides_nothing_behind_it(root: int, stuck: Stuck) -> None:
     start = time.monotonic()
-    answers = helpers.read_bounded(root, ["a", "b", "c", "d", "e"], timeout=0.5)
+    answers = helpers.read_bounded(root, ["a", "b", "c", "d", "e"], timeout=1)
     assert answers == [b"a", None, b"c", None, b"e"]
     assert stuck.asked == [[b"a", b"b", b"c", b"d", b"e"], [b"c", b"d", b"e"], [b"e"]]
-    assert 0.5 <= time.monotonic() - start < 5
+    assert 1 <= time.monotonic() - start < 30
 
 
 def test_the_last_one_stuck_starts_no_helper_more(root: int, stuck: Stuck) -> None:
@@ -158,7 +164,7 @@ def test_a_helper_that_dies_leaves_its_paths_unanswered(
     monkeypatch.setattr(stuck, "vh_helper_ask", dying)
     begin = time.monotonic()
     assert helpers.read_bounded(root, ["a", "b"], timeout=20) == [b"a", None]
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
 
 
 @pytest.mark.parametrize("step", ["vh_helper_start", "vh_helper_ask"])
@@ -179,6 +185,7 @@ def test_more_paths_than_a_request_has_room_for(root: int, tmp_path: Path) -> No
     assert helpers.read_bounded(root, names, timeout=20) == [b"A", b"B"] * 40
 
 
+@pytest.mark.usefixtures("patient")
 def test_helpers_that_are_kept_serve_again_and_end_with_it(root: int, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("A")
     pool = helpers.Helpers()
@@ -187,11 +194,13 @@ def test_helpers_that_are_kept_serve_again_and_end_with_it(root: int, tmp_path: 
             assert helpers.read_bounded(root, ["a"], timeout=20, helpers=pool) == [b"A"]
         (helper,) = pool._idle
         assert Path(f"/proc/{helper.pid}").exists()
-        assert [p.name for p in Path(f"/proc/{helper.pid}/fd").iterdir()] == [str(helper.fd + 1)]
+        (kept,) = Path(f"/proc/{helper.pid}/fd").iterdir()
+        assert str(kept.readlink()).startswith("socket:")
     assert not Path(f"/proc/{helper.pid}").exists()
     assert not pool._idle
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_kept_helper_that_was_killed_is_replaced(root: int, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("A")
     pool = helpers.Helpers()
@@ -206,6 +215,7 @@ def test_a_kept_helper_that_was_killed_is_replaced(root: int, tmp_path: Path) ->
     assert not Path(f"/proc/{killed.pid}").exists()
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_fork_of_the_caller_does_not_keep_its_helpers(root: int, tmp_path: Path) -> None:
     """As a worker of multiprocessing, which has all that was open when it was forked."""
     (tmp_path / "a").write_text("A")

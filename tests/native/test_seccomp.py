@@ -41,7 +41,9 @@ from vfiohost.sysfs import Sysfs
 
 forbid(int(sys.argv[2]))
 with Sysfs(sys.argv[1]) as sysfs:
-    snapshot = with_details(sysfs, found := scan(sysfs), [d.address for d in found.devices])
+    found = scan(sysfs)
+    addresses = [device.address for device in found.devices]
+    snapshot = with_details(sysfs, found, addresses, timeout=20)
     try:
         sysfs.read("out")
         leaked = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import math
 import os
 import select
@@ -54,7 +55,7 @@ class Pipe:
     def drain(self) -> bytes:
         """Let the store go on, and return what it wrote."""
         assert os.read(self.fd, self.filled) == b"." * self.filled
-        ready, _, _ = select.select([self.fd], [], [], 10)
+        ready, _, _ = select.select([self.fd], [], [], 60)
         return os.read(self.fd, 4096) if ready else b""
 
 
@@ -77,7 +78,7 @@ def plain(root: int, path: str, data: bytes = b"vfio-pci", *, fallback: bool = F
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.005)
@@ -344,15 +345,24 @@ def alarm(handler: Callable[[], None], after: float = 0.05) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_handler_that_raises_ends_the_wait_and_not_the_store(root: int, full: Pipe) -> None:
+def test_a_handler_that_raises_ends_the_wait_and_not_the_store(
+    root: int, full: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = helpers._receive
+
+    def interrupted(*words: Any) -> bytes | None:
+        """The signal comes when the wait has begun, however long forking took."""
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return receive(*words)
+
     def handler() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise Interrupted
 
     before = set(helpers._left)
     start = time.monotonic()
-    # Late enough for the wait to have begun, where forking is slow: under the sanitizers.
-    with alarm(handler, after=0.5), pytest.raises(StoreTimeoutError) as caught:
+    monkeypatch.setattr(helpers, "_receive", interrupted)
+    with alarm(handler, after=600), pytest.raises(StoreTimeoutError) as caught:
         bounded(root, "full", timeout=60)
     assert time.monotonic() - start < 10
     assert isinstance(caught.value.__cause__, Interrupted)
@@ -362,11 +372,9 @@ def test_a_handler_that_raises_ends_the_wait_and_not_the_store(root: int, full: 
 
 def test_a_handler_that_returns_lets_the_wait_go_on(root: int, full: Pipe) -> None:
     ran = []
-    start = time.monotonic()
-    with alarm(lambda: ran.append(1)), pytest.raises(StoreTimeoutError):
-        bounded(root, "full", timeout=0.4)
-    assert time.monotonic() - start >= 0.4
-    assert len(ran) >= 3
+    with alarm(lambda: ran.append(1)), pytest.raises(StoreTimeoutError) as caught:
+        bounded(root, "full", timeout=60, give_up=lambda _began: len(ran) >= 3)
+    assert caught.value.__cause__ is None
     full.drain()
 
 
@@ -455,6 +463,7 @@ def test_threads_store_side_by_side(root: int, tmp_path: Path) -> None:
 
 def test_no_fd_is_left_behind(root: int, tmp_path: Path, full: Pipe) -> None:
     (tmp_path / "attribute").touch()
+    gc.collect()  # what earlier tests have left open is closed now, and not while it is counted
     before = open_fds()
     bounded(root, "attribute")
     blocked_store(root)
