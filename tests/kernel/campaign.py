@@ -25,7 +25,7 @@ from tests.kernel.random_actions import dynamic_ids, make_sequence
 from tests.kernel.stepping import BLOCKS, Step, to_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.kernel.conftest import Machines
     from tests.kernel.differential import Difference
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LENGTH = 40
 MOST_DIFFERENCES = 8
 MOST_BROKEN = 3
-SEQUENCE_SECONDS = 90.0
+SEQUENCE_SECONDS = 300.0
 WORKER = "sequences"
 
 
@@ -76,7 +76,8 @@ class LinuxInLab:
         try:
             return [Step(**step) for step in call.result(SEQUENCE_SECONDS)]
         except LabError as error:
-            self.broken.append(str(error))
+            machine = self._machines.machine
+            self.broken.append(f"{error}\n{'' if machine is None else machine.console()}")
             self._machines.drop()
             state = self._begin()
             if state != self.first_state:
@@ -106,6 +107,7 @@ class Summary:
         known: differences that have a name, by name.
         differences: those without, as text.
         broken: seeds of sequences that the machine did not survive.
+        reasons: why it did not.
     """
 
     kernel: str
@@ -121,6 +123,7 @@ class Summary:
     known: Counter[str] = attrs.field(factory=Counter)
     differences: list[str] = attrs.field(factory=list)
     broken: list[int] = attrs.field(factory=list)
+    reasons: list[str] = attrs.field(factory=list)
 
     def count(
         self, actions: Sequence[Action], linux: Sequence[Step], difference: Difference | None
@@ -180,6 +183,7 @@ class Summary:
             known=self.known + other.known,
             differences=self.differences + other.differences,
             broken=self.broken + other.broken,
+            reasons=self.reasons + other.reasons,
         )
 
     def to_markdown(self) -> str:
@@ -220,10 +224,23 @@ def sequences_of(steps: int) -> int:
     return max(1, steps // LENGTH)
 
 
-def run(linux: LinuxInLab, simulations: Simulations, first_seed: int, steps: int) -> Summary:
+def run(
+    linux: LinuxInLab,
+    simulations: Simulations,
+    first_seed: int,
+    steps: int,
+    keep: Callable[[Summary], object] = lambda _: None,
+) -> Summary:
     """Do random sequences to both, until so many steps are done or enough is found.
 
     The real kernel is one sequence ahead: it sleeps a lot.
+
+    Args:
+        linux, simulations: both.
+        first_seed: of the first sequence.
+        steps: how many.
+        keep: told what there is so far when a machine was lost, and before differences are cut
+            down: what follows may not come to its end.
     """
     summary = Summary(linux.release, first_seed)
     began = time.monotonic()
@@ -236,6 +253,8 @@ def run(linux: LinuxInLab, simulations: Simulations, first_seed: int, steps: int
             done = linux.result_of(call)
         except LabError:
             summary.broken.append(seed)
+            summary.reasons.append(linux.broken[-1])
+            keep(summary)
             done = []
         if len(summary.broken) == MOST_BROKEN or len(found) == MOST_DIFFERENCES:
             break
@@ -247,6 +266,8 @@ def run(linux: LinuxInLab, simulations: Simulations, first_seed: int, steps: int
             if difference is not None and name_of(difference) is None:
                 found.setdefault(difference.signature, difference)
         actions = following
+    summary.seconds = time.monotonic() - began
+    keep(summary)
     summary.differences = [
         str(cut_down(each, simulations.run, linux.ask)) for each in found.values()
     ]

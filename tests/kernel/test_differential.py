@@ -35,10 +35,14 @@ def test_random_sequences(
     kernels = pytestconfig.getoption("kernel").split(",")
     steps = pytestconfig.getoption("steps") // len(kernels)
     seed = pytestconfig.getoption("seed") + kernels.index(flavour) * campaign.sequences_of(steps)
-    summary = campaign.run(linux, simulations, seed, steps)
     wanted = pytestconfig.getoption("summary")
-    if wanted:
-        summary.write(Path(wanted))
+
+    def keep(summary: campaign.Summary) -> None:
+        if wanted:
+            summary.write(Path(wanted))
+
+    summary = campaign.run(linux, simulations, seed, steps, keep)
+    keep(summary)
     lost = [f"seed {seed}: the machine did not survive it" for seed in summary.broken]
     shown = "\n\n".join([*summary.differences, *lost, *linux.broken])
     assert not shown, f"Linux and the simulation differ:\n\n{shown}"

@@ -38,7 +38,7 @@ def begin() -> dict[str, str]:
     _make_again(REMOVABLE)
     settle()
     state = hoststate.read("/")
-    BASE.write_text(json.dumps([state, _order()]))
+    BASE.write_text(json.dumps([state, _order(), _numbers()]))
     return state
 
 
@@ -52,25 +52,23 @@ def restore(ids: list[list[str]]) -> None:
         RuntimeError: it does not come back; names what differs.
     """
     base: dict[str, str]
-    base, order = json.loads(BASE.read_text())
+    base, order, numbers = json.loads(BASE.read_text())
     for driver, identity in ids:
         while store(f"{DRIVERS}/{driver}/remove_id", identity) is None:
             pass
     for address in listdir(DEVICES):  # a stored "(null)" reads as if there were none
         store(f"{DEVICES}/{address}/driver_override", "\n")
     settle()
-    for attempt in range(3):  # what comes back may have to be undone, too
+    for _ in range(3):  # what comes back may have to be undone, too
         state = hoststate.read("/")
-        if state == base and _order() == order:
+        if state == base and _order() == order and _numbers() == numbers:
             return
         _undo(base, state)
-        # A virtual function that was given to another driver and back meanwhile has another VFIO
-        # device, whose number nothing but making it again changes.
-        if attempt or _order() != order:
+        if _order() != order or _numbers() != numbers:
             _make_again(REMOVABLE)
         settle()
     state = hoststate.read("/")
-    if state != base or _order() != order:
+    if state != base or _order() != order or _numbers() != numbers:
         keys = sorted(key for key in base.keys() | state.keys() if base.get(key) != state.get(key))
         texts = [f"{key}: {base.get(key)} became {state.get(key)}" for key in keys]
         raise RuntimeError(f"the start does not come back: {'; '.join(texts)}")
@@ -120,6 +118,15 @@ def _order() -> list[str]:
     Nothing shows that order but the numbers of their folders' inodes: ``kernfs`` counts up.
     """
     return sorted(listdir(DEVICES), key=lambda name: os.stat(f"{DEVICES}/{name}").st_ino)
+
+
+def _numbers() -> list[list[str]]:
+    """List the VFIO devices of the functions that have some at the start.
+
+    Each has the least number that was free when it was made: of a function that was bound again
+    meanwhile it may be another, which nothing but making the function again changes.
+    """
+    return [listdir(f"{DEVICES}/{address}/vfio-dev") for address in L40S_VFS]
 
 
 def _is_loaded(module: str) -> bool:
