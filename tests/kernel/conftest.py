@@ -7,7 +7,6 @@ all tests of a kernel, and is replaced when a test has broken it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
@@ -21,7 +20,7 @@ from tests.kernel.lab import observing, start, state
 from tests.kernel.lab.boot_images import GENERATORS
 from tests.kernel.lab.errors import LabError, LabUnavailableError
 from tests.kernel.lab.flavours import FLAVOURS, prepare
-from tests.kernel.lab.vm import Machine
+from tests.kernel.lab.vm import Machine, boot
 from tests.kernel.simulated_host import with_sriov
 from vfiohost import recording
 
@@ -37,7 +36,7 @@ SEQUENCES = "test_differential.py"
 ALONE = (SEQUENCES, "test_safe.py")
 """What is done for itself. What must come back in time is best begun late, when no kernel is being
 built any more."""
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 300.0
 RECORD_SECONDS = 300.0
 
 
@@ -209,20 +208,18 @@ class Machines:
         if self._cannot_boot is not None:
             raise self._cannot_boot
         if self.machine is None:
-            self.machine = self._boot()
-            self.machine.call(state.set_up)
+            try:
+                machine = boot(self.image)
+            except LabError as error:
+                self._cannot_boot = error
+                raise
+            try:
+                machine.call(state.set_up, within=SETTLE_SECONDS)
+            except BaseException:
+                machine.close()  # nobody gets one that is not in its first state
+                raise
+            self.machine = machine
         return self.machine
-
-    def _boot(self) -> Machine:
-        # An emulated processor that is starved can lose its way while it boots: that says nothing
-        # of what is tested. Twice in a row, something is wrong.
-        with contextlib.suppress(LabError):
-            return Machine(self.image)
-        try:
-            return Machine(self.image)
-        except LabError as error:
-            self._cannot_boot = error
-            raise
 
     def settle(self) -> None:
         """Bring the machine back to its first state, or drop it.

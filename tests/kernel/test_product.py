@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.command import NO_HWDB, as_json, driver, drivers, override, parameter, vfiohost
+from tests.kernel.command import (
+    NO_HWDB,
+    as_json,
+    driver,
+    drivers,
+    override,
+    parameter,
+    vfiohost,
+    wait_for_users,
+)
 from tests.kernel.lab import guest, layout, product, vfio_user
 from tests.kernel.lab.errors import GuestError
 
@@ -168,7 +177,7 @@ def test_lock_of_another_process_is_respected(lab: Machine) -> None:
 
 def test_what_a_kill_leaves_is_recovered(lab: Machine) -> None:
     lab.call(guest.load, "nouveau")
-    parameter(lab, "nouveau", "remove_ms", "3000")
+    parameter(lab, "nouveau", "clients", "1")
     bind = lab.submit(product.vfiohost, "bind", "03:00.0", worker="victim")
     deadline = time.monotonic() + 60.0
     while driver(lab, A10) == "nouveau":  # the unbind has begun when the link is gone
@@ -176,7 +185,7 @@ def test_what_a_kill_leaves_is_recovered(lab: Machine) -> None:
     lab.kill("victim")
     with pytest.raises(GuestError, match="status -9"):
         bind.result()
-    parameter(lab, "nouveau", "remove_ms", "0")
+    parameter(lab, "nouveau", "clients", "0")
     deadline = time.monotonic() + 60.0
     bind_other = ("bind", OTHER_A10, "--timeout", "0.1")
     while (done := lab.call(product.vfiohost, *bind_other))["status"] == 8:
@@ -211,19 +220,23 @@ def test_json_of_a_listing_names_every_function(lab: Machine) -> None:
 
 def test_list_answers_while_an_unbind_is_stuck(lab: Machine) -> None:
     vfiohost(lab, "bind", layout.NIC)
+    # The first one imports modules.
+    usual = [lab.call(product.vfiohost, "list")["seconds"] for _ in range(3)]
     assert lab.call(vfio_user.open_device, layout.NIC, worker="qemu") == "ok"
     unbind = lab.submit(
         guest.store, "/sys/bus/pci/drivers/vfio-pci/unbind", layout.NIC, worker="stuck"
     )
-    assert not unbind.done(within=2.0)
+    wait_for_users(lab, "stuck")
     seconds = []
-    for _ in range(3):  # the first one imports modules
-        listed = lab.call(product.vfiohost, "list", within=20.0)
+    for _ in range(3):
+        starved = lab.starved()
+        listed = lab.call(product.vfiohost, "list")
         assert listed["status"] == 0
         (line,) = [line for line in listed["stdout"].splitlines() if line.startswith(layout.NIC)]
         assert " releasing " in line
-        seconds.append(listed["seconds"])
-    assert min(seconds) < SECONDS_STUCK
+        seconds.append(listed["seconds"] - (lab.starved() - starved))
+    # A guest that is slow just now is so for every list.
+    assert min(seconds) < max(SECONDS_STUCK, 3 * min(usual)), (seconds, usual)
     lab.call(vfio_user.close, worker="qemu")
     assert unbind.result() is None
 
@@ -232,8 +245,16 @@ def test_slow_drivers_let_go_side_by_side(lab: Machine) -> None:
     """Each card is asked before the first has been let go of; twins of one group follow."""
     lab.call(guest.load, "nouveau")
     cards = (*layout.A10S, layout.RTX3090[0], layout.RTX2080[0], layout.T4, layout.L40S)
-    parameter(lab, "nouveau", "remove_ms", "3000")
-    report = as_json(lab, "unbind", *cards, *layout.TWIN_NICS, "--allow", "display")["report"]
+    parameter(lab, "nouveau", "clients", "1")
+    words = ("--json", "unbind", *cards, *layout.TWIN_NICS, "--allow", "display")
+    change = lab.submit(product.vfiohost, *words, worker="changer")
+    deadline = time.monotonic() + 60.0
+    while any(drivers(lab, *cards)):  # an unbind has begun when the link is gone
+        assert time.monotonic() < deadline
+    parameter(lab, "nouveau", "clients", "0")
+    done = change.result()
+    assert done["status"] == 0, done
+    report = json.loads(done["stdout"])["report"]
     assert drivers(lab, *cards, *layout.TWIN_NICS) == [None] * 8
     (name,) = lab.call(guest.listdir, JOURNAL)
     header, *lines = map(json.loads, lab.call(guest.read, f"{JOURNAL}/{name}").splitlines())

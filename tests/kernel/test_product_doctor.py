@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.kernel.command import vfiohost
 from tests.kernel.lab import guest, layout, product
-from tests.kernel.lab.vm import Machine
+from tests.kernel.lab.vm import boot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.kernel.conftest import Machines
+    from tests.kernel.lab.vm import Machine
 
 SECONDS = 60.0
 
@@ -53,7 +55,7 @@ def with_an_iommu_of_amd(folder: Path) -> list[str]:
 @pytest.mark.parametrize("words", ["", "intremap=off"])
 def test_an_iommu_of_amd(machines: Machines, words: str) -> None:
     """It is a PCI device in no group, and its own interrupt comes first and is never remapped."""
-    with Machine(machines.image, options=with_an_iommu_of_amd, append=words) as machine:
+    with boot(machines.image, options=with_an_iommu_of_amd, append=words) as machine:
         interrupts = machine.call(guest.read, "/proc/interrupts")
         (own,) = (line for line in interrupts.splitlines() if line.endswith("AMD-Vi"))
         assert " PCI-MSI" in own
@@ -110,7 +112,9 @@ def test_what_sleeps_is_not_woken(lab: Machine) -> None:
     vfiohost(lab, "bind", layout.PCIE_NIC)
     status = f"/sys/bus/pci/devices/{layout.PCIE_NIC}/power/runtime_status"
     active = f"/sys/bus/pci/devices/{layout.PCIE_NIC}/power/runtime_active_time"
-    assert lab.call(guest.read, status).strip() == "suspended"
+    deadline = time.monotonic() + SECONDS
+    while lab.call(guest.read, status).strip() != "suspended":  # in the background
+        assert time.monotonic() < deadline
     before = lab.call(guest.read, active)
     found, _ = findings(lab, layout.PCIE_NIC)
     assert f"reset-ready {layout.PCIE_NIC}" in found

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.kernel.command import as_json, driver, vfiohost
+from tests.kernel.command import as_json, disk_of, driver, vfiohost, wait_for_users
 from tests.kernel.lab import guest, layout, product, vfio_user
 
 if TYPE_CHECKING:
@@ -36,17 +34,6 @@ def refused(lab: Machine, *arguments: str) -> list[dict[str, Any]]:
     assert done["status"] == 4, done["stdout"] + done["stderr"]
     found: list[dict[str, Any]] = json.loads(done["stdout"])["error"]["refusals"]
     return found
-
-
-def disk_of(lab: Machine) -> str:
-    """The name of the disk. It is shared: below its controller is only a path to it, nvme0c0n1."""
-    deadline = time.monotonic() + 20.0
-    while True:  # the driver looks for it after its probe (nvme_scan_work)
-        names: list[str] = lab.call(guest.listdir, "/sys/class/block")
-        found = [name for name in names if re.fullmatch(r"nvme\d+n\d+", name)]
-        if found:
-            return found[0]
-        assert time.monotonic() < deadline
 
 
 @contextmanager
@@ -232,7 +219,7 @@ def test_who_keeps_an_unbind_waiting_is_named(lab: Machine) -> None:
     unbind = lab.submit(
         guest.store, "/sys/bus/pci/drivers/vfio-pci/unbind", layout.NIC, worker="stuck"
     )
-    assert not unbind.done(within=2.0)
+    wait_for_users(lab, "stuck")
     assert driver(lab, layout.NIC) is None
     (use,) = as_json(lab, "holders", layout.NIC)["uses"]
     assert (use["kind"], use["process"]["pid"]) == ("vfio-user", pid)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-SECONDS = 300.0
+SECONDS = 900.0
 
 
 @pytest.fixture

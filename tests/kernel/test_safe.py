@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 A10 = layout.A10S[0]
 CREATORS, MDPY_INSTANCES = 12, 4
+SECONDS_ASKED = 3.0
 SECONDS_PENDING = 4.0
 """For ``--timeout 3``, in a Python that runs already and has imported what it needs; without the
 seconds in which the computer had no time for the guest."""
@@ -42,14 +43,16 @@ def failing(lab: Machine, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_unbind_of_a_device_in_use_comes_back_and_says_who_has_it(lab: Machine) -> None:
     nic = layout.NIC
     vfiohost(lab, "bind", nic)
-    seconds = []
+    seconds, refusals = [], []
     for _ in range(3):  # the first one imports modules, which takes seconds here
         assert lab.call(vfio_user.open_device, nic, worker="qemu") == "ok"
         done, error = failing(lab, "unbind", nic, "--timeout", "3")
+        refusals.append(done["seconds"])
         assert (done["status"], driver(lab, nic)) == (4, "vfio-pci")
         assert "python" in error["message"]
         starved = lab.starved()
         done, error = failing(lab, "unbind", nic, *PERMITTED, "--timeout", "3")
+        assert done["seconds"] >= SECONDS_ASKED
         seconds.append(done["seconds"] - (lab.starved() - starved))
         assert (done["status"], error["state"]) == (6, "releasing")
         assert error["wait_channel"] == "vfio_unregister_group_dev"
@@ -67,7 +70,9 @@ def test_unbind_of_a_device_in_use_comes_back_and_says_who_has_it(lab: Machine) 
         assert state_of(lab, nic) == "unbound"
         vfiohost(lab, "recover")
         assert driver(lab, nic) == "vfio-pci"
-    assert 3.0 <= min(seconds) < SECONDS_PENDING, seconds  # no more is taken off than was lost
+    # Beyond the wait there is the work of some refusals, however slow the guest is just now.
+    most = max(SECONDS_PENDING, SECONDS_ASKED + 3 * min(refusals))
+    assert min(seconds) < most, (seconds, refusals)
 
 
 def test_gpu_in_use_is_left_to_its_driver(lab: Machine) -> None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.lab import guest, layout, observing
-from tests.kernel.lab.vm import Machine
+from tests.kernel.lab.vm import boot
 from vfiohost import recording, testing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.kernel.conftest import Machines
+    from tests.kernel.lab.vm import Machine
     from vfiohost.testing import SimulatedKernel
 
 DRIVER = "sys/bus/pci/drivers/nvme"
@@ -62,7 +63,7 @@ def options(folder: Path) -> list[str]:
 
 @pytest.fixture
 def machine(machines: Machines) -> Iterator[Machine]:
-    with Machine(machines.image, options) as booted:
+    with boot(machines.image, options) as booted:
         booted.call(guest.load, "nvme")
         yield booted
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.kernel.cases.terms import FIRST_NIC, SECOND_NIC, UUIDS
-from tests.kernel.command import vfiohost
+from tests.kernel.command import disk_of, vfiohost
 from tests.kernel.lab import guest, layout, product, state, vfio_user
 
 if TYPE_CHECKING:
@@ -249,7 +249,8 @@ def test_no_reset_under_a_guest_or_a_host_driver(lab: Machine) -> None:
 def test_a_disk_is_reset_under_its_driver_when_that_is_permitted(lab: Machine) -> None:
     """nvme has a reset_prepare and a reset_done."""
     vfiohost(lab, "reset", layout.NVME, "--allow", "host-driver")
-    assert lab.call(guest.run, ["dd", "if=/dev/nvme0n1", "of=/dev/null", "count=8"])["status"] == 0
+    disk = f"/dev/{disk_of(lab)}"
+    assert lab.call(guest.run, ["dd", f"if={disk}", "of=/dev/null", "count=8"])["status"] == 0
 
 
 def owner_of(lab: Machine, path: str) -> str:

@@ -15,13 +15,14 @@ import attrs
 from tests.kernel.lab import observing
 from tests.kernel.lab.errors import LabUnavailableError
 from tests.kernel.lab.hosts import HOSTS
-from tests.kernel.lab.vm import CHECKOUT, Machine, version_of_qemu
+from tests.kernel.lab.vm import CHECKOUT, boot, version_of_qemu
 from vfiohost import recording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tests.kernel.lab.images import Image
+    from tests.kernel.lab.vm import Machine
     from vfiohost.recording import File, Function, Recording
 
 FOLDER = CHECKOUT / "fixtures" / "sysfs"
@@ -39,7 +40,7 @@ def booted(name: str, image: Image) -> Iterator[Machine]:
         LabError: the machine does not come up, or not into its state.
     """
     host = HOSTS[name]
-    with Machine(image, host.options, host.append) as machine:
+    with boot(image, host.options, host.append) as machine:
         machine.call(host.prepare, within=SECONDS)
         yield machine
 

@@ -104,7 +104,7 @@ def store_together(
         one_file: through one file descriptor, of the first one's path.
 
     Returns:
-        For each what :func:`store` tells, and the seconds from the common start to its end.
+        For each what :func:`store` tells, and when it ended, by the guest's clock.
     """
     start = threading.Barrier(len(stores))
     files = [os.open(path, os.O_WRONLY) for path, _ in (stores[:1] if one_file else stores)]
@@ -112,12 +112,11 @@ def store_together(
     def write(number: int) -> tuple[list[str | int] | None, float]:
         failed: list[str | int] | None = None
         start.wait()
-        began = time.monotonic()
         try:
             os.write(files[0 if one_file else number], stores[number][1].encode())
         except OSError as error:
             failed = ["write", error.errno or 0]
-        return failed, time.monotonic() - began
+        return failed, time.monotonic()
 
     try:
         with ThreadPoolExecutor(len(stores)) as pool:

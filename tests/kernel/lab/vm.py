@@ -39,6 +39,23 @@ def version_of_qemu() -> str:
     return f"QEMU {said.split()[3]}"
 
 
+def boot(
+    image: Image,
+    options: Callable[[Path], list[str]] = machine_options,
+    append: str = "intel_iommu=on iommu=pt",
+) -> Machine:
+    """Boot a machine, once more if it does not come up; see :class:`Machine`.
+
+    An emulated processor that is starved can lose its way while it boots: that says nothing of what
+    is tested. Twice in a row, something is wrong.
+    """
+    try:
+        return Machine(image, options, append)
+    except LabError as error:
+        sys.stderr.write(f"a machine had to be booted again: {error}\n")
+    return Machine(image, options, append)
+
+
 class Call:
     """A call that was sent to the guest.
 

@@ -22,6 +22,10 @@ static uint remove_ms;
 module_param(remove_ms, uint, 0644);
 MODULE_PARM_DESC(remove_ms, "how long a remove takes");
 
+static uint clients;
+module_param(clients, uint, 0644);
+MODULE_PARM_DESC(clients, "who uses the cards: a remove waits until 0");
+
 static uint probe_errno;
 module_param(probe_errno, uint, 0644);
 MODULE_PARM_DESC(probe_errno, "the errno with which probes fail; 0: they succeed");
@@ -39,6 +43,8 @@ static int stand_in_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 static void stand_in_remove(struct pci_dev *pdev)
 {
+	while (READ_ONCE(clients))
+		msleep(20);
 	msleep(remove_ms);
 }
 
