@@ -122,8 +122,9 @@ static int receive(int socket, struct vh_request *request, char body[VH_REQUEST_
 static void serve(int socket)
 {
 	char body[VH_REQUEST_MAX + 1];
+	const struct vh_answer running = { .index = VH_RUNNING };
 	struct vh_request request;
-	int fds[MAX_FDS], rc = 0;
+	int fds[MAX_FDS], rc = send_answer(socket, &running, NULL);
 
 	while (rc == 0 && receive(socket, &request, body, fds)) {
 		if (request.kind == VH_STORE)
@@ -137,8 +138,9 @@ static void serve(int socket)
  * vh_helper_start() - Start a helper process that serves its caller until that closes the socket.
  * @options: VH_FALLBACK, or 0.
  * @socket: Set to the caller's end of a socket, for vh_helper_ask(). Answers are messages, read one
- *	by one: a struct vh_answer, and the content of what was read. An end of file means that the
- *	helper is gone.
+ *	by one: a struct vh_answer, and the content of what was read. The first, of index VH_RUNNING,
+ *	says that the helper runs: on a busy machine, what it does not answer before that is no sign
+ *	of a lock. An end of file means that the helper is gone.
  *
  * The helper is in a session of its own, so that neither Ctrl-C nor a dropped terminal reaches it,
  * and has all signals blocked: a store that has begun is not to be torn by a SIGTERM. Every fd of

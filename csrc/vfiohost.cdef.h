@@ -44,8 +44,10 @@ struct vh_request {
 	int32_t size;		/* VH_STORE: bytes of the value */
 };
 
+#define VH_RUNNING -1		/* the index of a helper's first message, which answers nothing */
+
 struct vh_answer {
-	int32_t index;		/* which of the paths */
+	int32_t index;		/* which of the paths, or VH_RUNNING */
 	int32_t result;		/* VH_READ: bytes that follow; VH_STORE: 0; or -errno */
 	int32_t phase;		/* VH_PHASE_... of an error */
 };

@@ -14,6 +14,7 @@ class _Lib:
     VH_ANSWER_MAX: Final[int]
     VH_READ: Final[int]
     VH_STORE: Final[int]
+    VH_RUNNING: Final[int]
     VH_SCAN_ENTRIES: Final[int]
     VH_SCAN_FUNCTIONS: Final[int]
     VH_SCAN_PATH: Final[int]

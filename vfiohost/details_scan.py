@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
+from vfiohost.errors import KernelError
 from vfiohost.model import (
     SRIOV_MANAGE,
     Details,
@@ -49,7 +51,8 @@ def with_details(
     Returns:
         The snapshot with the details. An attribute that did not answer in time is
         ``Unavailable(0, "device locked")``. A ``driver_override`` that is not there is
-        ``Unavailable(ENOENT, …)``, since it cannot be set; the others are ``None`` then.
+        ``Unavailable(ENOENT, …)``, since it cannot be set; the others are ``None`` then. So is the
+        driver in the ``uevent`` of a device that had none when it was scanned, and has one now.
     """
     wanted = tuple(dict.fromkeys(addresses))
     # Those that no lock guards come first: they are answered whatever happens to the others.
@@ -61,6 +64,10 @@ def with_details(
         address: _details({name: texts[f"{DEVICES}/{address}/{name}"] for name in names})
         for address in wanted
     }
+    for address in filter(partial(_is_driverless, snapshot), wanted):
+        if isinstance(details[address].uevent_driver, str) and _has_link(sysfs, address):
+            # Bound since the snapshot was made: no driver is on its way out.
+            details[address] = attrs.evolve(details[address], uevent_driver=None)
     for address, path in locks.items():
         lock = _parsed(texts[path], _flag)
         details[address] = attrs.evolve(details[address], unbind_lock=lock)
@@ -70,6 +77,18 @@ def with_details(
 def _is_on_nvidia(snapshot: Snapshot, address: PciAddress) -> bool:
     device = snapshot.pci.get(address)
     return device is not None and device.driver == NVIDIA
+
+
+def _is_driverless(snapshot: Snapshot, address: PciAddress) -> bool:
+    device = snapshot.pci.get(address)
+    return device is not None and device.driver is None
+
+
+def _has_link(sysfs: Sysfs, address: PciAddress) -> bool:
+    try:
+        return sysfs.link_name(f"{DEVICES}/{address}/driver") is not None
+    except KernelError:
+        return False  # nothing is known of it
 
 
 def _details(texts: dict[str, str | Unavailable]) -> Details:

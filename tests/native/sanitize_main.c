@@ -338,6 +338,17 @@ static void test_path(int root, const char *path, int options)
 	}
 }
 
+static int begin(int options, int *fd)
+{
+	struct vh_answer answer;
+	int pid = vh_helper_start(options, fd);
+
+	assert(pid > 0);
+	assert(read(*fd, &answer, sizeof(answer)) == sizeof(answer));
+	assert(answer.index == VH_RUNNING);
+	return pid;
+}
+
 /* The helper must have come to its end without a word from a sanitizer. */
 static void finish(int pid, int fd)
 {
@@ -360,8 +371,7 @@ static void test_store(int root, int options)
 	assert(vh_store(root, "attribute", "x", 1, options | VH_ONLY_SYSFS, &phase) == -EOPNOTSUPP);
 	assert(phase == VH_PHASE_CHECK);
 	lock = open("/dev/null", O_RDONLY);
-	pid = vh_helper_start(options, &fd);
-	assert(pid > 0);
+	pid = begin(options, &fd);
 	assert(vh_helper_ask(fd, &request, body, VH_REQUEST_MAX + 1, root, -1) == -E2BIG);
 	for (int keep = -1; keep <= lock; keep += lock + 1) {
 		assert(vh_helper_ask(fd, &request, body, sizeof(body) - 1, root, keep) == 0);
@@ -382,8 +392,7 @@ static void test_reads(int root, char **paths, int count, int options)
 
 	for (int i = 0; i < count; i++)
 		end = stpcpy(end, paths[i]) + 1;
-	pid = vh_helper_start(options, &fd);
-	assert(pid > 0);
+	pid = begin(options, &fd);
 	assert(vh_helper_ask(fd, &request, names, (size_t)(end - names), root, -1) == 0);
 	for (int i = 0; i < count; i++) {
 		ssize_t got = read(fd, message, sizeof(message));

@@ -360,6 +360,17 @@ def test_details(tree: Tree) -> None:
     assert attrs.evolve(after, details={}) == before
 
 
+def test_a_device_that_is_bound_meanwhile_is_not_releasing(tree: Tree) -> None:
+    folder = tree.function(uevent="DRIVER=vfio-pci\n")
+    with Sysfs(tree.root) as sysfs:
+        before = scan(sysfs)
+        assert with_details(sysfs, before, [GPU], timeout=20).is_releasing(before.devices[0])
+        (folder / "driver").symlink_to("../../../bus/pci/drivers/vfio-pci")
+        after = with_details(sysfs, before, [GPU], timeout=20)
+    assert after.details[GPU].uevent_driver is None
+    assert not after.is_releasing(after.devices[0])
+
+
 def test_details_that_do_not_answer(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.function(driver_override="(null)\n", uevent="DRIVER=vfio-pci\n")
 

@@ -146,33 +146,40 @@ def _channel(pid: int) -> str | None:
 
 
 def _releasing(sysfs: Sysfs, step: Step) -> str | None:
-    """The device of a step if its driver is on its way out (``device_release_driver``).
-
-    A mediated device that is being removed has left its bus, and is still there below its parent
-    (``device_del``: ``bus_remove_device``, and only then ``kobject_del``).
-    """
-    mdev = _MDEV.fullmatch(step.path) if isinstance(step, WriteAttr) else None
+    """The device of a step if its driver is on its way out (``device_release_driver``)."""
+    if not isinstance(step, WriteAttr):
+        return None
+    mdev = _MDEV.fullmatch(step.path)
     if mdev is not None:
-        on_bus = f"sys/bus/mdev/devices/{mdev[1]}"
         places = [d for d in _directories(step) if d.endswith(mdev[1])]
-        with contextlib.suppress(KernelError):
-            if not sysfs.exists(on_bus) and any(map(sysfs.exists, places)):
-                return mdev[1]
-        return None
-    found = isinstance(step, WriteAttr) and ADDRESS.search(f"{step.value} {step.path}")
-    if not found:
-        return None
-    device = f"{DEVICES}/{found[0]}"
-    uevent = f"{device}/uevent"
+        return mdev[1] if _is_going(sysfs, mdev[1], places) else None
+    found = ADDRESS.search(f"{step.value} {step.path}")
+    return found[0] if found and _is_let_go_of(sysfs, f"{DEVICES}/{found[0]}") else None
+
+
+def _is_let_go_of(sysfs: Sysfs, device: str) -> bool:
+    uevent, link = f"{device}/uevent", f"{device}/driver"
     try:
-        if not sysfs.exists(device) or sysfs.link_name(f"{device}/driver") is not None:
-            return None
+        if not sysfs.exists(device) or sysfs.link_name(link) is not None:
+            return False
+        text = sysfs.read_bounded([uevent], timeout=_LOOK_SECONDS)[uevent]
+        is_bound_again = sysfs.link_name(link) is not None
     except KernelError:
-        return None
-    text = sysfs.read_bounded([uevent], timeout=_LOOK_SECONDS)[uevent]
+        return False
     locked = isinstance(text, Unavailable) and not text.errno
     named = isinstance(text, str) and "DRIVER=" in text
-    return found[0] if locked or named else None
+    return (locked or named) and not is_bound_again
+
+
+def _is_going(sysfs: Sysfs, uuid: str, places: list[str]) -> bool:
+    """Whether a mediated device has left its bus, and is still there below its parent.
+
+    So it is while it is removed (``device_del``: ``bus_remove_device``, and only then
+    ``kobject_del``).
+    """
+    with contextlib.suppress(KernelError):
+        return not sysfs.exists(f"sys/bus/mdev/devices/{uuid}") and any(map(sysfs.exists, places))
+    return False
 
 
 def users_of(sysfs: Sysfs, step: Step) -> tuple[str, ...]:

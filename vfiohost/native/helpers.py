@@ -39,6 +39,8 @@ _PATIENCE_MAX: Final = 0.25
 
 # Seconds in which a helper with nothing to do ends, unless somebody has stopped it.
 _ENDING: Final = 1.0
+# Seconds in which a helper begins to run, on the busiest machine.
+_STARTING: Final = 60.0
 
 # Helpers that were still in the kernel when their caller stopped waiting.
 _left: set[int] = set()
@@ -65,6 +67,21 @@ class Helper:
             raise OSError(-self.pid, os.strerror(-self.pid))
         self.fd: int = socket[0]
         self._owner = os.getpid()
+        self._await_start()
+
+    def _await_start(self) -> None:
+        """Wait until it runs: how long a busy machine takes for that says nothing of a lock."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        try:
+            if poll.poll(_milliseconds(_STARTING)):
+                self.answer()  # nothing, if somebody has killed it: whoever asks it is told
+                return
+        except BaseException:
+            self.close(ended=False)
+            raise
+        self.close(ended=False)
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     def ask(self, request: tuple[int, ...], body: bytes, rootfd: int, keep_fd: int = -1) -> int:
         """Ask it for something: 0, or a negative errno when it was not asked."""
@@ -181,7 +198,7 @@ def store_bounded(
         rootfd: the root.
         path: the attribute.
         data: the value.
-        timeout: seconds.
+        timeout: seconds, from when the helper was asked.
         keep_fd: stays open in the helper until the store has ended, so that a ``flock`` on it
             outlives the caller.
         only_sysfs: refuse a file that is not on a mounted sysfs.
@@ -198,7 +215,6 @@ def store_bounded(
             ``pid`` goes on waiting in the kernel.
         UnsupportedError: ``only_sysfs`` and the file is not on a sysfs.
     """
-    began = time.monotonic()
     body = encoded(path, "open", shown, data) + b"\0" + data
     bits = options(fallback) | (lib.VH_ONLY_SYSFS if only_sysfs else 0)
     helpers = Helpers() if helpers is None else helpers
@@ -208,6 +224,7 @@ def store_bounded(
         helper = helpers.ask(request, body, rootfd, keep, fallback=fallback)
     except OSError as error:
         raise KernelError("open", error.errno or 0, shown, text(data)) from error
+    began = time.monotonic()
     try:
         answer = _receive(helper, began, timeout, give_up)
     except BaseException as interruption:
@@ -279,7 +296,9 @@ class _Reading:
         try:
             while None in self._answers and (left := deadline - time.monotonic()) > 0:
                 if self._newest is None and self._next < len(self._names):
+                    began = time.monotonic()
                     self._start()
+                    deadline += time.monotonic() - began  # no file was waited for meanwhile
                 if not self._readers:
                     break
                 ready = self._poll.poll(_milliseconds(min(left, patience)))
