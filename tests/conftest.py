@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import vfiohost
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -20,6 +24,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("vfiohost")
+
+
+def pytest_sessionstart() -> None:
+    """Import all of the package, whatever tests come first.
+
+    Hypothesis tries the constants of all modules that are there (its ``constants_ast``), so that
+    examples would depend on what this worker has run before.
+    """
+    for module in pkgutil.walk_packages(vfiohost.__path__, "vfiohost."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

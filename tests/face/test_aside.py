@@ -111,6 +111,7 @@ def test_a_reader_that_does_not_read_holds_no_change_up(
         text = drained(reader)
         while process.poll() is None:
             text += drained(reader)
+    text += drained(reader)  # what it has said since, before it ended
     os.close(reader)
     assert process.returncode == 0
     assert text.count(b"done     printf") == 6  # unbind, override and bind of each

@@ -178,14 +178,23 @@ def test_one_transaction_without_keep_going(run: Runner, simulated: Maker) -> No
     assert {d["driver"] for d in listed} == {"nouveau"}
 
 
+DELAY = 15.0
+"""Seconds of a store that :func:`send` ends: less than those after which it is given up."""
+
+
 def send(number: int, kernel: testing.SimulatedKernel) -> threading.Thread:
-    """Send this process a signal as soon as a store is pending."""
+    """Send this process a signal as soon as a store is pending; one that is delayed ends then."""
 
     def shoot() -> None:
-        deadline = time.monotonic() + 20
-        while not kernel.pending and time.monotonic() < deadline:
+        deadline = time.monotonic() + DELAY
+        while not kernel.pending:
+            if time.monotonic() > deadline:
+                return  # nobody may be there any more who catches it
             time.sleep(0.01)
         os.kill(os.getpid(), number)
+        with kernel._simulation.session() as machine:
+            for pending in machine.state.pending:
+                pending.not_before = 0.0
 
     thread = threading.Thread(target=shoot)
     thread.start()
@@ -197,7 +206,7 @@ def test_a_signal_between_steps_takes_back(number: int, run: Runner, simulated: 
     root = simulated("a10-pair-nouveau")
     # The store comes back within its grace, so the signal counts between two steps.
     kernel = testing.SimulatedKernel(root)
-    kernel.delay("*/drivers/nouveau/unbind", 0.5)
+    kernel.delay("*/drivers/nouveau/unbind", DELAY)
     handlers = signal.getsignal(number)
     thread = send(number, kernel)
     ran = run("bind", "10de:2236", root=root)
@@ -212,7 +221,7 @@ def test_a_signal_between_steps_takes_back(number: int, run: Runner, simulated: 
 def test_what_is_taken_back_after_a_signal_has_its_time(run: Runner, simulated: Maker) -> None:
     root = simulated("a10-pair-nouveau")
     kernel = testing.SimulatedKernel(root)
-    kernel.delay("*/drivers/nouveau/unbind", 0.5)
+    kernel.delay("*/drivers/nouveau/unbind", DELAY)
     kernel.delay("*/drivers/nouveau/bind", GRACE + 1)
     thread = send(signal.SIGINT, kernel)
     ran = run("bind", "65:00.0", root=root)

@@ -58,7 +58,8 @@ def test_a_terminal_shows_what_is_waited_for_on_whom_and_for_how_long(simulated:
     with kernel.open_device("0000:65:00.0", command="qemu-guest"):
         code, said = on_terminal(root, "unbind", "65:00.0", *PERMITTED, "--timeout", "3")
     assert code == 6
-    line = r"vfiohost: waiting 2 s, step 1 of 1 0000:65:00\.0, in use by pid \d+ \(qemu-guest"
+    # Each of them is shown, unless the machine has no time for it.
+    line = r"vfiohost: waiting [123] s, step 1 of 1 0000:65:00\.0, in use by pid \d+ \(qemu-guest"
     assert re.search(line, said)
     assert said.index("\r\x1b[K") < said.rindex("\r\x1b[K") < said.index("has not come back")
 
@@ -68,7 +69,7 @@ def test_nothing_is_shown_with_quiet_or_of_a_short_wait(simulated: Maker) -> Non
     kernel = testing.SimulatedKernel(root)
     kernel.delay("*/nouveau/unbind", 2)
     assert on_terminal(root, "bind", "65:00.0", "--quiet") == (0, "")
-    kernel.delay("*/nouveau/unbind", 0.5)
+    kernel.delay("*/nouveau/unbind", 0.1)
     code, said = on_terminal(root, "bind", "ca:00.0")
     assert (code, said) == (0, "")
 

@@ -301,6 +301,12 @@ class Shell:
         self.override(address, "vfio-pci")
         self.bind("vfio-pci", address)
 
+    def end_delays(self) -> None:
+        """Let the time of all delayed stores have come, however slow this machine is."""
+        with self.kernel._simulation.session() as machine:
+            for pending in machine.state.pending:
+                pending.not_before = 0.0
+
     def cat(self, path: str) -> str:
         return self.kernel.sysfs.read(path)
 

@@ -158,10 +158,10 @@ def test_59_a_store_that_waits_comes_back_when_the_holder_closes(host: Shell) ->
     host.to_vfio(NVME)
     holder = host.kernel.open_device(NVME)
     closer = threading.Timer(0.2, holder.close)
-    closer.start()
     began = time.monotonic()
-    host.unbind("vfio-pci", NVME, timeout=10)
-    assert 0.15 < time.monotonic() - began < 8
+    closer.start()
+    host.unbind("vfio-pci", NVME, timeout=60)
+    assert 0.15 < time.monotonic() - began < 50
     closer.join()
     assert host.driver(NVME) is None
 
