@@ -15,7 +15,7 @@ from tests.kernel.stepping import Step, Stepper
 from vfiohost import testing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tests.kernel.scenario import Action
@@ -63,17 +63,22 @@ class Simulations:
     Args:
         recorded: the host.
         folder: a place for one that is kept as it is, and for one to work with.
+        drivers: in the order in which they were registered, which no record tells; by default in
+            that of ``modules.alias``.
 
     Attributes:
         first_state: what they are like.
     """
 
-    def __init__(self, recorded: Recording, folder: Path) -> None:
+    def __init__(self, recorded: Recording, folder: Path, drivers: Sequence[str] = ()) -> None:
         self._first = folder / "first"
         self._used = folder / "used"
         kernel = testing.create(with_sriov(recorded), self._first)
         for driver, addresses, number in FAILING_PROBES:
             kernel.fail_probe(driver, addresses, number)
+        if drivers:
+            with kernel._simulation.session() as machine:
+                machine.state.drivers.sort(key=drivers.index)
         _begin(kernel)
         self.first_state = hoststate.read(kernel.root)
         kernel.sysfs.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kernel import campaign
-from tests.kernel.lab import observing
+from tests.kernel.lab import observing, start
 from tests.kernel.simulated_host import Simulations
 from tests.kernel.stepping import changes_between
 from vfiohost import recording
@@ -30,7 +30,8 @@ def test_random_sequences(
     record = pytestconfig.getoption("record_start")
     if record:
         Path(record).write_text(text)
-    simulations = Simulations(recording.parse(text), in_memory)
+    drivers = machines.get().call(start.drivers)
+    simulations = Simulations(recording.parse(text), in_memory, drivers)
     assert changes_between(linux.first_state, simulations.first_state) == {}
     kernels = pytestconfig.getoption("kernel").split(",")
     steps = pytestconfig.getoption("steps") // len(kernels)

@@ -120,6 +120,14 @@ def _order() -> list[str]:
     return sorted(listdir(DEVICES), key=lambda name: os.stat(f"{DEVICES}/{name}").st_ino)
 
 
+def drivers() -> list[str]:
+    """List the PCI drivers in the order in which they were registered, and are asked.
+
+    Nothing shows that order, either, but the numbers of their folders' inodes.
+    """
+    return sorted(listdir(DRIVERS), key=lambda name: os.stat(f"{DRIVERS}/{name}").st_ino)
+
+
 def _numbers() -> list[list[str]]:
     """List the VFIO devices of the functions that have some at the start.
 
