@@ -168,7 +168,10 @@ def scans(bench: Bench, root: str, loops: int, what: str) -> dict[str, float]:
 
 
 def calls(bench: TreeBench) -> Iterator[Bar]:
-    """System calls per function: the slope between two sizes, so that no start counts."""
+    """System calls per function: the slope between two sizes, so that no start counts.
+
+    Only where nobody renames anything meanwhile: ``openat2(2)`` says EAGAIN then, and is asked again.
+    """
     small, large = bench.sizes[-2:]
     scan_calls(bench, host(bench, small))  # warms up
     few, many = (scan_calls(bench, host(bench, size)) for size in (small, large))
