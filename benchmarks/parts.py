@@ -170,7 +170,7 @@ def scans(bench: Bench, root: str, loops: int, what: str) -> dict[str, float]:
 def calls(bench: TreeBench) -> Iterator[Bar]:
     """System calls per function: the slope between two sizes, so that no start counts.
 
-    Only where nobody renames anything meanwhile: ``openat2(2)`` says EAGAIN then, and is asked again.
+    Only while nobody renames anything: ``openat2(2)`` says EAGAIN then, and is asked again.
     """
     small, large = bench.sizes[-2:]
     scan_calls(bench, host(bench, small))  # warms up
