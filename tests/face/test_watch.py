@@ -227,17 +227,27 @@ def test_a_full_disk_is_said(run: Runner, simulated: Maker) -> None:
 
 def test_nothing_runs_while_nothing_happens(simulated: Maker) -> None:
     with watching(simulated("a10-pair-nouveau")) as process:
-        end = time.monotonic() + PATIENCE / 2
-        while not rests(process.pid):  # it may take a while to come to its wait
-            assert time.monotonic() < end
+        before = switches_asleep(process.pid)
+        time.sleep(1.0)
+        assert switches(process.pid) == before
         assert process.poll() is None
 
 
-def rests(pid: int) -> bool:
-    """Whether a process does nothing for a second."""
-    before = switches(pid)
-    time.sleep(1.0)
-    return switches(pid) == before
+def switches_asleep(pid: int) -> list[str]:
+    """:func:`switches` of a process that has come to its wait, and has not just lost its turn."""
+    end = time.monotonic() + PATIENCE / 2
+    before = None
+    while not (sleeps(pid) and switches(pid) == before):
+        before = switches(pid)
+        time.sleep(0.2)
+        assert time.monotonic() < end
+    return before
+
+
+def sleeps(pid: int) -> bool:
+    """Whether a process sleeps: one that a busy machine has no time for is called running."""
+    with open(f"/proc/{pid}/status") as status:
+        return any(line.split()[:2] == ["State:", "S"] for line in status)
 
 
 def switches(pid: int) -> list[str]:

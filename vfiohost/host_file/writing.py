@@ -69,8 +69,9 @@ def _given_driver(device: PciDevice, snapshot: Snapshot) -> str | None:
     override = details.driver_override if details is not None else None
     if isinstance(override, str):
         return override
-    is_guests = isinstance(device.driver, str) and is_vfio_driver(device.driver)
-    return device.driver if is_guests else None  # type: ignore[return-value]
+    if isinstance(device.driver, str) and is_vfio_driver(device.driver):
+        return device.driver
+    return None
 
 
 def mdev_tables(bus: MdevBus, is_vgpu: Callable[[str], bool], snapshot: Snapshot) -> list[Table]:
